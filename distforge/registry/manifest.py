@@ -1,0 +1,184 @@
+"""The manifest of a model directory: what every file in it must be, byte for byte.
+
+``manifest.json`` holds a list of ``{"path", "bytes", "sha256"}``, one entry a file, sorted by
+path; paths are relative to the directory and POSIX. The manifest's id is the sha256 of that
+list's canonical JSON, so two directories with the same content have the same id.
+"""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from distforge.errors import InputError
+
+MANIFEST_NAME = "manifest.json"
+_TEMPORARY_NAME = MANIFEST_NAME + ".tmp"
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def write_manifest(directory: Path) -> str:
+    """Writes ``directory/manifest.json`` over all other files there and returns its id.
+
+    Every listed file is flushed to disk before the manifest appears, and the manifest appears
+    whole or not at all. An earlier manifest is replaced.
+
+    Args:
+        directory: an existing directory that holds at least one regular file and no links.
+
+    Returns:
+        The manifest's id: 64 hexadecimal digits.
+
+    Raises:
+        InputError: the directory is missing or empty, or holds something that is not a plain
+            file (a link, a device), for which a manifest could not vouch.
+    """
+    directory = _existing_directory(directory)
+    temporary = directory / _TEMPORARY_NAME
+    temporary.unlink(missing_ok=True)
+    files = _plain_files(directory)
+    if not files:
+        raise InputError(
+            f"{directory} holds no files, so there is nothing for a manifest to list; save the "
+            "model there first"
+        )
+    entries = []
+    for name, file in files.items():
+        size, digest = _measure(file, flush=True)
+        entries.append({"path": name, "bytes": size, "sha256": digest})
+    with open(temporary, "w", encoding="utf-8") as stream:
+        json.dump(entries, stream, indent=1)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, directory / MANIFEST_NAME)
+    _flush_directory(directory)
+    return _identify(entries)
+
+
+def verify_manifest(directory: Path) -> str:
+    """Checks every file of ``directory`` against its manifest and returns the manifest's id.
+
+    Raises:
+        InputError: the manifest is absent, malformed or points outside the directory, or a file
+            is missing, extra or changed. The message names the first such file, in path order.
+    """
+    directory = _existing_directory(directory)
+    entries = _read_entries(directory / MANIFEST_NAME)
+    listed = {entry["path"]: entry for entry in entries}
+    present = _plain_files(directory)
+    mend = "fetch or export the model again, or write a new manifest if the change is meant"
+    for name in sorted(listed.keys() | present.keys()):
+        if name not in present:
+            raise InputError(f"{directory / name} is listed in {MANIFEST_NAME} but missing; {mend}")
+        if name not in listed:
+            raise InputError(f"{directory / name} is not listed in {MANIFEST_NAME}; {mend}")
+        _check_file(present[name], listed[name], mend)
+    return _identify(entries)
+
+
+def _check_file(file: Path, entry: dict[str, Any], mend: str) -> None:
+    size = file.stat().st_size
+    if size != entry["bytes"]:
+        raise InputError(
+            f"{file} has {size} bytes but {MANIFEST_NAME} says {entry['bytes']}; {mend}"
+        )
+    _, digest = _measure(file, flush=False)
+    if digest != entry["sha256"]:
+        raise InputError(
+            f"{file} has sha256 {digest} but {MANIFEST_NAME} says {entry['sha256']}; {mend}"
+        )
+
+
+def _existing_directory(directory: Path) -> Path:
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(f"{directory} is not a directory; give the path of a saved model")
+    return directory
+
+
+def _plain_files(directory: Path) -> dict[str, Path]:
+    """All files below ``directory`` but its own manifest, by POSIX path, in path order."""
+    found: dict[str, Path] = {}
+    for root, folders, names in os.walk(directory):
+        for name in [*folders, *names]:
+            path = Path(root, name)
+            if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                raise InputError(
+                    f"{path} is a link or a special file, whose content a manifest cannot vouch "
+                    "for; copy the files themselves (cp -rL)"
+                )
+        for name in names:
+            path = Path(root, name)
+            found[path.relative_to(directory).as_posix()] = path
+    found.pop(MANIFEST_NAME, None)
+    return dict(sorted(found.items()))
+
+
+def _measure(file: Path, *, flush: bool) -> tuple[int, str]:
+    with open(file, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if flush:
+            os.fsync(stream.fileno())
+        return stream.tell(), digest
+
+
+def _flush_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _identify(entries: list[dict[str, Any]]) -> str:
+    canonical = json.dumps(entries, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def _read_entries(file: Path) -> list[dict[str, Any]]:
+    mend = "fetch or export the model again"
+    try:
+        entries = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise InputError(
+            f"{file} does not exist, so the directory cannot be verified; {mend}"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON ({error}); {mend}") from None
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"{file} must hold a non-empty list of path, bytes and sha256; {mend}")
+    for entry in entries:
+        if not _well_formed(entry):
+            raise InputError(
+                f"{file} has the entry {entry!r}, which is not a relative path inside the "
+                f"directory with its bytes and sha256; {mend}"
+            )
+    paths = [entry["path"] for entry in entries]
+    if paths != sorted(set(paths)):
+        raise InputError(f"{file} lists a path twice or out of order; {mend}")
+    return entries
+
+
+def _well_formed(entry: object) -> bool:
+    if not isinstance(entry, dict) or entry.keys() != {"path", "bytes", "sha256"}:
+        return False
+    path, size, digest = entry["path"], entry["bytes"], entry["sha256"]
+    if not (isinstance(path, str) and isinstance(digest, str) and _SHA256.match(digest)):
+        return False
+    if type(size) is not int or size < 0:
+        return False
+    pure = PurePosixPath(path)
+    contained = not pure.is_absolute() and ".." not in pure.parts and "\\" not in path
+    return (
+        contained
+        and "\0" not in path
+        and path == pure.as_posix()
+        and path
+        not in (
+            ".",
+            MANIFEST_NAME,
+        )
+    )
