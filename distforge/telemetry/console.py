@@ -1,0 +1,186 @@
+"""What a run shows: a progress bar on a terminal, one plain line an interval elsewhere."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from distforge.telemetry import metrics as names
+
+# The first of these that a run has logged is "the" accuracy of its progress line.
+_ACCURACIES = (
+    names.BAKING_ACCURACY_OVERALL,
+    names.VALIDATION_ACCURACY,
+    names.TRAIN_TOKEN_ACCURACY,
+    names.VALIDATION_TOKEN_ACCURACY,
+)
+_SHOWN = (
+    names.TRAIN_LOSS,
+    names.VALIDATION_LOSS,
+    names.BAKING_LOSS,
+    names.TRAIN_TOKENS_PER_SECOND,
+    *_ACCURACIES,
+)
+
+
+class RunConsole:
+    """Shows step, loss, tokens a second, accuracy and time left.
+
+    Args:
+        interval_seconds: between two plain lines where the output is not a terminal. The first
+            and the last step of a stage are always shown.
+        console: where to; by default the standard output.
+        clock: seconds that only grow; tests give their own.
+    """
+
+    def __init__(
+        self,
+        interval_seconds: float = 10.0,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.console = console if console is not None else Console()
+        self._interval = interval_seconds
+        self._clock = clock
+        self._latest: dict[str, float] = {}
+        self._stage: _Stage | None = None
+
+    @contextmanager
+    def progress(
+        self, total_steps: int, description: str = "training", start_step: int = 0
+    ) -> Iterator[None]:
+        """Shows progress while the block runs; stages follow one another, they do not nest.
+
+        Args:
+            total_steps: the step at which the stage is complete.
+            description: what the stage does, in a word or two.
+            start_step: the step already reached (a resumed run).
+        """
+        assert self._stage is None, "stages of progress do not nest"
+        self._latest.clear()
+        kind = _BarStage if self.console.is_terminal else _LineStage
+        stage = kind(
+            self.console, total_steps, description, start_step, self._interval, self._clock
+        )
+        self._stage = stage
+        try:
+            yield
+        finally:
+            self._stage = None
+            stage.close()
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics of a step; outside ``progress`` nothing is shown."""
+        self._latest.update((name, metrics[name]) for name in _SHOWN if name in metrics)
+        if self._stage is not None:
+            self._stage.advance(step, describe_metrics(self._latest))
+
+
+def describe_metrics(latest: Mapping[str, float]) -> str:
+    """Loss, speed and accuracy in one line, each only when it is known."""
+    parts = []
+    for name in (names.TRAIN_LOSS, names.VALIDATION_LOSS, names.BAKING_LOSS):
+        if name in latest:
+            parts.append(f"loss {latest[name]:.4f}")
+            break
+    if names.TRAIN_TOKENS_PER_SECOND in latest:
+        parts.append(f"tokens/s {_thousands(latest[names.TRAIN_TOKENS_PER_SECOND])}")
+    for name in _ACCURACIES:
+        if name in latest:
+            label = "token accuracy" if "token_accuracy" in name else "accuracy"
+            parts.append(f"{label} {latest[name]:.1%}")
+            break
+    return "  ".join(parts)
+
+
+class _LineStage:
+    def __init__(
+        self,
+        console: Console,
+        total_steps: int,
+        description: str,
+        start_step: int,
+        interval: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._console, self._total, self._description = console, total_steps, description
+        self._start_step, self._interval, self._clock = start_step, interval, clock
+        self._began = clock()
+        self._shown_at = -math.inf
+        self._pending: str | None = None
+
+    def advance(self, step: int, text: str) -> None:
+        now = self._clock()
+        elapsed, done = now - self._began, step - self._start_step
+        left = elapsed / done * (self._total - step) if done > 0 else math.nan
+        self._pending = (
+            f"{self._description}  step {step}/{self._total}  {text}  "
+            f"elapsed {format_seconds(elapsed)}  ETA {format_seconds(left)}"
+        )
+        if now - self._shown_at >= self._interval or step >= self._total:
+            self._show(now)
+
+    def _show(self, now: float) -> None:
+        if self._pending is not None:
+            self._console.print(self._pending, markup=False, highlight=False, soft_wrap=True)
+            self._pending, self._shown_at = None, now
+
+    def close(self) -> None:
+        self._show(self._clock())
+
+
+class _BarStage:
+    def __init__(
+        self,
+        console: Console,
+        total_steps: int,
+        description: str,
+        start_step: int,
+        interval: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("ETA", style="dim"),
+            TimeRemainingColumn(),
+            console=console,
+            refresh_per_second=4,
+        )
+        self._task: TaskID = self._bar.add_task(
+            description, total=total_steps, completed=start_step, text=""
+        )
+        self._bar.start()
+
+    def advance(self, step: int, text: str) -> None:
+        self._bar.update(self._task, completed=step, text=text)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def format_seconds(seconds: float) -> str:
+    """``1:02`` or ``3:04:05``; ``-:--`` where the time is not known."""
+    if not math.isfinite(seconds):
+        return "-:--"
+    minutes, second = divmod(round(max(seconds, 0.0)), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def _thousands(value: float) -> str:
+    return f"{value / 1000:.1f}k" if value >= 1000 else f"{value:.0f}"

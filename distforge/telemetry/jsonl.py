@@ -1,0 +1,150 @@
+"""``metrics.jsonl``: every metric of a run, one JSON object a line.
+
+    {"step": 40, "time": "2026-01-31T12:00:00.000Z", "seconds": 12.5, "train/loss": 1.25}
+
+``time`` is UTC, ``seconds`` is the time in the run so far (a resumed run counts on), and the
+other keys are metrics by their full names. JSON has no NaN or infinity, so those values are the
+strings "NaN", "Infinity" and "-Infinity".
+"""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from distforge.errors import InputError
+
+METRICS_NAME = "metrics.jsonl"
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_OWN_KEYS = ("step", "time", "seconds")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MetricRecord:
+    """One line of ``metrics.jsonl``.
+
+    Attributes:
+        step: the optimizer step, at least 0.
+        time: UTC, ISO 8601.
+        seconds: time in the run so far, at least 0.
+        metrics: values by full name; NaN and infinities are floats here.
+    """
+
+    step: int
+    time: str
+    seconds: float
+    metrics: dict[str, float]
+
+
+class MetricsWriter:
+    """Appends records to a metrics file; each is flushed, so a killed run loses at most one.
+
+    Opening a file that a kill left with half a last line drops that half (and says so).
+
+    Args:
+        path: the file; its directory must exist.
+        clock: seconds that only grow; tests give their own.
+
+    Raises:
+        InputError: the file exists and a line in it is malformed.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        earlier = read_metrics(path) if path.exists() else []
+        _drop_partial_line(path)
+        self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._clock = clock
+        self._start = clock() - (earlier[-1].seconds if earlier else 0.0)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one record.
+
+        Raises:
+            TypeError: a value is not a number.
+        """
+        record: dict[str, Any] = {
+            "step": step,
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "seconds": round(self._clock() - self._start, 3),
+        }
+        record.update((name, _encode(value)) for name, value in metrics.items())
+        self._stream.write(json.dumps(record, allow_nan=False) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Closes the file; a second call does nothing."""
+        self._stream.close()
+
+
+def read_metrics(path: Path) -> list[MetricRecord]:
+    """All records of a metrics file, in the order they were written.
+
+    A last line without its newline is what a kill leaves: it is left out, with a warning.
+
+    Raises:
+        InputError: the file does not exist, or a line is malformed; the message has its number.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; give the directory of a run") from None
+    lines = content.split(b"\n")
+    partial = lines.pop()
+    if partial:
+        _log.warning("%s ends in half a line (%d bytes), left out", path, len(partial))
+    return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _drop_partial_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with open(path, "r+b") as stream:
+        content = stream.read()
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            stream.truncate(end)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def _encode(value: float) -> float | str:
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"a metric is {value!r} ({type(value).__name__}); give a number")
+    number = value if isinstance(value, int) else float(value)
+    if math.isfinite(number):
+        return number
+    return next(text for text, known in _NON_FINITE.items() if str(known) == str(number))
+
+
+def _parse(path: Path, number: int, line: bytes) -> MetricRecord:
+    mend = "remove or repair that line"
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{path}, line {number} is not JSON ({error}); {mend}") from None
+    if not isinstance(record, dict) or any(key not in record for key in _OWN_KEYS):
+        raise InputError(f"{path}, line {number} lacks one of {', '.join(_OWN_KEYS)}; {mend}")
+    step, stamp, seconds = (record.pop(key) for key in _OWN_KEYS)
+    if type(step) is not int or not isinstance(stamp, str) or not _is_number(seconds):
+        raise InputError(
+            f"{path}, line {number} has a step, time or seconds of a wrong type; {mend}"
+        )
+    metrics = {
+        name: _NON_FINITE.get(value, value) if isinstance(value, str) else value
+        for name, value in record.items()
+    }
+    for name, value in metrics.items():
+        if not _is_number(value):
+            raise InputError(f"{path}, line {number}: {name} is {value!r}, not a number; {mend}")
+    return MetricRecord(step=step, time=stamp, seconds=float(seconds), metrics=metrics)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

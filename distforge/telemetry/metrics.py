@@ -1,0 +1,129 @@
+"""The one schema of metric names; nothing else spells a metric key.
+
+Names are ``group/name``. Fractions (accuracies, token usage, progress) lie in [0, 1]. A value
+that could not be measured, such as a strategy absent from the data, is NaN: never zero, never
+left out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from distforge.data.strategies import STRATEGIES, USAGE_TARGETS, USAGE_TYPES
+
+# A step of training.
+TRAIN_LOSS = "train/loss"
+TRAIN_TOKEN_ACCURACY = "train/token_accuracy"
+TRAIN_LEARNING_RATE = "train/learning_rate"
+TRAIN_GRAD_NORM = "train/grad_norm"
+TRAIN_TOKENS_PER_SECOND = "train/tokens_per_second"
+TRAIN_TOKENS = "train/tokens"
+TRAIN_EPOCH = "train/epoch"
+TRAIN_SKIPPED_STEPS = "train/skipped_steps"
+TRAIN_LOSS_SCALE = "train/loss_scale"
+
+# An evaluation on held-out data that is not (yet) one of the 17.
+VALIDATION_LOSS = "validation/loss"
+VALIDATION_TOKEN_ACCURACY = "validation/token_accuracy"
+VALIDATION_ACCURACY = "validation/accuracy"
+VALIDATION_SECONDS = "validation/seconds"
+
+PROGRESS_METRICS = (
+    TRAIN_LOSS,
+    TRAIN_TOKEN_ACCURACY,
+    TRAIN_LEARNING_RATE,
+    TRAIN_GRAD_NORM,
+    TRAIN_TOKENS_PER_SECOND,
+    TRAIN_TOKENS,
+    TRAIN_EPOCH,
+    TRAIN_SKIPPED_STEPS,
+    TRAIN_LOSS_SCALE,
+    VALIDATION_LOSS,
+    VALIDATION_TOKEN_ACCURACY,
+    VALIDATION_ACCURACY,
+    VALIDATION_SECONDS,
+)
+
+# The 17 of baking: one record an epoch.
+BAKING_EPOCH = "baking/epoch"
+BAKING_LOSS = "baking/loss"
+BAKING_LEARNING_RATE = "baking/learning_rate"
+BAKING_ACCURACY_OVERALL = "baking/accuracy_overall"
+BAKING_ACCURACY = {strategy: f"baking/accuracy_{strategy}" for strategy in STRATEGIES}
+BAKING_TOKEN_USAGE = {usage: f"baking/token_usage_{usage}" for usage in USAGE_TYPES}
+BAKING_CONVERGENCE_PROGRESS = "baking/convergence_progress"
+
+BAKING_METRICS = (
+    BAKING_EPOCH,
+    BAKING_LOSS,
+    BAKING_LEARNING_RATE,
+    BAKING_ACCURACY_OVERALL,
+    *BAKING_ACCURACY.values(),
+    *BAKING_TOKEN_USAGE.values(),
+    BAKING_CONVERGENCE_PROGRESS,
+)
+
+
+@dataclass(frozen=True)
+class BakingMetrics:
+    """What step 1 reports after an epoch.
+
+    Attributes:
+        epoch: epochs of training done; fractional when an evaluation falls inside one.
+        loss: mean training loss in nats a response token.
+        learning_rate: of the hidden matrices' group, at this step.
+        accuracy_overall: fraction of held-out questions answered rightly in free generation.
+        accuracy: the same by strategy; exactly the seven of ``STRATEGIES``.
+        token_usage: fraction of free generations that use the token; exactly ``USAGE_TYPES``
+            (mece, falsify and doubt given their strategy).
+        convergence_progress: ``accuracy_overall`` over its target, at least 0.
+
+    Raises:
+        ValueError: a strategy or usage type is missing or unknown.
+    """
+
+    epoch: float
+    loss: float
+    learning_rate: float
+    accuracy_overall: float
+    accuracy: Mapping[str, float]
+    token_usage: Mapping[str, float]
+    convergence_progress: float
+
+    def __post_init__(self) -> None:
+        for name, given, wanted in (
+            ("accuracy", self.accuracy, STRATEGIES),
+            ("token_usage", self.token_usage, USAGE_TYPES),
+        ):
+            if set(given) != set(wanted):
+                raise ValueError(
+                    f"{name} has the keys {sorted(given)}, expected exactly {sorted(wanted)}; "
+                    "give NaN for what was not measured"
+                )
+
+    def as_dict(self) -> dict[str, float]:
+        """The 17 metrics by full name, in the order of ``BAKING_METRICS``."""
+        return {
+            BAKING_EPOCH: self.epoch,
+            BAKING_LOSS: self.loss,
+            BAKING_LEARNING_RATE: self.learning_rate,
+            BAKING_ACCURACY_OVERALL: self.accuracy_overall,
+            **{key: self.accuracy[name] for name, key in BAKING_ACCURACY.items()},
+            **{key: self.token_usage[name] for name, key in BAKING_TOKEN_USAGE.items()},
+            BAKING_CONVERGENCE_PROGRESS: self.convergence_progress,
+        }
+
+
+def _usage_targets() -> dict[str, float]:
+    return {target.kind: target.minimum for target in USAGE_TARGETS}
+
+
+@dataclass(frozen=True)
+class BakingTargets:
+    """What step 1 must reach: the marks that the final table and the report measure against.
+
+    Accuracies must be at least, token usages more than, their target (fractions in [0, 1]).
+    """
+
+    accuracy_overall: float = 0.85
+    accuracy_strategy: float = 0.765
+    token_usage: Mapping[str, float] = field(default_factory=_usage_targets)
