@@ -1,0 +1,31 @@
+// Importing this module registers the operators of torch.ops.distforge; beside that it only tells
+// how it was built. build_config.h is written by setup.py.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/stable/library.h>
+
+#include <map>
+#include <string>
+
+#include "build_config.h"
+#include "common/cpu_capability.h"
+
+STABLE_TORCH_LIBRARY(distforge, m) {
+  m.def(
+      "grokfast_momentum_(Tensor grad, Tensor(a!)? ema, Tensor(b!) momentum, float alpha, "
+      "float lamb, float beta, bool nesterov) -> Tensor");
+}
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Native operators of distforge: build information, and torch.ops.distforge.*";
+  m.def("build_info", [] {
+    return std::map<std::string, std::string>{
+        {"compiler", DISTFORGE_COMPILER},
+        {"compiler_flags", DISTFORGE_COMPILER_FLAGS},
+        {"built_with_torch", DISTFORGE_TORCH_VERSION},
+        {"nvcc", DISTFORGE_NVCC},
+        {"cuda_architectures", DISTFORGE_CUDA_ARCHITECTURES},
+    };
+  });
+  m.def("cpu_capability", &distforge::cpu_capability_name);
+}

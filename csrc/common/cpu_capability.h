@@ -1,0 +1,22 @@
+#pragma once
+
+namespace distforge {
+
+enum class CpuCapability { kDefault, kAvx2, kAvx512 };
+
+// The widest instruction set that this processor has, or a narrower one that the environment
+// variable ATEN_CPU_CAPABILITY (torch's own: default, avx2, avx512) asks for. Read once.
+CpuCapability cpu_capability();
+
+const char* cpu_capability_name();
+
+}  // namespace distforge
+
+// A kernel body is written once, always_inline, and instantiated in one function per instruction
+// set. On other processors than x86 the portable body is all there is.
+#if defined(__x86_64__) && defined(__GNUC__)
+#define DISTFORGE_X86 1
+#define DISTFORGE_TARGET_AVX2 __attribute__((target("avx2,fma")))
+#define DISTFORGE_TARGET_AVX512 \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")))
+#endif

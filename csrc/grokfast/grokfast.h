@@ -1,0 +1,80 @@
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "common/checks.h"
+#include "common/macros.h"
+
+namespace distforge::grokfast {
+
+// The scalars of one step, in the precision of the buffers. The complements are taken in double
+// first: 1 - 0.999f would already be wrong in the fifth digit.
+struct Coefficients {
+  float alpha;
+  float one_minus_alpha;
+  float lamb;
+  float beta;
+  float one_minus_beta;
+};
+
+inline Coefficients make_coefficients(double alpha, double lamb, double beta) {
+  return {static_cast<float>(alpha), static_cast<float>(1.0 - alpha), static_cast<float>(lamb),
+          static_cast<float>(beta), static_cast<float>(1.0 - beta)};
+}
+
+// One element: filters the gradient (Grokfast, arXiv 2405.20233, algorithm 2), updates the
+// momentum, returns the update. `h` is left alone when there is no EMA buffer.
+template <bool kHasEma, bool kNesterov>
+DISTFORGE_HOST_DEVICE float step(const Coefficients& c, float g, float& h, float& m) {
+  float filtered = g;
+  if constexpr (kHasEma) {
+    h = c.alpha * h + c.one_minus_alpha * g;
+    filtered = g + c.lamb * h;
+  }
+  m = c.beta * m + c.one_minus_beta * filtered;
+  if constexpr (kNesterov) {
+    return c.one_minus_beta * filtered + c.beta * m;
+  } else {
+    return m;
+  }
+}
+
+// Buffers of one call, checked. `ema` is null where there is no EMA buffer.
+struct Buffers {
+  const float* grad;
+  float* ema;
+  float* momentum;
+  float* update;
+  int64_t numel;
+};
+
+inline Buffers check_and_unpack(const torch::stable::Tensor& grad,
+                                const std::optional<torch::stable::Tensor>& ema,
+                                const torch::stable::Tensor& momentum,
+                                torch::stable::Tensor& update, double lamb) {
+  check_float32_contiguous(grad, "grad");
+  check_like(momentum, grad, "momentum");
+  const bool has_ema = ema.has_value() && (ema->numel() > 0 || grad.numel() == 0);
+  STD_TORCH_CHECK(has_ema || lamb == 0.0, "ema may be left out only when lamb is 0");
+  if (has_ema) check_like(*ema, grad, "ema");
+  return {grad.const_data_ptr<float>(), has_ema ? ema->mutable_data_ptr<float>() : nullptr,
+          momentum.mutable_data_ptr<float>(), update.mutable_data_ptr<float>(), grad.numel()};
+}
+
+// Calls `launch` with the two choices as compile-time constants.
+template <typename Launch>
+void dispatch(bool has_ema, bool nesterov, const Launch& launch) {
+  using std::bool_constant;
+  if (has_ema) {
+    nesterov ? launch(bool_constant<true>{}, bool_constant<true>{})
+             : launch(bool_constant<true>{}, bool_constant<false>{});
+  } else {
+    nesterov ? launch(bool_constant<false>{}, bool_constant<true>{})
+             : launch(bool_constant<false>{}, bool_constant<false>{});
+  }
+}
+
+}  // namespace distforge::grokfast

@@ -1,0 +1,19 @@
+"""The operators under the optimizer; torch is all they need.
+
+``distforge.ops.reference`` has the same functions in plain torch. ``backend()`` tells which
+implementation runs and why, ``build_info()`` how the native one was built.
+"""
+
+from distforge.ops.dispatch import grokfast_momentum_, newton_schulz
+from distforge.ops.native import Backend, backend, build_info
+from distforge.ops.reference import COEFFICIENTS, coefficient_schedule
+
+__all__ = [
+    "COEFFICIENTS",
+    "Backend",
+    "backend",
+    "build_info",
+    "coefficient_schedule",
+    "grokfast_momentum_",
+    "newton_schulz",
+]

@@ -1,0 +1,148 @@
+"""The operators in plain torch: the measure of the native ones, and what runs without them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from distforge.errors import InputError
+from distforge.ops.checks import check_grokfast_momentum, check_matrices, has_ema
+
+Triple = tuple[float, float, float]
+
+
+def _with_safety(schedule: tuple[Triple, ...], factor: float) -> tuple[Triple, ...]:
+    # p(x / factor): singular values that rounding lifted above 1 stay where p converges.
+    # The last triple is the fixed point of the schedule and keeps exactly 1.
+    scaled = [(a / factor, b / factor**3, c / factor**5) for a, b, c in schedule[:-1]]
+    return (*scaled, schedule[-1])
+
+
+COEFFICIENTS: dict[str, tuple[Triple, ...]] = {
+    # Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks". As steep at 0
+    # as a band about 1 allows: it lifts small singular values fast and does not converge to 1.
+    "quintic": ((3.4445, -4.7750, 2.0315),),
+    # Amsel, Persson, Musco and Gower 2025, "The Polar Express: Optimal Matrix Sign Methods and
+    # Their Application to the Muon Algorithm", arXiv 2505.16932, implementation 1: minimax-optimal
+    # in each step for singular values in [1e-3, 1], safety factor 1.01. Converges to 1.
+    "polar_express": _with_safety(
+        (
+            (8.28721201814563, -23.595886519098837, 17.300387312530933),
+            (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+            (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+            (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+            (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+            (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+            (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+            (1.875, -1.25, 0.375),
+        ),
+        1.01,
+    ),
+}
+
+
+def coefficient_schedule(coefficients: str, steps: int) -> tuple[Triple, ...]:
+    """The (a, b, c) of each step of x ← a·x + b·(xxᵀ)x + c·(xxᵀ)²x; a set that is too short repeats
+    its last triple.
+
+    Raises:
+        InputError: an unknown set, or ``steps`` not a positive integer.
+    """
+    if coefficients not in COEFFICIENTS:
+        known = ", ".join(sorted(COEFFICIENTS))
+        raise InputError(f"coefficients is {coefficients!r}: expected one of {known}")
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise InputError(f"steps is {steps!r}: expected an integer of at least 1")
+    schedule = COEFFICIENTS[coefficients]
+    return schedule[:steps] + schedule[-1:] * (steps - len(schedule))
+
+
+def newton_schulz(x: Tensor, coefficients: str = "quintic", steps: int = 5) -> Tensor:
+    """Orthogonalise each matrix of x: singular values are driven towards 1, singular vectors kept.
+
+    Newton–Schulz iteration of degree 5 on x/‖x‖_F (Jordan et al. 2024, "Muon"); matrices with more
+    rows than columns are transposed for the iteration, so that the product is the smaller one.
+
+    Args:
+        x: matrices, shape (..., m, n), float32, float64, bfloat16 or float16; not modified.
+            Any scale: x and s·x give the same result, and a zero matrix gives zeros.
+        coefficients: a key of ``COEFFICIENTS``.
+        steps: iterations, at least 1.
+
+    Returns:
+        A new tensor of x's shape and dtype. The products are computed in x's dtype. A matrix with a
+        NaN or an infinity becomes NaN; the others of the batch are not affected.
+
+    Raises:
+        InputError: fewer than two dimensions, not floating point, unknown set, bad ``steps``.
+    """
+    check_matrices(x)
+    schedule = coefficient_schedule(coefficients, steps)
+    if x.numel() == 0:
+        return x.clone()
+    tall = x.size(-2) > x.size(-1)
+    y = _normalised(x.mT if tall else x)
+    for a, b, c in schedule:
+        gram = y @ y.mT
+        polynomial = b * gram + c * (gram @ gram)
+        y = a * y + polynomial @ y
+    return (y.mT if tall else y).contiguous()
+
+
+def _normalised(x: Tensor) -> Tensor:
+    """x/‖x‖_F of each matrix, in x's dtype, for every scale that the dtype holds."""
+    # Scaled by the largest element first: the squares of 1e-20 or 1e20 are not float32 numbers.
+    wide = x if x.dtype == torch.float64 else x.float()
+    largest = wide.abs().amax(dim=(-2, -1), keepdim=True)
+    scaled = wide / torch.where(largest == 0, 1.0, largest)
+    norm = torch.linalg.vector_norm(scaled, dim=(-2, -1), keepdim=True)
+    return (scaled / torch.where(norm == 0, 1.0, norm)).to(x.dtype)
+
+
+@torch.no_grad()
+def grokfast_momentum_(
+    grad: Tensor,
+    ema: Tensor | None,
+    momentum: Tensor,
+    *,
+    alpha: float,
+    lamb: float,
+    beta: float,
+    nesterov: bool,
+) -> Tensor:
+    """Grokfast filter and momentum in one pass; ``ema`` and ``momentum`` are updated in place.
+
+    With g the gradient, h the EMA (Lee et al. 2024, "Grokfast", arXiv 2405.20233, algorithm 2) and
+    m the momentum::
+
+        h ← α·h + (1−α)·g        ĝ = g + λ·h
+        m ← β·m + (1−β)·ĝ        u = (1−β)·ĝ + β·m  if nesterov else  m
+
+    A constant gradient comes out 1+λ times as large: slow gradients are amplified.
+
+    Args:
+        grad: g, any shape, contiguous; not modified.
+        ema: h, like grad. With λ = 0 it may be None or empty; a buffer that is given is updated.
+            The caller starts it as a copy of the first gradient.
+        momentum: m, like grad.
+        alpha: decay of the EMA, in [0, 1].
+        lamb: λ, weight of the EMA, ≥ 0.
+        beta: decay of the momentum, in [0, 1].
+        nesterov: whether u looks one step ahead.
+
+    Returns:
+        u, a new tensor like grad.
+
+    Raises:
+        InputError: an argument of another dtype, device, shape or layout than grad's, tensors that
+            share memory, or a scalar out of range; nothing has been modified then.
+    """
+    check_grokfast_momentum(grad, ema, momentum, alpha, lamb, beta)
+    filtered = grad
+    if ema is not None and has_ema(grad, ema):
+        ema.mul_(alpha).add_(grad, alpha=1 - alpha)
+        filtered = torch.add(grad, ema, alpha=lamb)
+    momentum.mul_(beta).add_(filtered, alpha=1 - beta)
+    if not nesterov:
+        return momentum.clone()
+    return torch.add(filtered * (1 - beta), momentum, alpha=beta)
