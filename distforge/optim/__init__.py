@@ -1,0 +1,21 @@
+"""Optimizers: MuonGrokfast, its configuration, schedules, and QK-Clip. Needs torch alone."""
+
+from distforge.optim.build import AdamWConfig, OptimizerConfig, build_optimizer
+from distforge.optim.config import MuonGrokfastConfig
+from distforge.optim.muon_grokfast import MuonGrokfast
+from distforge.optim.param_groups import split_parameters
+from distforge.optim.qk_clip import qk_clip_
+from distforge.optim.schedule import ScheduleConfig, apply_lr, lr_factor
+
+__all__ = [
+    "MuonGrokfast",
+    "MuonGrokfastConfig",
+    "AdamWConfig",
+    "OptimizerConfig",
+    "build_optimizer",
+    "ScheduleConfig",
+    "apply_lr",
+    "lr_factor",
+    "split_parameters",
+    "qk_clip_",
+]

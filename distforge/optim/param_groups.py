@@ -1,0 +1,237 @@
+"""Which parameter is trained by Muon and which by AdamW, and how a tensor is seen as matrices.
+
+Muon is for the hidden matrices: its update has all singular values near one, which suits a linear
+map between activations, not a lookup table (embedding, head) and not a vector (norm, bias).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from distforge.errors import InputError
+from distforge.optim.config import Algorithm, MuonGrokfastConfig
+
+Layout = Literal["matrix", "conv", "fused_qkv"]
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+# One component of a dotted name that marks a lookup table or an output head.
+_TABLE_OR_HEAD = re.compile(
+    r"\w*embed\w*|wte|wpe|tok_emb|pos_emb|(\w+_)?head|classifier|score|output_projection"
+)
+# The whole name: "output" inside a block (BERT's attention.output.dense) is a hidden matrix.
+_TOP_LEVEL_OUTPUT = re.compile(r"(module\.|model\.)?output\.weight")
+# Query, key and value as equal blocks one after another (GPT-2, Phi-3, nn.MultiheadAttention).
+# GPT-NeoX interleaves them per head under another name, query_key_value: it stays one matrix.
+_FUSED_QKV = re.compile(r"c_attn|qkv_proj|in_proj|Wqkv|qkv")
+_CONV = re.compile(r"\w*conv\w*")
+
+
+@dataclass(frozen=True)
+class Role:
+    """How one parameter is trained.
+
+    algorithm: "muon" or "adamw".
+    layout: "matrix" takes the last two dimensions as a matrix and the others as a batch of them
+        (experts); "conv" flattens (out, in, k...) to (out, in k...); "fused_qkv" cuts one
+        dimension, three times the other, into three square matrices.
+    transposed: stored as (in, out), as transformers' Conv1D does. Orthogonalisation commutes with
+        the transpose; the spectral scale does not.
+    """
+
+    algorithm: Algorithm
+    layout: Layout = "matrix"
+    transposed: bool = False
+
+
+def split_parameters(
+    source: nn.Module | NamedParameters, config: MuonGrokfastConfig
+) -> list[dict[str, Any]]:
+    """Parameter groups for MuonGrokfast, of at least one parameter each, Muon's first.
+
+    Args:
+        source: a model (roles come from its modules, then from names) or the pairs that
+            ``named_parameters()`` gives (roles come from names and shapes).
+        config: its ``muon_patterns`` and ``adamw_patterns`` overrule both.
+
+    Frozen parameters are left out. A tied weight appears once; if any of its names is a table or
+    a head, it is trained by AdamW. Raises InputError when nothing is left to train, when a pattern
+    matches no parameter or contradicts another one.
+    """
+    by_module: dict[int, Role] = {}
+    if isinstance(source, nn.Module):
+        by_module = _roles_of_modules(source)
+        pairs = list(source.named_parameters(remove_duplicate=False))
+    else:
+        pairs = _checked_pairs(source)
+    pairs = [(name, param) for name, param in pairs if param.requires_grad]
+    if not pairs:
+        raise InputError(
+            "there is no trainable parameter: give a model with requires_grad parameters."
+        )
+
+    names: dict[int, list[str]] = defaultdict(list)
+    parameters: dict[int, nn.Parameter] = {}
+    for name, param in pairs:
+        names[id(param)].append(name)
+        parameters[id(param)] = param
+    overrides = _pattern_overrides(names, config)
+
+    groups: dict[tuple[Role, bool], list[tuple[str, nn.Parameter]]] = defaultdict(list)
+    for key, param in parameters.items():
+        role = by_module.get(key) or _role_of_names(names[key], param)
+        role = _overridden(role, overrides.get(key), names[key], param)
+        groups[role, param.ndim >= 2].append((names[key][0], param))
+    ordered = sorted(groups.items(), key=lambda item: _group_order(*item[0]))
+    return [_group(role, decays, members, config) for (role, decays), members in ordered]
+
+
+def _checked_pairs(source: NamedParameters) -> list[tuple[str, nn.Parameter]]:
+    pairs = list(source)
+    for pair in pairs:
+        named = isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
+        if not named or not isinstance(pair[1], Tensor):
+            raise InputError(
+                f"{type(pair).__name__} is not a (name, parameter) pair: "
+                "pass model.named_parameters(), since names decide between Muon and AdamW."
+            )
+    return pairs
+
+
+def _roles_of_modules(model: nn.Module) -> dict[int, Role]:
+    roles: dict[int, Role] = {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, nn.Parameter):
+            continue
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            roles[id(weight)] = Role("adamw")
+        elif isinstance(module, nn.modules.conv._ConvNd) and id(weight) not in roles:
+            # A grouped convolution is a stack of small filters: no matrix between activations.
+            grouped = module.groups > 1
+            roles[id(weight)] = Role("adamw") if grouped else Role("muon", "conv")
+        elif type(module).__name__ == "Conv1D" and id(weight) not in roles:
+            by_name = _role_of_name(f"{name}.weight", weight)
+            roles[id(weight)] = replace(by_name, transposed=by_name.algorithm == "muon")
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is not None and isinstance(getattr(head, "weight", None), nn.Parameter):
+        roles[id(head.weight)] = Role("adamw")
+    return roles
+
+
+def _role_of_names(names: list[str], param: Tensor) -> Role:
+    roles = [_role_of_name(name, param) for name in names]
+    return next((role for role in roles if role.algorithm == "adamw"), roles[0])
+
+
+def _role_of_name(name: str, param: Tensor) -> Role:
+    parts = name.split(".")
+    is_table = _TOP_LEVEL_OUTPUT.fullmatch(name) or any(map(_TABLE_OR_HEAD.fullmatch, parts))
+    # A matrix of one row or column is a vector: orthogonalising it would only normalise it.
+    if param.ndim < 2 or is_table or sum(size > 1 for size in param.shape) < 2:
+        return Role("adamw")
+    if param.ndim > 3 or (param.ndim == 3 and any(map(_CONV.fullmatch, parts))):
+        return Role("muon", "conv")
+    owner = parts[-2] if parts[-1] == "weight" and len(parts) > 1 else parts[-1]
+    owner = owner.removesuffix("_weight")
+    if param.ndim == 2 and _FUSED_QKV.fullmatch(owner):
+        long, short = max(param.shape), min(param.shape)
+        if long == 3 * short:
+            return Role("muon", "fused_qkv")
+    return Role("muon")
+
+
+def _pattern_overrides(
+    names: dict[int, list[str]], config: MuonGrokfastConfig
+) -> dict[int, Algorithm]:
+    overrides: dict[int, Algorithm] = {}
+    choices: tuple[tuple[Algorithm, tuple[str, ...]], ...] = (
+        ("muon", config.muon_patterns),
+        ("adamw", config.adamw_patterns),
+    )
+    for algorithm, patterns in choices:
+        for pattern in patterns:
+            hits = [
+                key
+                for key, aliases in names.items()
+                if any(fnmatchcase(alias, pattern) for alias in aliases)
+            ]
+            if not hits:
+                raise InputError(
+                    f"{algorithm}_patterns has {pattern!r}, which matches no trainable parameter: "
+                    "correct it or take it out."
+                )
+            for key in hits:
+                if overrides.setdefault(key, algorithm) != algorithm:
+                    raise InputError(
+                        f"parameter {names[key][0]!r} matches muon_patterns and adamw_patterns: "
+                        "let one of them match."
+                    )
+    return overrides
+
+
+def _overridden(role: Role, algorithm: Algorithm | None, names: list[str], param: Tensor) -> Role:
+    if algorithm is None or algorithm == role.algorithm:
+        return role
+    if algorithm == "adamw":
+        return Role("adamw")
+    if param.ndim < 2:
+        raise InputError(
+            f"parameter {names[0]!r} of shape {tuple(param.shape)} is named in muon_patterns, "
+            "but Muon trains matrices: let AdamW have it."
+        )
+    return Role("muon", "conv" if param.ndim > 3 else "matrix")
+
+
+def _group_order(role: Role, decays: bool) -> tuple[bool, str, bool, bool]:
+    return (role.algorithm == "adamw", role.layout, role.transposed, not decays)
+
+
+def _group(
+    role: Role,
+    decays: bool,
+    members: list[tuple[str, nn.Parameter]],
+    config: MuonGrokfastConfig,
+) -> dict[str, Any]:
+    group: dict[str, Any] = {
+        "params": members,
+        "algorithm": role.algorithm,
+        "weight_decay": config.weight_decay if decays else 0.0,
+    }
+    if role.algorithm == "muon":
+        group |= {"layout": role.layout, "transposed": role.transposed}
+    return group
+
+
+def as_matrices(tensor: Tensor, layout: Layout) -> Tensor:
+    """The matrices of a parameter-shaped tensor, as (batch, m, n); a view where torch allows it.
+
+    See Role for the layouts. Raises InputError when the shape does not fit the layout.
+    """
+    shape = tensor.shape
+    if layout == "conv" and tensor.ndim > 2:
+        return tensor.reshape(1, shape[0], -1)
+    if layout == "fused_qkv":
+        if tensor.ndim == 2 and shape[0] == 3 * shape[1]:
+            return tensor.reshape(3, shape[1], shape[1])
+        if tensor.ndim == 2 and shape[1] == 3 * shape[0]:
+            return tensor.reshape(shape[0], 3, shape[0]).transpose(0, 1)
+    elif tensor.ndim >= 2:
+        return tensor.reshape(-1, shape[-2], shape[-1])
+    raise InputError(
+        f"a tensor of shape {tuple(shape)} cannot be seen as matrices in the layout {layout!r}: "
+        "Muon needs whole matrices (a flattened or partitioned one has lost its shape)."
+    )
+
+
+def from_matrices(matrices: Tensor, shape: tuple[int, ...], layout: Layout) -> Tensor:
+    """The inverse of as_matrices: (batch, m, n) back to the parameter's ``shape``."""
+    if layout == "fused_qkv" and shape[1] == 3 * shape[0]:
+        matrices = matrices.transpose(0, 1)
+    return matrices.reshape(shape)
