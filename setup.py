@@ -5,8 +5,8 @@ DISTFORGE_BUILD_CUDA=auto|0|1   auto: when nvcc is found and torch is a CUDA bui
                                 kernels are compiled and linked, and never reached)
 MAX_JOBS=N                      compile at most N files at a time
 
-Everything goes through torch's stable ABI, so the module outlives a torch upgrade, and nvcc is called
-by a plain ninja rule: torch.utils.cpp_extension.CUDAExtension refuses to work with a CPU torch.
+Everything goes through torch's stable ABI, so the module outlives a torch upgrade, and nvcc is
+called by a plain ninja rule: torch's CUDAExtension refuses to work with a CPU torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 
-# The oldest torch that the package admits: the extension uses nothing newer, so one build serves all.
+# The oldest torch that the package admits: using nothing newer, one build serves all.
 TORCH_TARGET_VERSION = (2, 11)
 
 CUDA_ARCHITECTURES = ("75", "80", "86", "89", "90", "90a", "100", "103", "110", "120")
@@ -117,8 +117,8 @@ def choose_nvcc(torch_cuda: str | None) -> tuple[str | None, str]:
     if nvcc is None:
         if wish == "1":
             raise fail(
-                "DISTFORGE_BUILD_CUDA=1, but nvcc was found neither under CUDA_HOME nor on PATH nor "
-                "in /usr/local/cuda; install the CUDA toolkit or set DISTFORGE_BUILD_CUDA=0"
+                "DISTFORGE_BUILD_CUDA=1, but nvcc was found neither under CUDA_HOME nor on PATH "
+                "nor in /usr/local/cuda; install the CUDA toolkit or set DISTFORGE_BUILD_CUDA=0"
             )
         return None, "no nvcc"
     if wish == "1":
