@@ -1,0 +1,184 @@
+"""From examples to tensors: `ReasoningDataset`, and the plan that cuts it into micro-batches."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from distforge.data.schema import Example
+from distforge.data.strategies import STRATEGY_PROMPTS
+from distforge.data.text import completion_text, question_text
+from distforge.errors import InputError
+
+IGNORE_INDEX = -100
+
+
+class Item(TypedDict):
+    """One tokenized example; tensors of shape (length,), int64."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    strategy: str
+
+
+class ReasoningDataset(Dataset[Item]):
+    """Tokenized examples: question, reasoning, answer, end of sequence.
+
+    ``labels`` equal ``input_ids`` on what the model should write and are −100 on the question (and,
+    after `collate`, on padding). Question and completion are tokenized apart, so that training sees
+    the very ids that generation starts from.
+
+    Args:
+        examples: the rows; ``prompted`` and ``direct`` pick by position how each is written.
+        tokenizer: any Hugging Face tokenizer with an end-of-sequence token.
+        max_length: longest example in tokens. Longer ones are left out, never cut; `too_long`
+            counts them.
+        prompted: for each example, whether its strategy prompt stands in front.
+        direct: for each example, whether the bare answer is written instead of the reasoning.
+
+    Raises:
+        InputError: the tokenizer has no end-of-sequence token, or nothing fits ``max_length``.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int = 512,
+        *,
+        prompted: Sequence[bool] | None = None,
+        direct: Sequence[bool] | None = None,
+    ) -> None:
+        if tokenizer.eos_token_id is None:
+            raise InputError("the tokenizer has no eos token; set tokenizer.eos_token and save it")
+        prompted = prompted or [False] * len(examples)
+        direct = direct or [False] * len(examples)
+        questions = [
+            question_text(e.question, tokenizer, STRATEGY_PROMPTS[e.strategy] if p else "")
+            for e, p in zip(examples, prompted, strict=True)
+        ]
+        completions = [
+            completion_text("" if d else e.reasoning, e.answer)
+            for e, d in zip(examples, direct, strict=True)
+        ]
+        self._rows: list[tuple[list[int], int]] = []
+        self.examples: list[Example] = []
+        self.too_long = 0
+        for example, asked, told in zip(
+            examples, encode(tokenizer, questions), encode(tokenizer, completions), strict=True
+        ):
+            ids = [*asked, *told, tokenizer.eos_token_id]
+            if len(ids) > max_length:
+                self.too_long += 1
+                continue
+            self._rows.append((ids, len(asked)))
+            self.examples.append(example)
+        if not self._rows:
+            raise InputError(
+                f"none of {len(examples)} examples fits max_length {max_length}; raise it"
+            )
+        self.lengths = [len(ids) for ids, _ in self._rows]
+        self.target_counts = [len(ids) - start for ids, start in self._rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Item:
+        ids, start = self._rows[index]
+        tokens = torch.tensor(ids)
+        labels = tokens.clone()
+        labels[:start] = IGNORE_INDEX
+        return Item(
+            input_ids=tokens,
+            attention_mask=torch.ones_like(tokens),
+            labels=labels,
+            strategy=self.examples[index].strategy,
+        )
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, without the special tokens that a tokenizer would put around it."""
+    if not texts:
+        return []
+    return list(tokenizer(list(texts), add_special_tokens=False)["input_ids"])
+
+
+def collate(items: Iterable[Item], pad_token_id: int) -> dict[str, Tensor]:
+    """Pad items on the right to (batch, longest); padding is masked and carries label −100."""
+    rows = list(items)
+    fills = {"input_ids": pad_token_id, "attention_mask": 0, "labels": IGNORE_INDEX}
+    return {
+        key: torch.nn.utils.rnn.pad_sequence(
+            [row[key] for row in rows],  # type: ignore[literal-required]
+            batch_first=True,
+            padding_value=fill,
+        )
+        for key, fill in fills.items()
+    }
+
+
+class BatchPlan:
+    """Which examples form which micro-batch of which step; the same on every rank.
+
+    Each step takes ``batch_size`` examples at random, sorts them by length and cuts them into
+    ``micro_batches`` of equal padded cost: padding stays low, and a step still mixes all lengths
+    (so all tasks), which whole batches of one length would not. The plan depends on ``seed`` and
+    step alone, so ranks agree without talking and a resumed run continues where it was.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, micro_batches: int, seed: int
+    ) -> None:
+        if not 0 < micro_batches <= batch_size:
+            raise InputError(
+                f"micro_batches is {micro_batches}; expected 1 to batch_size ({batch_size})"
+            )
+        if len(lengths) < batch_size:
+            raise InputError(
+                f"batch_size is {batch_size}, but only {len(lengths)} examples are there to train on"
+            )
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._micro_batches = micro_batches
+        self._seed = seed
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self._lengths) // self._batch_size
+
+    def epoch(self, number: int, first_step: int = 0) -> Iterator[list[list[int]]]:
+        """The steps of epoch ``number`` from ``first_step`` on: micro-batches of indices."""
+        order = list(range(len(self._lengths)))
+        random.Random(f"{self._seed}:{number}").shuffle(order)
+        for step in range(first_step, self.steps_per_epoch):
+            chosen = order[step * self._batch_size : (step + 1) * self._batch_size]
+            yield self._cut(sorted(chosen, key=lambda index: (self._lengths[index], index)))
+
+    def _cut(self, indices: list[int]) -> list[list[int]]:
+        """Cut sorted indices where the running padded cost passes each equal share."""
+        cost = [self._lengths[index] for index in indices]
+        share, total = sum(cost) / self._micro_batches, 0.0
+        parts: list[list[int]] = [[]]
+        for position, index in enumerate(indices):
+            left = len(indices) - position
+            missing = self._micro_batches - len(parts)
+            full = total >= share * len(parts) or left <= missing
+            if parts[-1] and missing and full:
+                parts.append([])
+            parts[-1].append(index)
+            total += cost[position]
+        return parts
+
+
+def read_micro_batch(
+    dataset: ReasoningDataset, indices: Sequence[int], pad_token_id: int
+) -> Mapping[str, Tensor]:
+    """The tensors of one micro-batch of a `BatchPlan`."""
+    return collate((dataset[index] for index in indices), pad_token_id)

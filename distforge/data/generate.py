@@ -1,0 +1,129 @@
+"""Making the reasoning dataset: derived from parameters, verified, split without leaks.
+
+A question's split is a property of its canonical parameters (a hash decides), not of the draw. So
+two datasets from different seeds, such as the champion's pretraining text and step 1's examples,
+agree on what is held out, and no held-out problem, however worded or mirrored, is trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from distforge.data.schema import Example
+from distforge.data.strategies import STRATEGIES
+from distforge.data.tasks import TASKS_BY_STRATEGY, Task
+from distforge.data.verify import verify_trace
+from distforge.errors import InputError
+
+HELDOUT_PERCENT = 10
+DIFFICULTIES = 3
+# A pool that yields no new question in this many draws in a row counts as exhausted.
+_EXHAUSTED_AFTER = 2000
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What dataset step 1 trains on.
+
+    ``path``: a directory with train.jsonl and heldout.jsonl, or one JSONL or Parquet file; empty:
+    make ``num_examples`` (at least 70, 10% of them held out) from ``seed``.
+    ``max_length``: longest example in tokens; longer ones are left out, counted and reported.
+    """
+
+    path: str = ""
+    num_examples: int = 20_000
+    seed: int = 0
+    max_length: int = 512
+
+    def __post_init__(self) -> None:
+        if self.num_examples < 10 * len(STRATEGIES):
+            raise InputError(
+                f"num_examples is {self.num_examples}; expected at least {10 * len(STRATEGIES)}, "
+                "so that every strategy has held-out questions"
+            )
+        if self.max_length < 16:
+            raise InputError(f"max_length is {self.max_length}; expected at least 16 tokens")
+
+
+def split_of(task: Task, params: tuple[object, ...]) -> str:
+    """``"heldout"`` for a tenth of all canonical parameters, ``"train"`` for the others."""
+    text = f"{task.name}:{task.canonical(params)!r}"
+    digest = hashlib.sha256(text.encode()).digest()
+    return "heldout" if digest[0] * 256 + digest[1] < 65536 * HELDOUT_PERCENT / 100 else "train"
+
+
+def make_example(task: Task, seed: int, difficulty: int) -> Example:
+    """Draw, write and verify one example; equal arguments give an equal example."""
+    rng = random.Random(seed)
+    params = task.draw(rng, difficulty)
+    question, reasoning, answer = task.render(params, rng)
+    example = Example(
+        id=f"{task.name}-{hashlib.sha256(question.encode()).hexdigest()[:16]}",
+        split=split_of(task, params),
+        strategy=task.strategy,
+        task=task.name,
+        difficulty=difficulty,
+        question=question,
+        reasoning=f"<think>{reasoning}</think>",
+        answer=answer,
+        seed=seed,
+        verifier=task.name,
+    )
+    return replace(example, checks=verify_trace(example))
+
+
+def _candidates(task: Task, seed: int) -> Iterator[Example]:
+    """Endless distinct examples of a task, until its pool seems exhausted."""
+    seen: set[str] = set()
+    misses = counter = 0
+    while misses < _EXHAUSTED_AFTER:
+        digest = hashlib.sha256(f"{seed}:{task.name}:{counter}".encode()).digest()
+        example = make_example(task, int.from_bytes(digest[:6], "big"), 1 + counter % DIFFICULTIES)
+        counter += 1
+        if example.id in seen:
+            misses += 1
+            continue
+        misses = 0
+        seen.add(example.id)
+        yield example
+
+
+def _fill(strategy: str, quotas: dict[str, int], seed: int) -> list[Example]:
+    """Take from the strategy's tasks in turn until train and held-out quotas are met."""
+    left = dict(quotas)
+    chosen: list[Example] = []
+    sources = [_candidates(task, seed) for task in TASKS_BY_STRATEGY[strategy]]
+    while sources and any(left.values()):
+        for source in tuple(sources):
+            example = next((e for e in source if left[e.split] > 0), None)
+            if example is None:
+                sources.remove(source)
+            elif left[example.split] > 0:
+                left[example.split] -= 1
+                chosen.append(example)
+            if not any(left.values()):
+                break
+    if any(left.values()):
+        raise InputError(
+            f"strategy {strategy} has only {len(chosen)} distinct questions for the "
+            f"{sum(quotas.values())} asked; ask for fewer examples"
+        )
+    return chosen
+
+
+def make_examples(num_examples: int, seed: int) -> list[Example]:
+    """``num_examples`` verified examples in a seeded order, a seventh for each strategy.
+
+    A tenth of each strategy is held out. Raises `InputError` when a strategy has not enough
+    distinct questions.
+    """
+    examples: list[Example] = []
+    for index, strategy in enumerate(STRATEGIES):
+        count = num_examples // len(STRATEGIES) + (index < num_examples % len(STRATEGIES))
+        heldout = max(1, round(count * HELDOUT_PERCENT / 100))
+        examples += _fill(strategy, {"train": count - heldout, "heldout": heldout}, seed)
+    random.Random(seed).shuffle(examples)
+    return examples

@@ -1,0 +1,144 @@
+"""falsification_testing: a hypothesis falls with its first counterexample; the survivor answers."""
+
+from __future__ import annotations
+
+import random
+import re
+
+from distforge.data.tasks.base import Params, Task, read, require
+
+
+def _holds(clue: str, number: int) -> bool:
+    word, *rest = clue.split()
+    if word in ("even", "odd"):
+        return number % 2 == (word == "odd")
+    return {
+        "over": number > int(rest[-1]),
+        "under": number < int(rest[-1]),
+        "sum": sum(map(int, str(number))) == int(rest[-1]),
+    }[word]
+
+
+class SecretNumber(Task):
+    """Candidates and clues: every candidate but one is killed by the first clue that it breaks."""
+
+    name = "secret_number"
+    strategy = "falsification_testing"
+
+    def draw(self, rng: random.Random, difficulty: int) -> Params:
+        while True:
+            candidates = tuple(rng.sample(range(10, 100), 2 + difficulty))
+            secret = rng.choice(candidates)
+            clues = [
+                "odd" if secret % 2 else "even",
+                rng.choice(
+                    (f"over {secret // 10 * 10 - 1}", f"under {secret // 10 * 10 + 10}")
+                    if 20 <= secret < 90
+                    else ("over 9",)
+                ),
+                f"sum {sum(map(int, str(secret)))}",
+            ]
+            rng.shuffle(clues)
+            order = tuple(clues)
+            fits = [c for c in candidates if all(_holds(clue, c) for clue in order)]
+            if fits == [secret]:
+                return candidates, order
+
+    def canonical(self, params: Params) -> Params:
+        candidates, clues = params
+        return tuple(sorted(candidates)), tuple(sorted(clues))
+
+    def render(self, params: Params, rng: random.Random) -> tuple[str, str, str]:
+        candidates, clues = params
+        question = (
+            f"The secret number is one of {','.join(map(str, candidates))}. "
+            f"It is {', '.join(clues)}. Which is it?"
+        )
+        lines, answer = [], ""
+        for candidate in candidates:
+            told = []
+            for clue in clues:
+                told.append(f"{clue} {'yes' if _holds(clue, candidate) else 'no'}")
+                if told[-1].endswith("no"):
+                    break
+            survived = told[-1].endswith("yes")
+            answer = str(candidate) if survived else answer
+            lines.append(f"{'<step>' if survived else '<falsify>'}{candidate}:{','.join(told)}")
+        return question, "".join(lines), answer
+
+    def solve(self, question: str) -> str:
+        match = read(r"one of ([\d,]+)\. It is (.+)\. Which", question)
+        fits = {int(number) for number in match[1].split(",")}
+        for clue in match[2].split(", "):
+            fits -= {number for number in fits if not _holds(clue, number)}
+        require(len(fits) == 1, f"{sorted(fits)} all fit {question!r}")
+        return str(fits.pop())
+
+    def check_form(self, question: str, reasoning: str) -> None:
+        candidates = read(r"one of ([\d,]+)\.", question)[1].split(",")
+        told = re.findall(r"<(falsify|step)>(\d+):([^<]+)", reasoning)
+        require([c for _, c, _ in told] == candidates, f"expected a test of each of {candidates}")
+        for kind, candidate, tests in told:
+            verdicts = [test.rsplit(" ", 1) for test in tests.split(",")]
+            for clue, verdict in verdicts:
+                right = _holds(clue, int(candidate)) == (verdict == "yes")
+                require(right, f"{candidate}: {clue!r} is not {verdict!r}")
+            killed = verdicts[-1][1] == "no"
+            require(killed == (kind == "falsify"), f"{candidate} is told to be {kind!r} wrongly")
+
+
+class SequenceRule(Task):
+    """Three rules for a sequence: one prediction that misses kills a rule; the survivor goes on."""
+
+    name = "sequence_rule"
+    strategy = "falsification_testing"
+
+    def draw(self, rng: random.Random, difficulty: int) -> Params:
+        while True:
+            start = rng.randint(2, 19)
+            steps = rng.sample(range(2, 13), 3)
+            truth = rng.choice(steps)
+            ahead = 1 + difficulty
+            if start + truth * (2 + ahead) <= 99:
+                return start, tuple(steps), truth, ahead
+
+    def canonical(self, params: Params) -> Params:
+        start, _, truth, ahead = params
+        return start, truth, ahead
+
+    def render(self, params: Params, rng: random.Random) -> tuple[str, str, str]:
+        start, steps, truth, ahead = params
+        shown = [start, start + truth, start + 2 * truth]
+        rules = ", ".join(f"{label} +{step}" for label, step in zip("PQR", steps, strict=True))
+        question = (
+            f"Sequence:{','.join(map(str, shown))}. Rules: {rules}. "
+            f"Give the term {ahead} further on."
+        )
+        lines = []
+        for label, step in zip("PQR", steps, strict=True):
+            test = f"{label}:{start}+{step}={start + step} seen {start + truth}"
+            lines.append(f"<step>{test} yes" if step == truth else f"<falsify>{test} no")
+        term = shown[-1]
+        for _ in range(ahead):
+            lines.append(f"<step>{term}+{truth}={term + truth}")
+            term += truth
+        return question, "".join(lines), str(term)
+
+    def solve(self, question: str) -> str:
+        match = read(r"Sequence:(\d+),(\d+),(\d+)\..* term (\d+) further", question)
+        first, second, third, ahead = map(int, match.groups())
+        require(third - second == second - first, f"no constant difference in {question!r}")
+        return str(third + ahead * (second - first))
+
+    def check_form(self, question: str, reasoning: str) -> None:
+        shown = read(r"Sequence:(\d+),(\d+),", question)
+        pattern = r"<(falsify|step)>([PQR]):(\d+)\+(\d+)=(\d+) seen (\d+) (yes|no)"
+        told = re.findall(pattern, reasoning)
+        require([label for _, label, *_ in told] == list("PQR"), "expected a test of P, Q and R")
+        for kind, label, first, _, guess, seen, verdict in told:
+            require((first, seen) == shown.groups(), f"{label} is not tested on {shown.groups()}")
+            fits = guess == shown[2]
+            require(fits == (verdict == "yes") == (kind == "step"), f"{label} is judged wrongly")
+
+
+TASKS: tuple[Task, ...] = (SecretNumber(), SequenceRule())

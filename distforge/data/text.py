@@ -1,0 +1,39 @@
+"""How an example is written for a model: the one place that spells the layout.
+
+Plain models read ``Question: {question}\\n`` and write ``{reasoning}\\nAnswer: {answer}`` and the
+end of sequence. A model that brings a chat template is asked through it instead.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ANSWER = re.compile(r"Answer:[ \t]*([^\n]*)")
+
+
+def question_text(
+    question: str, tokenizer: PreTrainedTokenizerBase | None = None, prompt: str = ""
+) -> str:
+    """The text that asks ``question``, with a strategy prompt in front of it where one is given."""
+    asked = f"{prompt}\n{question}" if prompt else question
+    if tokenizer is not None and getattr(tokenizer, "chat_template", None):
+        messages = [{"role": "user", "content": asked}]
+        return str(
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        )
+    return f"{prompt}\nQuestion: {question}\n" if prompt else f"Question: {question}\n"
+
+
+def completion_text(reasoning: str, answer: str) -> str:
+    """What the model should write; without reasoning, the bare answer."""
+    return f"{reasoning}\nAnswer: {answer}" if reasoning else f"Answer: {answer}"
+
+
+def extract_answer(generated: str) -> str | None:
+    """What follows the last ``Answer:`` on its line, or None where there is none."""
+    found = _ANSWER.findall(generated)
+    return found[-1].strip() if found else None
