@@ -142,7 +142,7 @@ class BatchPlan:
             )
         if len(lengths) < batch_size:
             raise InputError(
-                f"batch_size is {batch_size}, but only {len(lengths)} examples are there to train on"
+                f"batch_size is {batch_size}, but only {len(lengths)} examples are there"
             )
         self._lengths = lengths
         self._batch_size = batch_size

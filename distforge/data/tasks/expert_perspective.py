@@ -7,7 +7,6 @@ from fractions import Fraction
 
 from distforge.data.tasks.base import Params, Task, read, require
 
-
 PACKS = {
     "weeks": ("days", 7),
     "crates": ("cans", 6),
