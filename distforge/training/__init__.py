@@ -1,0 +1,1 @@
+"""The machinery of training: processes, the engine, the supervised loop, checkpoints."""

@@ -1,0 +1,200 @@
+"""Two ways to compute a step: bare torch in one process, and DeepSpeed on any number of ranks.
+
+Both take a loss that is already a sum over this rank's micro-batch divided by the targets of the
+whole step over all ranks, and turn the accumulated gradients into one clipped update.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from distforge.training.deepspeed_config import deepspeed_config
+from distforge.training.distributed import World, prepare_deepspeed
+from distforge.training.engine_config import EngineConfig
+
+_OPTIMIZER_FILE = "optimizer.pt"
+_MODEL_FILE = "model.safetensors"
+_DEEPSPEED_TAG = "deepspeed"
+
+
+class Backend(ABC):
+    """What `TrainingEngine` asks of either way."""
+
+    forward_module: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    @abstractmethod
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradients of one micro-batch."""
+
+    @abstractmethod
+    def step(self) -> float:
+        """Clip, update, clear the gradients; the global gradient norm before clipping."""
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Write weights and optimizer state; collective."""
+
+    @abstractmethod
+    def load(self, directory: Path) -> None:
+        """Read what `save` wrote, on as many ranks; collective."""
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Precision of the forward pass."""
+        yield
+
+    @contextmanager
+    def whole_model(self, module: nn.Module) -> Iterator[nn.Module]:
+        """A module whose weights are whole on every rank, for generating and exporting."""
+        yield module
+
+    def edit_weight(self, parameter: nn.Parameter, edit: Any) -> None:
+        """Change a weight in place, its fp32 master included."""
+        edit(parameter.data)
+
+
+class PlainBackend(Backend):
+    """One process. Low precision is autocast over fp32 weights, fp16 with loss scaling."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, config: EngineConfig, dtype: str
+    ) -> None:
+        self.forward_module = model
+        self.optimizer = optimizer
+        self._max_norm = config.max_grad_norm
+        self._dtype = getattr(torch, dtype)
+        self._device = next(model.parameters()).device.type
+        self._scaler = torch.amp.GradScaler(self._device, enabled=dtype == "float16")
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        low = self._dtype != torch.float32
+        with torch.autocast(self._device, dtype=self._dtype if low else None, enabled=low):
+            yield
+
+    def backward(self, loss: Tensor) -> None:
+        self._scaler.scale(loss).backward()
+
+    def step(self) -> float:
+        self._scaler.unscale_(self.optimizer)
+        norm = clip_gradients(self.forward_module, self._max_norm)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def save(self, directory: Path) -> None:
+        save_model(self.forward_module, str(directory / _MODEL_FILE))
+        state = {"optimizer": self.optimizer.state_dict(), "scaler": self._scaler.state_dict()}
+        torch.save(state, directory / _OPTIMIZER_FILE)
+
+    def load(self, directory: Path) -> None:
+        load_model(self.forward_module, str(directory / _MODEL_FILE))
+        state = torch.load(directory / _OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+
+
+class DeepSpeedBackend(Backend):
+    """DeepSpeed with our optimizer as its client, ZeRO 0 to 3."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: EngineConfig,
+        dtype: str,
+        world: World,
+        accumulation: int,
+    ) -> None:
+        prepare_deepspeed()
+        import deepspeed
+
+        os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
+        if not dist.is_initialized():
+            dist.init_process_group(
+                "nccl" if world.device.type == "cuda" else "gloo",
+                store=dist.HashStore(),
+                rank=0,
+                world_size=1,
+            )
+        deepspeed.init_distributed(dist_init_required=False)
+        self._config = config
+        self._dtype = dtype
+        self._device = world.device
+        # DeepSpeed divides by the accumulation and averages over ranks; the loss is a share of the
+        # whole step's already, so undo both.
+        self._undo = accumulation * world.size
+        self._engine, self._zero, _, _ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            config=deepspeed_config(config, dtype, world.size, accumulation),
+            dist_init_required=False,
+        )
+        self.forward_module = self._engine
+        self.optimizer = optimizer
+
+    def backward(self, loss: Tensor) -> None:
+        # Every micro-batch but the last leaves step() without effect, so it can follow each.
+        self._engine.backward(loss * self._undo)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+
+    def step(self) -> float:
+        whole = self._config.clips_itself(self._dtype)
+        norm = clip_gradients(self._engine.module, self._config.max_grad_norm) if whole else None
+        self._engine.step()
+        return norm if norm is not None else float(self._engine.get_global_grad_norm() or 0.0)
+
+    def save(self, directory: Path) -> None:
+        self._engine.save_checkpoint(str(directory), tag=_DEEPSPEED_TAG, save_latest=False)
+
+    def load(self, directory: Path) -> None:
+        self._engine.load_checkpoint(str(directory), tag=_DEEPSPEED_TAG)
+
+    @contextmanager
+    def whole_model(self, module: nn.Module) -> Iterator[nn.Module]:
+        if self._config.zero_stage < 3:
+            yield module
+            return
+        # A copy, not the gathered module itself: its forward hooks would shard the weights again
+        # after each layer, and ranks that generate different numbers of tokens would deadlock.
+        import deepspeed
+
+        whole = type(module)(copy.deepcopy(module.config)).to(self._device)  # type: ignore[operator]
+        targets = dict(whole.named_parameters())
+        for name, parameter in module.named_parameters():
+            with deepspeed.zero.GatheredParameters(parameter):
+                targets[name].data = parameter.data.detach().clone()
+        for name, buffer in module.named_buffers():
+            whole.get_buffer(name).copy_(buffer)
+        whole.tie_weights()
+        yield whole
+
+    def edit_weight(self, parameter: nn.Parameter, edit: Any) -> None:
+        edit(parameter.data)
+        groups = getattr(self._zero, "fp16_groups", None)
+        if groups is None:
+            return
+        for low, master in zip(groups, self._zero.fp32_groups, strict=True):
+            for weight, copy_ in zip(low, master, strict=True):
+                if weight is parameter:
+                    edit(copy_.data)
+
+
+def clip_gradients(model: nn.Module, max_norm: float) -> float:
+    """Clip whole gradients to the global norm ``max_norm`` (0: only measure); the norm before."""
+    limit = max_norm if max_norm > 0 else float("inf")
+    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))

@@ -1,0 +1,153 @@
+"""Processes: who this one is among how many, and the few collectives that training needs.
+
+The one place that prepares the environment for DeepSpeed. A plain `python` run is a world of one
+and opens no process group.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from distforge.errors import InputError
+
+# Longest wait for another rank; a rank that died must not leave the others hanging for ever.
+DEFAULT_TIMEOUT_SECONDS = 1800.0
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among ``size``: ``rank`` in all, ``local_rank`` on its machine."""
+
+    rank: int
+    local_rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which alone writes files and talks."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every rank is here (within the group's deadline)."""
+        if self.size > 1:
+            dist.barrier()
+
+    def all_reduce_sum(self, values: list[float]) -> list[float]:
+        """Sums over ranks, in float64."""
+        if self.size == 1:
+            return values
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return [float(value) for value in total]
+
+    def all_reduce_max(self, tensor: torch.Tensor) -> None:
+        """Elementwise maximum over ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """The JSON value of every rank, by rank, on every rank."""
+        if self.size == 1:
+            return [value]
+        return [json.loads(text) for text in self._gather_bytes(json.dumps(value).encode())]
+
+    def broadcast_object(self, value: Any) -> Any:
+        """Rank 0's JSON value, on every rank."""
+        return self.gather_objects(value if self.is_main else None)[0]
+
+    def _gather_bytes(self, data: bytes) -> list[bytes]:
+        mine = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)
+        sizes = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.size)]
+        dist.all_gather(sizes, torch.tensor([mine.numel()], device=self.device))
+        longest = max(int(size) for size in sizes)
+        padded = torch.zeros(longest, dtype=torch.uint8, device=self.device)
+        padded[: mine.numel()] = mine
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        return [
+            bytes(part[: int(size)].cpu().numpy()) for part, size in zip(parts, sizes, strict=True)
+        ]
+
+
+def init_world(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> World:
+    """Read rank and size from the launcher's environment and join the process group.
+
+    `deepspeed` and `torchrun` set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT;
+    without them this is a world of one. The backend is nccl with GPUs, gloo without.
+
+    Raises:
+        InputError: the variables do not describe a world, or there is no GPU for this rank.
+    """
+    rank, local_rank, size = (
+        _read_int("RANK", 0),
+        _read_int("LOCAL_RANK", 0),
+        _read_int("WORLD_SIZE", 1),
+    )
+    if not 0 <= rank < size:
+        raise InputError(f"RANK is {rank} and WORLD_SIZE {size}; expected 0 <= RANK < WORLD_SIZE")
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"rank {rank} wants GPU {local_rank}, but this machine has "
+                f"{torch.cuda.device_count()}; start fewer ranks on it"
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    if size > 1 and not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            timeout=datetime.timedelta(seconds=timeout_seconds),
+        )
+    _share_cores(size)
+    return World(rank, local_rank, size, device)
+
+
+def close_world(world: World) -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def prepare_deepspeed() -> None:
+    """Set what DeepSpeed reads when it is imported; call before the first import of it.
+
+    Two of its just-in-time builds take minutes on a CPU and serve nothing here: the shared-memory
+    communication op and a compiled Muon.
+    """
+    os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    import deepspeed.ops
+    from deepspeed.utils import logger
+
+    if os.environ["DS_ACCELERATOR"] == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logger.setLevel("WARNING")
+
+
+def _read_int(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{name} is {text!r} in the environment; expected an integer") from None
+
+
+def _share_cores(size: int) -> None:
+    """Divide this machine's cores among its ranks, unless the user chose a number of threads.
+
+    Launchers set OMP_NUM_THREADS=1 where it is unset, which leaves cores idle; more threads than
+    cores are several times slower still.
+    """
+    local = max(1, min(_read_int("LOCAL_WORLD_SIZE", size), size))
+    chosen = os.environ.get("OMP_NUM_THREADS")
+    if chosen is None or (chosen == "1" and size > 1):
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))

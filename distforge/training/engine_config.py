@@ -1,0 +1,84 @@
+"""How a step is computed: processes, ZeRO stage, precision."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from distforge.errors import InputError
+
+Backend = Literal["auto", "deepspeed", "plain"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How a step is computed.
+
+    backend: "plain" is one process of bare torch; "deepspeed" any number; "auto" takes DeepSpeed
+        when there are several ranks or ``zero_stage`` > 0.
+    zero_stage: 0 (weights, gradients and optimizer state on every rank) to 3 (all sharded).
+    offload_optimizer: keep the optimizer's state in host memory (stages 1 to 3).
+    dtype: "auto" is bfloat16 on a GPU that has it, float16 on one that has not, float32 on a CPU,
+        where bfloat16 without matrix units is ten times slower.
+    max_grad_norm: clip the global gradient norm to this; 0 is off.
+    activation_checkpointing: recompute activations in the backward pass, to save memory.
+    qk_clip_every: record attention logits and apply QK-Clip every so many steps; 0 is never.
+        The threshold is the optimizer's.
+    """
+
+    backend: Backend = "auto"
+    zero_stage: int = 0
+    offload_optimizer: bool = False
+    dtype: Dtype = "auto"
+    max_grad_norm: float = 1.0
+    activation_checkpointing: bool = False
+    qk_clip_every: int = 10
+
+    def __post_init__(self) -> None:
+        if self.backend not in get_args(Backend):
+            raise InputError(f"backend is {self.backend!r}; expected one of {get_args(Backend)}")
+        if self.dtype not in get_args(Dtype):
+            raise InputError(f"dtype is {self.dtype!r}; expected one of {get_args(Dtype)}")
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise InputError(f"zero_stage is {self.zero_stage}; expected 0, 1, 2 or 3")
+        if self.backend == "plain" and self.zero_stage > 0:
+            raise InputError(
+                f"zero_stage is {self.zero_stage} with backend 'plain'; "
+                "use backend 'auto' or zero_stage 0"
+            )
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise InputError("offload_optimizer needs zero_stage 1, 2 or 3; it is 0")
+        if self.max_grad_norm < 0 or self.qk_clip_every < 0:
+            raise InputError(
+                f"max_grad_norm is {self.max_grad_norm} and qk_clip_every {self.qk_clip_every}; "
+                "expected numbers >= 0"
+            )
+
+    def uses_deepspeed(self, world_size: int) -> bool:
+        """Whether this configuration runs through DeepSpeed on ``world_size`` ranks."""
+        if self.backend == "plain" and world_size > 1:
+            raise InputError(f"backend 'plain' is one process, not {world_size}; use 'auto'")
+        return self.backend == "deepspeed" or world_size > 1 or self.zero_stage > 0
+
+    def clips_itself(self, dtype: str) -> bool:
+        """Whether gradients lie whole and reduced in ``param.grad`` when a step begins."""
+        return self.zero_stage == 0 and dtype == "float32"
+
+
+def resolve_dtype(dtype: Dtype, device: torch.device) -> str:
+    """The dtype that "auto" means on ``device``; `InputError` for one it cannot compute in."""
+    if dtype == "float16" and device.type == "cpu":
+        raise InputError("dtype is 'float16' on a CPU, which cannot train in it; use 'float32'")
+    if dtype != "auto":
+        return dtype
+    if device.type == "cpu":
+        return "float32"
+    chosen = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    logger.info("dtype auto: %s on %s", chosen, torch.cuda.get_device_name(device))
+    return chosen
