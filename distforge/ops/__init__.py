@@ -4,9 +4,9 @@
 implementation runs and why, ``build_info()`` how the native one was built.
 """
 
-from distforge.ops.dispatch import grokfast_momentum_, newton_schulz
+from distforge.ops.dispatch import grokfast_momentum_
 from distforge.ops.native import Backend, backend, build_info
-from distforge.ops.reference import COEFFICIENTS, coefficient_schedule
+from distforge.ops.reference import COEFFICIENTS, coefficient_schedule, newton_schulz
 
 __all__ = [
     "COEFFICIENTS",

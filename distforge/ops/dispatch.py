@@ -1,4 +1,4 @@
-"""The operators as callers see them: the native one where it fits, else the reference."""
+"""Operators with a native kernel: it runs where it fits, else the reference."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from torch import Tensor
 
 from distforge.ops import native, reference
 from distforge.ops.checks import check_grokfast_momentum
-
-
-def newton_schulz(x: Tensor, coefficients: str = "quintic", steps: int = 5) -> Tensor:
-    return reference.newton_schulz(x, coefficients, steps)
 
 
 def grokfast_momentum_(
@@ -36,5 +32,4 @@ def grokfast_momentum_(
     return update
 
 
-newton_schulz.__doc__ = reference.newton_schulz.__doc__
 grokfast_momentum_.__doc__ = reference.grokfast_momentum_.__doc__
