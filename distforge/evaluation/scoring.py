@@ -69,8 +69,7 @@ def judge(example: Example, text: str) -> Answered:
 def summarize(answered: Sequence[Answered]) -> Scores:
     """Scores of judged generations."""
     by_strategy = {
-        strategy: [a for a in answered if a.example.strategy == strategy]
-        for strategy in STRATEGIES
+        strategy: [a for a in answered if a.example.strategy == strategy] for strategy in STRATEGIES
     }
     usage = {}
     for target in USAGE_TARGETS:

@@ -80,7 +80,7 @@ class ThreeMachines(Task):
 
     def draw(self, rng: random.Random, difficulty: int) -> Params:
         high = 2 + difficulty
-        pairs = tuple((rng.randint(1, high), rng.randint(1, 9)) for _ in range(3))
+        pairs = tuple((rng.randint(1, high), rng.randint(1, 6)) for _ in range(3))
         return *pairs, rng.choice("ABC")
 
     def canonical(self, params: Params) -> Params:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import re
 
-from distforge.data.tasks.base import Params, Task, numbers, read, require
+from distforge.data.tasks.base import Params, Task, read, require
 
 CUPS = "ABCDE"
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 NAMES = ("Ann", "Tom", "Mia", "Leo", "Eva", "Max")
 THINGS = ("coins", "cards", "shells", "stamps")
 
@@ -29,23 +30,25 @@ class SwapTracking(Task):
 
     def render(self, params: Params, rng: random.Random) -> tuple[str, str, str]:
         cup, swaps = params
-        question = f"The ball is under cup {cup}. Swaps:{','.join(swaps)}. Where is it?"
+        listed = ",".join(f"{number}{swap}" for number, swap in enumerate(swaps, 1))
+        question = f"The ball is under cup {cup}. Swaps:{listed}. Where is it?"
         steps = []
-        for first, second in swaps:
+        for number, (first, second) in enumerate(swaps, 1):
             cup = {first: second, second: first}.get(cup, cup)
-            steps.append(f"<step>{first}{second}:{cup}")
+            steps.append(f"<step>{number}{first}{second}:{cup}")
         return question, "".join(steps), cup
 
     def solve(self, question: str) -> str:
-        match = read(r"under cup ([A-E])\. Swaps:([A-E,]+)\.", question)
+        match = read(r"under cup ([A-E])\. Swaps:([\dA-E,]+)\.", question)
         content = {cup: cup == match[1] for cup in CUPS}
         for swap in match[2].split(","):
-            content[swap[0]], content[swap[1]] = content[swap[1]], content[swap[0]]
+            first, second = swap[1], swap[2]
+            content[first], content[second] = content[second], content[first]
         return next(cup for cup, ball in content.items() if ball)
 
     def check_form(self, question: str, reasoning: str) -> None:
-        asked = read(r"Swaps:([A-E,]+)\.", question)[1].split(",")
-        told = re.findall(r"<step>([A-E]{2}):[A-E]", reasoning)
+        asked = read(r"Swaps:([\dA-E,]+)\.", question)[1].split(",")
+        told = re.findall(r"<step>(\d[A-E]{2}):[A-E]", reasoning)
         require(told == asked, f"the trace follows the swaps {told}, the question asks {asked}")
 
 
@@ -68,11 +71,15 @@ class RunningTotal(Task):
     def render(self, params: Params, rng: random.Random) -> tuple[str, str, str]:
         total, changes = params
         name, thing = rng.choice(NAMES), rng.choice(THINGS)
-        events = ", ".join(f"{'gains' if c > 0 else 'loses'} {abs(c)}" for c in changes)
-        question = f"{name} has {total} {thing}, then {events}. How many {thing} are left?"
+        events = ", ".join(
+            f"{day} {'gains' if change > 0 else 'loses'} {abs(change)}"
+            for day, change in zip(DAYS, changes, strict=False)
+        )
+        question = f"{name} has {total} {thing}. {events}. How many {thing} are left?"
         steps = []
-        for change in changes:
-            steps.append(f"<step>{total}{'+' if change > 0 else '-'}{abs(change)}={total + change}")
+        for day, change in zip(DAYS, changes, strict=False):
+            sign = "+" if change > 0 else "-"
+            steps.append(f"<step>{day} {total}{sign}{abs(change)}={total + change}")
             total += change
         return question, "".join(steps), str(total)
 
@@ -83,8 +90,9 @@ class RunningTotal(Task):
         return str(start + gains - losses)
 
     def check_form(self, question: str, reasoning: str) -> None:
-        events = len(numbers(question)) - 1
-        require(reasoning.count("<step>") == events, f"expected one step for each of {events}")
+        days = re.findall(r"(\w+) (?:gains|loses)", question)
+        told = re.findall(r"<step>(\w+) \d", reasoning)
+        require(told == days, f"the trace tells of {told}, the question of {days}")
 
 
 TASKS: tuple[Task, ...] = (SwapTracking(), RunningTotal())

@@ -42,49 +42,52 @@ class SecretNumber(Task):
             order = tuple(clues)
             fits = [c for c in candidates if all(_holds(clue, c) for clue in order)]
             if fits == [secret]:
-                return candidates, order
+                return candidates, order, rng.randint(11, 29)
 
     def canonical(self, params: Params) -> Params:
-        candidates, clues = params
-        return tuple(sorted(candidates)), tuple(sorted(clues))
+        candidates, clues, extra = params
+        return tuple(sorted(candidates)), tuple(sorted(clues)), extra
 
     def render(self, params: Params, rng: random.Random) -> tuple[str, str, str]:
-        candidates, clues = params
+        candidates, clues, extra = params
         question = (
             f"The secret number is one of {','.join(map(str, candidates))}. "
-            f"It is {', '.join(clues)}. Which is it?"
+            f"It is {', '.join(clues)}. What is it plus {extra}?"
         )
-        lines, answer = [], ""
+        lines, secret = [], 0
         for candidate in candidates:
             told = []
             for clue in clues:
                 told.append(f"{clue} {'yes' if _holds(clue, candidate) else 'no'}")
                 if told[-1].endswith("no"):
                     break
-            survived = told[-1].endswith("yes")
-            answer = str(candidate) if survived else answer
-            lines.append(f"{'<step>' if survived else '<falsify>'}{candidate}:{','.join(told)}")
-        return question, "".join(lines), answer
+            secret = candidate if told[-1].endswith("yes") else secret
+            lines.append(f"<falsify>{candidate}:{','.join(told)}")
+        lines.append(f"<step>{secret} stands<step>{secret}+{extra}={secret + extra}")
+        return question, "".join(lines), str(secret + extra)
 
     def solve(self, question: str) -> str:
-        match = read(r"one of ([\d,]+)\. It is (.+)\. Which", question)
+        match = read(r"one of ([\d,]+)\. It is (.+)\. What is it plus (\d+)", question)
         fits = {int(number) for number in match[1].split(",")}
         for clue in match[2].split(", "):
             fits -= {number for number in fits if not _holds(clue, number)}
         require(len(fits) == 1, f"{sorted(fits)} all fit {question!r}")
-        return str(fits.pop())
+        return str(fits.pop() + int(match[3]))
 
     def check_form(self, question: str, reasoning: str) -> None:
         candidates = read(r"one of ([\d,]+)\.", question)[1].split(",")
-        told = re.findall(r"<(falsify|step)>(\d+):([^<]+)", reasoning)
-        require([c for _, c, _ in told] == candidates, f"expected a test of each of {candidates}")
-        for kind, candidate, tests in told:
+        told = re.findall(r"<falsify>(\d+):([^<]+)", reasoning)
+        require([c for c, _ in told] == candidates, f"expected a test of each of {candidates}")
+        standing = []
+        for candidate, tests in told:
             verdicts = [test.rsplit(" ", 1) for test in tests.split(",")]
             for clue, verdict in verdicts:
                 right = _holds(clue, int(candidate)) == (verdict == "yes")
                 require(right, f"{candidate}: {clue!r} is not {verdict!r}")
-            killed = verdicts[-1][1] == "no"
-            require(killed == (kind == "falsify"), f"{candidate} is told to be {kind!r} wrongly")
+            if verdicts[-1][1] == "yes":
+                standing.append(candidate)
+        end = re.search(r"<step>(\S+) stands<step>\1\+\d+=\d+$", reasoning)
+        require(end is not None and [end[1]] == standing, f"the trace ends without {standing}")
 
 
 class SequenceRule(Task):
@@ -94,13 +97,9 @@ class SequenceRule(Task):
     strategy = "falsification_testing"
 
     def draw(self, rng: random.Random, difficulty: int) -> Params:
-        while True:
-            start = rng.randint(2, 19)
-            steps = rng.sample(range(2, 13), 3)
-            truth = rng.choice(steps)
-            ahead = 1 + difficulty
-            if start + truth * (2 + ahead) <= 99:
-                return start, tuple(steps), truth, ahead
+        start, ahead = rng.randint(2, 39), 1 + difficulty
+        steps = tuple(rng.sample(range(2, 10), 3))
+        return start, steps, rng.choice(steps), ahead
 
     def canonical(self, params: Params) -> Params:
         start, _, truth, ahead = params
@@ -117,7 +116,7 @@ class SequenceRule(Task):
         lines = []
         for label, step in zip("PQR", steps, strict=True):
             test = f"{label}:{start}+{step}={start + step} seen {start + truth}"
-            lines.append(f"<step>{test} yes" if step == truth else f"<falsify>{test} no")
+            lines.append(f"<falsify>{test} {'yes' if step == truth else 'no'}")
         term = shown[-1]
         for _ in range(ahead):
             lines.append(f"<step>{term}+{truth}={term + truth}")
@@ -132,13 +131,11 @@ class SequenceRule(Task):
 
     def check_form(self, question: str, reasoning: str) -> None:
         shown = read(r"Sequence:(\d+),(\d+),", question)
-        pattern = r"<(falsify|step)>([PQR]):(\d+)\+(\d+)=(\d+) seen (\d+) (yes|no)"
-        told = re.findall(pattern, reasoning)
-        require([label for _, label, *_ in told] == list("PQR"), "expected a test of P, Q and R")
-        for kind, label, first, _, guess, seen, verdict in told:
+        told = re.findall(r"<falsify>([PQR]):(\d+)\+(\d+)=(\d+) seen (\d+) (yes|no)", reasoning)
+        require([label for label, *_ in told] == list("PQR"), "expected a test of P, Q and R")
+        for label, first, _, guess, seen, verdict in told:
             require((first, seen) == shown.groups(), f"{label} is not tested on {shown.groups()}")
-            fits = guess == shown[2]
-            require(fits == (verdict == "yes") == (kind == "step"), f"{label} is judged wrongly")
+            require((guess == seen) == (verdict == "yes"), f"{label} is judged wrongly")
 
 
 TASKS: tuple[Task, ...] = (SecretNumber(), SequenceRule())

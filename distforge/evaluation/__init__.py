@@ -1,0 +1,1 @@
+"""Evaluation: free generation and its scoring."""

@@ -1,0 +1,110 @@
+"""Greedy generation in batches with a key-value cache.
+
+transformers' own `generate` does the decoding; this module decides what goes into one batch.
+Questions are sorted by length, so that padding is small, and a batch ends with its last sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from distforge.data.dataset import encode
+from distforge.errors import InputError
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A continuation: its text (thinking tokens visible), its ids without the end of sequence.
+
+    ``finished`` is False where ``max_new_tokens`` came before the end of sequence.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finished: bool
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Generation]:
+    """Continue every prompt greedily, in the given order of prompts.
+
+    Args:
+        model: any Hugging Face causal LM; left in the mode (training or not) it was in.
+        tokenizer: needs an end-of-sequence token.
+        prompts: texts, encoded without added special tokens.
+        max_new_tokens: most tokens written for a prompt.
+        batch_size: prompts decoded at once.
+        progress: called with (prompts done, prompts in all) after each batch.
+
+    Raises:
+        InputError: a prompt and ``max_new_tokens`` together exceed the model's context.
+    """
+    encoded = encode(tokenizer, prompts)
+    _require_room(model, encoded, max_new_tokens)
+    order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
+    results: dict[int, Generation] = {}
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = _decode(model, tokenizer, [encoded[i] for i in chosen], max_new_tokens)
+            results.update(zip(chosen, batch, strict=True))
+            if progress is not None:
+                progress(len(results), len(prompts))
+    finally:
+        model.train(was_training)
+    return [results[index] for index in range(len(prompts))]
+
+
+def _require_room(
+    model: PreTrainedModel, encoded: Sequence[Sequence[int]], max_new_tokens: int
+) -> None:
+    longest = max((len(ids) for ids in encoded), default=0)
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and longest + max_new_tokens > context:
+        raise InputError(
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's "
+            f"context of {context}; lower max_new_tokens or use shorter questions"
+        )
+
+
+@torch.no_grad()
+def _decode(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[Sequence[int]],
+    max_new_tokens: int,
+) -> list[Generation]:
+    eos = tokenizer.eos_token_id
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
+    width = max(len(ids) for ids in encoded)
+    # Padding stands on the left, so that every row's next token comes at the same column.
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in encoded])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded])
+    # A config of its own: the model's may sample, or penalise repetition.
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=eos, pad_token_id=pad
+    )
+    output = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=settings,
+    )
+    generations = []
+    for row in output[:, width:].tolist():
+        finished = eos in row
+        told = row[: row.index(eos)] if finished else row
+        text = tokenizer.decode(told, skip_special_tokens=False)
+        generations.append(Generation(text, tuple(told), finished))
+    return generations
