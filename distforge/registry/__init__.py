@@ -4,5 +4,13 @@ Importing this package starts nothing: MLflow is imported when a registry is fir
 """
 
 from distforge.registry.manifest import MANIFEST_NAME, verify_manifest, write_manifest
+from distforge.registry.registry import ModelRegistry, ModelVersion, RegistryConfig
 
-__all__ = ["MANIFEST_NAME", "verify_manifest", "write_manifest"]
+__all__ = [
+    "MANIFEST_NAME",
+    "ModelRegistry",
+    "ModelVersion",
+    "RegistryConfig",
+    "verify_manifest",
+    "write_manifest",
+]

@@ -7,12 +7,24 @@ step 1 something to bake. The text never contains a held-out question (see `dist
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import torch
+
+from distforge.data import STRATEGY_PROMPTS, Example, ReasoningDataset, make_examples
+from distforge.data.text import completion_text, question_text
 from distforge.errors import InputError
-from distforge.models.architectures import ArchitectureConfig
-from distforge.optim import OptimizerConfig
-from distforge.training.supervised import SupervisedConfig
+from distforge.models.architectures import ArchitectureConfig, build_model
+from distforge.models.export import export_model
+from distforge.models.tokenizer import train_tokenizer
+from distforge.optim import OptimizerConfig, build_optimizer
+from distforge.telemetry import RunConsole
+from distforge.training.distributed import World
+from distforge.training.engine import TrainingEngine
+from distforge.training.engine_config import EngineConfig
+from distforge.training.supervised import SupervisedConfig, SupervisedLoop
 
 # Enough text for every word of every task; more changes nothing in the vocabulary.
 _TOKENIZER_TEXTS = 4000
@@ -45,3 +57,57 @@ class ChampionRecipe:
             )
         if self.vocab_size < 300:
             raise InputError(f"vocab_size is {self.vocab_size}; expected at least 300")
+
+
+def champion_examples(recipe: ChampionRecipe) -> list[Example]:
+    """The questions of the pretraining text: none of them is held out, under any seed."""
+    return [e for e in make_examples(recipe.num_examples, recipe.seed) if e.split == "train"]
+
+
+def make_champion(
+    recipe: ChampionRecipe,
+    engine_config: EngineConfig,
+    max_length: int,
+    directory: Path,
+    world: World,
+    console: RunConsole,
+) -> None:
+    """Train a champion by ``recipe`` and export it to ``directory``; collective.
+
+    ``console`` shows the progress.
+    """
+    examples = champion_examples(recipe)
+    tokenizer = train_tokenizer(
+        (
+            question_text(e.question, prompt=STRATEGY_PROMPTS[e.strategy])
+            + completion_text(e.reasoning, e.answer)
+            for e in examples[:_TOKENIZER_TEXTS]
+        ),
+        recipe.vocab_size,
+    )
+    rng = random.Random(recipe.seed)
+    prompted = [rng.random() < recipe.prompted_fraction for _ in examples]
+    dataset = ReasoningDataset(
+        examples,
+        tokenizer,
+        max_length,
+        prompted=prompted,
+        direct=[not has_prompt for has_prompt in prompted],
+    )
+    torch.manual_seed(recipe.seed)
+    model = build_model(recipe.architecture, tokenizer, recipe.seed)
+    engine = TrainingEngine(
+        model,
+        lambda module: build_optimizer(module, recipe.optimizer),
+        engine_config,
+        world,
+        recipe.training.micro_batches,
+    )
+    loop = SupervisedLoop(engine, dataset, recipe.training, world, tokenizer.pad_token_id)
+    with console.progress(loop.total_steps, "champion"):
+        for record in loop.steps():
+            console.update(record.step, record.as_metrics())
+    with engine.whole_model() as whole:
+        if world.is_main:
+            export_model(whole, tokenizer, directory)
+    world.barrier()

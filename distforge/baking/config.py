@@ -1,0 +1,83 @@
+"""The configuration of step 1, composed of what its parts own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from distforge.baking.convergence import ConvergenceConfig
+from distforge.data import DataConfig
+from distforge.errors import InputError
+from distforge.optim import OptimizerConfig
+from distforge.registry import RegistryConfig
+from distforge.telemetry import TelemetryConfig
+from distforge.training.engine_config import EngineConfig
+from distforge.training.pretraining import ChampionConfig
+from distforge.training.run_directory import Existing
+from distforge.training.supervised import SupervisedConfig
+
+# What may differ between two runs that are still the same run: where it goes, how it is watched.
+NOT_IDENTITY = ("output", "name", "existing", "dry_run", "telemetry", "registry")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """When and how held-out questions are asked.
+
+    every_steps: optimizer steps between two validations (and at the end); > 0.
+    validation_questions: held-out questions asked each time, the strategies in equal parts. They
+        pick the best weights; the final accuracy is over all held-out questions.
+    batch_size: questions generated at once on each rank.
+    stop_when_converged: end training once the validation and then all held-out questions meet the
+        convergence targets.
+    """
+
+    every_steps: int = 200
+    validation_questions: int = 350
+    batch_size: int = 128
+    stop_when_converged: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.every_steps, self.validation_questions, self.batch_size) < 1:
+            raise InputError(
+                f"every_steps, validation_questions and batch_size are {self.every_steps}, "
+                f"{self.validation_questions} and {self.batch_size}; expected positive numbers"
+            )
+
+
+@dataclass(frozen=True)
+class Step1Config:
+    """Everything step 1 depends on.
+
+    name, output: the run's directory is ``output/name``.
+    existing: "resume" continues an unfinished run of the same configuration found there; "replace"
+        starts it over, finished or not. Another run's directory is refused either way.
+    seed: of new embedding rows and dropout; data, batches and champion have seeds of their own.
+    checkpoint_every: steps between two checkpoints; 0 keeps none but the best weights.
+    target: "reasoning" bakes the traces; "direct" trains bare answers, the control that shows what
+        the traces are worth.
+    dry_run: print the resolved configuration, a memory estimate and DeepSpeed's JSON, and stop.
+    """
+
+    name: str = "step1"
+    output: str = "runs"
+    existing: Existing = "resume"
+    seed: int = 0
+    checkpoint_every: int = 500
+    target: Literal["reasoning", "direct"] = "reasoning"
+    dry_run: bool = False
+    champion: ChampionConfig = field(default_factory=ChampionConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: SupervisedConfig = field(default_factory=SupervisedConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    convergence: ConvergenceConfig = field(default_factory=ConvergenceConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+    registry: RegistryConfig = field(default_factory=RegistryConfig)
+
+    def __post_init__(self) -> None:
+        if self.existing not in get_args(Existing):
+            raise InputError(f"existing is {self.existing!r}; expected one of {get_args(Existing)}")
+        if self.checkpoint_every < 0:
+            raise InputError(f"checkpoint_every is {self.checkpoint_every}; expected 0 or more")

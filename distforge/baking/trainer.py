@@ -1,0 +1,245 @@
+"""Supervised baking: the reasoning traces go into the weights, watched by free generation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distforge.baking.config import Step1Config
+from distforge.baking.convergence import Convergence, check_convergence
+from distforge.data import Example, ReasoningDataset
+from distforge.data.dataset import encode
+from distforge.data.text import question_text
+from distforge.errors import InputError
+from distforge.evaluation.scoring import Answered, Scores, answer_questions, stratified, summarize
+from distforge.models.export import export_model
+from distforge.optim import build_optimizer
+from distforge.registry.manifest import write_manifest
+from distforge.telemetry import BakingMetrics, RunLogger
+from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
+from distforge.training.distributed import World
+from distforge.training.engine import TrainingEngine
+from distforge.training.supervised import StepRecord, SupervisedLoop
+
+# Room beyond the longest trace of the data, so that a generation is not cut for being verbose.
+_SPARE_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Best:
+    """The weights that are kept: the step they were seen at and their validation accuracy."""
+
+    step: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """How training ended: optimizer steps taken, what was kept, and whether it stopped early."""
+
+    steps: int
+    best: Best
+    stopped_early: bool
+
+
+class PromptBakingTrainer:
+    """Bakes the seven strategies into a model by training on verified traces.
+
+    Args:
+        model, tokenizer: the champion, thinking tokens added already.
+        examples: both splits; the held-out ones are only ever asked, never trained on.
+        config: step 1's configuration.
+        world: this process; every method is collective.
+        logger: where metrics go.
+        directory: the run's directory; checkpoints and the best weights are kept in it.
+
+    Raises:
+        InputError: no examples of a split, or one longer than the model's context.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: Sequence[Example],
+        config: Step1Config,
+        world: World,
+        logger: RunLogger,
+        directory: Path,
+    ) -> None:
+        self._config, self._world, self._logger = config, world, logger
+        self._tokenizer = tokenizer
+        self._checkpoints = directory / "checkpoints"
+        self._best_directory = directory / "best"
+        self.heldout = [e for e in examples if e.split == "heldout"]
+        train = [e for e in examples if e.split == "train"]
+        if not train or not self.heldout:
+            raise InputError(
+                f"the data hold {len(train)} training and {len(self.heldout)} held-out examples; "
+                "expected some of each"
+            )
+        self.dataset = ReasoningDataset(
+            train,
+            tokenizer,
+            config.data.max_length,
+            direct=[config.target == "direct"] * len(train),
+        )
+        self.max_new_tokens = generation_room(model, tokenizer, self.dataset, self.heldout)
+        self.validation = stratified(self.heldout, config.evaluation.validation_questions)
+        self.engine = TrainingEngine(
+            model,
+            lambda module: build_optimizer(module, config.optimizer),
+            config.engine,
+            world,
+            config.training.micro_batches,
+        )
+        self.loop = SupervisedLoop(
+            self.engine, self.dataset, config.training, world, tokenizer.pad_token_id
+        )
+        self._losses: list[float] = []
+        self._last_lr = 0.0
+        self._best: Best | None = None
+        self._stopped = False
+
+    def train(self) -> TrainingOutcome:
+        """Train to the end or to convergence, from the last checkpoint if there is one."""
+        self._resume()
+        with self._logger.progress(self.loop.total_steps, "baking", self.loop.step):
+            while self.loop.step < self.loop.total_steps and not self._stopped:
+                self.train_epoch()
+        assert self._best is not None, "the last step is always evaluated"
+        return TrainingOutcome(self.loop.step, self._best, self._stopped)
+
+    def train_epoch(self) -> float:
+        """Train to the end of the epoch (evaluating when due); the mean loss of its steps."""
+        losses = []
+        for record in self.loop.epoch_steps():
+            losses.append(record.result.loss)
+            self._after_step(record)
+            if self._stopped:
+                break
+        return sum(losses) / len(losses)
+
+    def validate(self) -> Scores:
+        """Ask the validation questions, without strategy prompts, and judge the answers."""
+        return summarize(self.ask(self.validation))
+
+    def ask(self, examples: Sequence[Example], *, prompted: bool = False) -> list[Answered]:
+        """Free generations of the model as it is now, judged."""
+        with self.engine.whole_model() as model:
+            return answer_questions(
+                model,  # type: ignore[arg-type]
+                self._tokenizer,
+                examples,
+                self._world,
+                max_new_tokens=self.max_new_tokens,
+                batch_size=self._config.evaluation.batch_size,
+                prompted=prompted,
+            )
+
+    def check_convergence(self, scores: Scores) -> Convergence:
+        """Hold scores against the configured targets."""
+        return check_convergence(
+            self._config.convergence,
+            scores.accuracy_overall,
+            scores.accuracy,
+            scores.token_usage,
+        )
+
+    def save_baked_model(self, directory: Path) -> None:
+        """Move the best weights seen (not the last ones) to ``directory``, with a manifest.
+
+        Collective. Raises `InputError` when ``directory`` exists.
+        """
+        if self._world.is_main:
+            if directory.exists():
+                raise InputError(f"{directory} exists; remove it or save elsewhere")
+            os.rename(self._best_directory, directory)
+            write_manifest(directory)
+        self._world.barrier()
+
+    def _after_step(self, record: StepRecord) -> None:
+        self._losses.append(record.result.loss)
+        self._last_lr = record.result.lr
+        self._logger.log(record.step, record.as_metrics())
+        last = record.step == self.loop.total_steps
+        if last or record.step % self._config.evaluation.every_steps == 0:
+            self._evaluate()
+        every = self._config.checkpoint_every
+        if every and (record.step % every == 0 or last):
+            self._checkpoint()
+
+    def _evaluate(self) -> None:
+        scores = self.validate()
+        convergence = self.check_convergence(scores)
+        self._logger.log_baking_epoch(
+            self.loop.step,
+            BakingMetrics(
+                epoch=self.loop.step / self.loop.steps_per_epoch,
+                loss=sum(self._losses) / len(self._losses),
+                learning_rate=self._last_lr,
+                accuracy_overall=scores.accuracy_overall,
+                accuracy=scores.accuracy,
+                token_usage=scores.token_usage,
+                convergence_progress=convergence.progress,
+            ),
+        )
+        self._losses.clear()
+        if convergence.converged and self._config.evaluation.stop_when_converged:
+            self._stopped = self.check_convergence(summarize(self.ask(self.heldout))).converged
+        if self._stopped or self._best is None or scores.accuracy_overall > self._best.accuracy:
+            self._best = Best(self.loop.step, scores.accuracy_overall)
+            with self.engine.whole_model() as model:
+                if self._world.is_main:
+                    export_model(model, self._tokenizer, self._best_directory)
+            self._world.barrier()
+
+    def _checkpoint(self) -> None:
+        state = {
+            "step": self.loop.step,
+            "best": None if self._best is None else asdict(self._best),
+            "losses": self._losses,
+        }
+        save_checkpoint(self._checkpoints, self.loop.step, self.engine.save, state, self._world)
+
+    def _resume(self) -> None:
+        latest = find_latest(self._checkpoints) if self._world.is_main else None
+        name = self._world.broadcast_object(latest.name if latest else None)
+        if name is None:
+            return
+        self.engine.load(self._checkpoints / name)
+        state = load_state(self._checkpoints / name)
+        self.loop.step = state["step"]
+        self._best = Best(**state["best"]) if state["best"] else None
+        self._losses = state["losses"]
+
+
+def generation_room(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: ReasoningDataset,
+    heldout: Sequence[Example],
+) -> int:
+    """New tokens a held-out question may need: the longest trace of the data and some to spare.
+
+    Raises:
+        InputError: an example, or a held-out question with that room, exceeds the model's context.
+    """
+    context = getattr(model.config, "max_position_embeddings", None)
+    room = max(dataset.target_counts) + _SPARE_TOKENS
+    if context is None:
+        return room
+    if max(dataset.lengths) > context:
+        raise InputError(
+            f"an example has {max(dataset.lengths)} tokens, the model's context is {context}; set "
+            f"data.max_length to {context} or less (longer examples are then left out)"
+        )
+    asked = encode(tokenizer, [question_text(e.question, tokenizer) for e in heldout])
+    free = context - max(len(ids) for ids in asked)
+    if free < 1:
+        raise InputError(f"a held-out question fills the model's context of {context} tokens")
+    return min(room, free)

@@ -1,0 +1,111 @@
+"""The command line: ``distforge COMMAND [--config FILE.toml] [--section.key value …]``.
+
+Every command is a function of one configuration. Exit status: 0 success, 2 bad input, 3 a run that
+ended without meeting its goal.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distforge.errors import InputError
+
+OK, BAD_INPUT, GOAL_MISSED = 0, 2, 3
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command lives: imported when it is called, so that --help stays quick."""
+
+    module: str
+    function: str
+    config: str
+    help: str
+
+
+COMMANDS: dict[str, Command] = {
+    "run": Command("bake", "bake", "Step1Config", "champion, data, step 1, registry, report"),
+    "bake": Command("bake", "bake", "Step1Config", "step 1: bake the reasoning strategies in"),
+    "champion make": Command("champion", "make", "MakeConfig", "make the embedded champion"),
+    "champion import": Command(
+        "champion",
+        "import_",
+        "ImportConfig",
+        "turn a .pt or .safetensors champion into a directory",
+    ),
+    "data make": Command("data", "make", "MakeConfig", "make a verified reasoning dataset"),
+    "data check": Command("data", "check", "CheckConfig", "verify every row, look for leaks"),
+    "data show": Command("data", "show", "ShowConfig", "print examples"),
+    "evaluate": Command("evaluate", "evaluate", "EvaluateConfig", "ask a model held-out questions"),
+    "doctor": Command("doctor", "doctor", "DoctorConfig", "versions, kernels, devices"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except InputError as error:
+        rank = os.environ.get("RANK", "0")
+        print(f"error{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except FloatingPointError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return GOAL_MISSED
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage())
+        return OK
+    if words[0] == "--version":
+        from distforge import __version__
+
+        print(__version__)
+        return OK
+    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+    if name not in COMMANDS:
+        raise InputError(f"unknown command {' '.join(words[:2])!r}\n{_usage()}")
+    from distforge.config import load_config
+
+    command = COMMANDS[name]
+    module = importlib.import_module(f"distforge.commands.{command.module}")
+    path, overrides = split_config(words[len(name.split()) :])
+    config = load_config(getattr(module, command.config), path, overrides, prog=f"distforge {name}")
+    return int(getattr(module, command.function)(config))
+
+
+def split_config(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Take ``--config FILE`` out, and ``--local_rank N``, which the deepspeed launcher adds."""
+    path: Path | None = None
+    rest: list[str] = []
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        flag, has_value, value = word.partition("=")
+        if flag not in ("--config", "--local_rank", "--local-rank"):
+            rest.append(word)
+            continue
+        if not has_value:
+            if not queue:
+                raise InputError(f"{flag} has no value; expected one after it")
+            value = queue.pop(0)
+        if flag == "--config":
+            path = Path(value)
+    return path, rest
+
+
+def _usage() -> str:
+    lines = ["usage: distforge COMMAND [--config FILE.toml] [--section.key value ...]", ""]
+    lines += [f"  {name:16} {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join([*lines, "", "distforge COMMAND --help lists the command's settings."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""One place to report to: a run's metrics go to ``metrics.jsonl``, W&B and the console."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+
+from distforge.errors import InputError
+from distforge.telemetry.console import RunConsole
+from distforge.telemetry.guard import Guard
+from distforge.telemetry.jsonl import METRICS_NAME, MetricsWriter, as_number
+from distforge.telemetry.metrics import BakingMetrics
+from distforge.telemetry.summary import BakingSummary
+from distforge.telemetry.tables import accuracy_table, usage_table
+from distforge.telemetry.wandb_logger import WandBLogger, WandBMode, check_name
+
+
+@dataclass(frozen=True)
+class TelemetryConfig:
+    """Where a run reports to.
+
+    Attributes:
+        wandb_mode: "offline" (kept in the run's directory), "online" or "disabled".
+        wandb_project: the W&B project.
+        tags: labels of the run.
+        console_interval_seconds: between two progress lines where the output is no terminal.
+
+    Raises:
+        InputError: a name or tag outside ``[A-Za-z0-9._-]``, or an interval below 0.
+    """
+
+    wandb_mode: WandBMode = "offline"
+    wandb_project: str = "distforge"
+    tags: tuple[str, ...] = ()
+    console_interval_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_name("wandb_project", self.wandb_project)
+        for tag in self.tags:
+            check_name("tag", tag)
+        if not self.console_interval_seconds >= 0:
+            raise InputError(
+                f"console_interval_seconds is {self.console_interval_seconds}; give a number of "
+                "seconds, 0 or more"
+            )
+
+
+class RunLogger:
+    """Fans a run's reports out; one sink's failure neither ends the run nor stops the others.
+
+    Args:
+        directory: the run's directory (made when absent).
+        config: where to report to.
+        run_config: the run's resolved configuration, kept by W&B.
+        name: the run's name.
+        enabled: False on every rank but 0: nothing is opened and every call does nothing.
+        console: where progress goes; by default the standard output.
+
+    Raises:
+        InputError: ``name`` is not allow-listed, or an earlier ``metrics.jsonl`` is malformed.
+        OSError: the directory or its ``metrics.jsonl`` cannot be written.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: TelemetryConfig,
+        run_config: Mapping[str, Any],
+        name: str,
+        enabled: bool = True,
+        console: Console | None = None,
+    ) -> None:
+        self.enabled = enabled
+        if not enabled:
+            return
+        check_name("the run's name", name)
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._file = MetricsWriter(directory / METRICS_NAME)
+        self._file_guard = Guard(METRICS_NAME)
+        self._console = RunConsole(config.console_interval_seconds, console)
+        self._console_guard = Guard("console")
+        self._wandb = WandBLogger(
+            config.wandb_project, name, run_config, config.tags, config.wandb_mode, directory
+        )
+
+    @contextmanager
+    def progress(
+        self, total_steps: int, description: str = "training", start_step: int = 0
+    ) -> Iterator[None]:
+        """Shows a stage's progress while the block runs, fed by every ``log`` inside it.
+
+        Args:
+            total_steps: the step at which the stage is complete.
+            description: what the stage does, in a word or two.
+            start_step: the step already reached (a resumed run).
+        """
+        if not self.enabled:
+            yield
+            return
+        stage = ExitStack()
+        shown = self._console.progress(total_steps, description, start_step)
+        self._console_guard.call(stage.enter_context, shown)
+        try:
+            yield
+        finally:
+            self._console_guard.call(stage.close)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Reports metrics by full name (``telemetry.metrics``) at optimizer step ``step``.
+
+        Values are numbers or tensors of one element.
+
+        Raises:
+            TypeError: a value is not a number.
+        """
+        if not self.enabled:
+            return
+        numbers = {name: as_number(name, value) for name, value in metrics.items()}
+        self._file_guard.call(self._file.write, step, numbers)
+        self._console_guard.call(self._console.update, step, numbers)
+        self._wandb.log(numbers, step)
+
+    def log_baking_epoch(self, step: int, metrics: BakingMetrics) -> None:
+        """Reports the 17 metrics of an epoch that ended at optimizer step ``step``."""
+        self.log(step, metrics.as_dict())
+        if self.enabled:
+            self._console_guard.call(self._console.show_epoch, metrics)
+
+    def say(self, text: str) -> None:
+        """Prints one line on the console."""
+        if self.enabled:
+            self._console_guard.call(self._console.say, text)
+
+    def table(self, summary: Mapping[str, Any]) -> None:
+        """Prints the final table of step 1.
+
+        Args:
+            summary: what ``summary.json`` holds (see ``BakingSummary.from_mapping``).
+
+        Raises:
+            InputError: a key is missing or has a wrong type.
+        """
+        if not self.enabled:
+            return
+        outcome = BakingSummary.from_mapping(summary)
+        for table in (accuracy_table(outcome), usage_table(outcome)):
+            self._console_guard.call(self._console.console.print, table)
+
+    def artifact(self, path: Path, name: str, type: str) -> None:
+        """Records a file or directory as a W&B artifact (see ``WandBLogger.save_artifact``)."""
+        if self.enabled:
+            self._wandb.save_artifact(path, name, type)
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Closes every sink; a second call does nothing."""
+        if self.enabled:
+            self._file_guard.call(self._file.close)
+            self._wandb.finish(exit_code)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.finish(exit_code=0 if kind is None else 1)

@@ -1,0 +1,189 @@
+"""A run's checkpoints: the one place that turns a directory into a checkpoint.
+
+A checkpoint ``step_N`` appears whole or not at all: it is written as ``step_N.tmp``, flushed,
+listed in a manifest, and renamed last. Killed at any moment, a run resumes from the newest one
+whose manifest verifies.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distforge.errors import InputError
+from distforge.registry.manifest import verify_manifest, write_manifest
+from distforge.training.distributed import World
+
+_NAME = re.compile(r"step_(\d+)")
+_LEFTOVER = re.compile(r"step_\d+(\.old)?\.tmp")
+_LATEST_FILE = "latest"
+_STATE_FILE = "state.json"
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """Rank 0 could not make a checkpoint; raised on the other ranks in its name."""
+
+
+def save_checkpoint(
+    root: Path,
+    step: int,
+    write: Callable[[Path], None],
+    state: dict[str, Any],
+    world: World,
+    keep_last: int = 2,
+) -> Path:
+    """Save ``root/step_N``; collective.
+
+    Args:
+        root: directory of the run's checkpoints, on a file system that all ranks share.
+        step: optimizer steps taken, >= 0. A ``step_N`` that is there already is replaced.
+        write: writes this rank's part into the directory it is given; called on every rank and
+            collective itself (`TrainingEngine.save`).
+        state: what else a resumed run needs, as JSON; rank 0's counts. See `load_state`.
+        world: this process among the others.
+        keep_last: how many checkpoints to keep, >= 1. Those of later steps are never removed.
+
+    Returns:
+        The checkpoint's directory. The file ``root/latest`` holds its name.
+
+    Raises:
+        InputError: bad ``step`` or ``keep_last``, or ranks that do not share ``root``.
+        CheckpointError: rank 0 failed, on all other ranks; rank 0 raises the error itself.
+            A rank that fails in ``write`` raises at once without telling the others, which may
+            be waiting for it inside ``write``: its end is what ends their wait.
+    """
+    if step < 0 or keep_last < 1:
+        raise InputError(
+            f"step is {step} and keep_last {keep_last}; expected step >= 0 and keep_last >= 1"
+        )
+    final, partial = root / f"step_{step}", root / f"step_{step}.tmp"
+    try:
+        _on_main(world, lambda: _begin(root, partial))
+        if not all(world.gather_objects(partial.is_dir())):
+            raise InputError(
+                f"{root} is not on a file system that all {world.size} ranks share; "
+                "put the run's directory on one"
+            )
+        write(partial)
+        world.barrier()
+        _on_main(world, lambda: _finish(partial, final, state))
+        _on_main(world, lambda: _remove_old(root, step, keep_last))
+    except BaseException:
+        if world.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return final
+
+
+def find_latest(root: Path) -> Path | None:
+    """The newest checkpoint in ``root`` whose manifest verifies, or None; reads every byte of it.
+
+    A damaged one is skipped with a warning that names the file and what is wrong with it.
+    """
+    for _, directory in reversed(_checkpoints(root)):
+        try:
+            verify_manifest(directory)
+        except InputError as error:
+            logger.warning("checkpoint %s is damaged and skipped: %s", directory, error)
+            continue
+        return directory
+    return None
+
+
+def load_state(directory: Path) -> dict[str, Any]:
+    """The ``state`` that a checkpoint was saved with; `InputError` if it cannot be read."""
+    path = directory / _STATE_FILE
+    try:
+        state = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); resume from another one") from None
+    if not isinstance(state, dict):
+        raise InputError(f"{path} holds no JSON object; resume from another checkpoint")
+    return state
+
+
+def _on_main(world: World, action: Callable[[], None]) -> None:
+    """Run on rank 0 and wait for it; its error is raised on every rank."""
+    failure: Exception | None = None
+    if world.is_main:
+        try:
+            action()
+        except Exception as error:
+            failure = error
+    told = world.broadcast_object(f"{type(failure).__name__}: {failure}" if failure else "")
+    if failure is not None:
+        raise failure
+    if told:
+        raise CheckpointError(f"rank 0 could not save the checkpoint: {told}")
+
+
+def _begin(root: Path, partial: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    for path in root.iterdir():
+        if path.is_dir() and _LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path)
+    partial.mkdir()
+
+
+def _finish(partial: Path, final: Path, state: dict[str, Any]) -> None:
+    (partial / _STATE_FILE).write_text(json.dumps(state))
+    write_manifest(partial)  # flushes every file; the folders are ours
+    for folder, _, _ in os.walk(partial):
+        _flush(Path(folder))
+    replaced = _set_aside(final) if final.exists() else None
+    os.rename(partial, final)
+    _flush(final.parent)
+    _replace_text(final.parent / _LATEST_FILE, final.name + "\n")
+    if replaced:
+        shutil.rmtree(replaced)
+
+
+def _remove_old(root: Path, step: int, keep_last: int) -> None:
+    past = [directory for number, directory in _checkpoints(root) if number <= step]
+    for directory in past[:-keep_last]:
+        shutil.rmtree(_set_aside(directory))
+
+
+def _set_aside(directory: Path) -> Path:
+    """Rename a checkpoint before removing it: no half of it may be taken for a whole one."""
+    aside = directory.with_name(directory.name + ".old.tmp")
+    os.rename(directory, aside)
+    return aside
+
+
+def _replace_text(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+    _flush(path.parent)
+
+
+def _flush(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _checkpoints(root: Path) -> list[tuple[int, Path]]:
+    """Finished checkpoints by step; what is being written or removed is not among them."""
+    if not root.is_dir():
+        return []
+    found = [
+        (int(match.group(1)), path)
+        for path in root.iterdir()
+        if path.is_dir() and (match := _NAME.fullmatch(path.name))
+    ]
+    return sorted(found)

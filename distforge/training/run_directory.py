@@ -1,0 +1,91 @@
+"""A run's directory: claimed once, never shared by two runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from distforge.errors import InputError
+from distforge.training.distributed import World
+
+Existing = Literal["resume", "replace"]
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A claimed directory; ``is_new`` unless it held this run before."""
+
+    path: Path
+    is_new: bool
+
+    def release(self, world: World) -> None:
+        """Remove the directory again if this claim made it: the run could not begin."""
+        if self.is_new and world.is_main:
+            shutil.rmtree(self.path)
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_IDENTITY_FILE = "config.sha256"
+CONFIG_FILE = "config.toml"
+SUMMARY_FILE = "summary.json"
+
+
+def claim_run_directory(
+    output: str, name: str, config_toml: str, identity: str, existing: Existing, world: World
+) -> RunDirectory:
+    """Make or take over ``output/name`` for the run with this configuration; collective.
+
+    Args:
+        output, name: parent directory, and the run's name in [A-Za-z0-9._-].
+        config_toml: the resolved configuration, written to config.toml.
+        identity: hash of what makes two runs the same run.
+        existing: what to do with a directory that holds this very run, see `Step1Config`.
+        world: rank 0 writes, the others wait.
+
+    Raises:
+        InputError: a bad name, or a directory that holds something else, another run, or (with
+            "resume") this run finished. Nothing is touched then.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"the run's name is {name!r}; expected letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
+    directory = Path(output) / name
+    fault = _fault(directory, identity, existing) if world.is_main else ""
+    fault = world.broadcast_object(fault)
+    if fault:
+        raise InputError(fault)
+    is_new = world.broadcast_object(not directory.exists() or existing == "replace")
+    if world.is_main:
+        if existing == "replace" and directory.exists():
+            shutil.rmtree(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / _IDENTITY_FILE).write_text(identity + "\n")
+        (directory / CONFIG_FILE).write_text(config_toml)
+    world.barrier()
+    return RunDirectory(directory, is_new)
+
+
+def _fault(directory: Path, identity: str, existing: Existing) -> str:
+    """Why the directory cannot be taken, or an empty string."""
+    elsewhere = "give another --name or --output"
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return ""
+    marker = directory / _IDENTITY_FILE
+    if not directory.is_dir() or not marker.is_file():
+        return f"{directory} exists and is not a run of distforge; {elsewhere}"
+    if marker.read_text().strip() != identity:
+        return (
+            f"{directory} holds another run (see its {CONFIG_FILE}); {elsewhere}, or remove it "
+            "if it is no longer needed"
+        )
+    if existing == "resume" and (directory / SUMMARY_FILE).exists():
+        return (
+            f"{directory} holds this run, finished (see its {SUMMARY_FILE}); {elsewhere}, or start "
+            "it over with --existing replace"
+        )
+    return ""
