@@ -1,0 +1,279 @@
+"""Configuration: TOML files into frozen dataclasses, with dotted overrides on the command line.
+
+A component owns its dataclass and says in `__post_init__` what it accepts; this module only
+reads. It is strict, because a misspelt key that is quietly ignored costs a training run.
+TOML has no null, so a field that may be None is written as the string "none".
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+
+import tyro
+
+from distforge.errors import InputError
+
+T = TypeVar("T")
+
+_NONE = "none"
+
+
+def load_config(
+    cls: type[T], path: Path | None, overrides: Sequence[str], *, prog: str | None = None
+) -> T:
+    """Build `cls` from its defaults, then the TOML file, then the command line, in that order.
+
+    Tables update the *default value* of a nested field, so a preset given as a default keeps
+    what the file does not name. Overrides are written `--section.some-key value` or
+    `--section.some_key=value`; None is `none`, a flag is `--section.flag` / `--section.no-flag`.
+
+    Args:
+        cls: a frozen dataclass. Where `path` is given, fields without a default must be in the
+            file; otherwise they must be on the command line.
+        path: the TOML file, or None for defaults alone.
+        overrides: command-line words; `--help` lists every field with its docstring.
+        prog: the command's name in the help text.
+
+    Raises:
+        InputError: unreadable file, unknown key, wrong type, or a value `__post_init__` refuses;
+            the message names the file and the dotted key.
+        SystemExit: status 2 when an override is wrong, 0 after `--help`.
+    """
+    pairs = zip(overrides, ["", *overrides], strict=False)  # the last word precedes nothing
+    words = [_none_word(cls, word, before) for word, before in pairs]
+    # One flat page of options: a nested optional section must not become a subcommand.
+    layout = (tyro.conf.AvoidSubcommands,)
+    if path is None:
+        return tyro.cli(cls, args=words, prog=prog, config=layout)
+    default = _build(cls, dataclasses.MISSING, _read_toml(path), str(path), "")
+    return tyro.cli(cls, args=words, default=default, prog=prog, config=layout)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON values: paths become strings, tuples lists; None stays None."""
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise TypeError(f"expected a dataclass instance, got {config!r}")
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
+
+
+def dump_toml(config: Any) -> str:
+    """The config as TOML text that `load_config` reads back to an equal object."""
+    return "\n".join(_toml_table(to_dict(config), "")).strip("\n") + "\n"
+
+
+def config_sha256(config: Any, exclude: Sequence[str] = ()) -> str:
+    """Hex SHA-256 of the config's canonical JSON (sorted keys, no spaces).
+
+    Args:
+        exclude: dotted keys or sections to leave out, such as names and output directories that
+            say where a run goes and not what it computes.
+
+    Raises:
+        ValueError: an excluded key does not exist (its removal would be silent otherwise).
+    """
+    tree = to_dict(config)
+    for dotted in exclude:
+        *sections, last = dotted.split(".")
+        node: Any = tree
+        for section in sections:
+            node = node.get(section, {}) if isinstance(node, dict) else {}
+        if not isinstance(node, dict) or last not in node:
+            raise ValueError(f"cannot exclude {dotted!r}: {type(config).__name__} has no such key")
+        del node[last]
+    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"cannot read the configuration {path}: {error.strerror or error}; give a TOML file"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}; mend the file there") from error
+
+
+def _build(cls: type[Any], base: Any, table: Mapping[str, Any], file: str, prefix: str) -> Any:
+    """A `cls` from a table, over `base` where the field's owner gave a default."""
+    if base is not dataclasses.MISSING and base is not None:
+        cls = type(base)
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for key in table:
+        if key not in fields:
+            _unknown_key(key, fields, file, prefix)
+    values = {}
+    for key, value in table.items():
+        dotted = f"{prefix}{key}"
+        current = getattr(base, key) if isinstance(base, cls) else _default_of(fields[key])
+        values[key] = _convert(value, hints[key], current, file, dotted)
+    missing = [n for n, f in fields.items() if n not in values and _default_of(f) is _MISSING]
+    if missing and not isinstance(base, cls):
+        raise InputError(f"{file}: {prefix}{missing[0]} is required; add it to the file")
+    try:
+        return dataclasses.replace(base, **values) if isinstance(base, cls) else cls(**values)
+    except ValueError as error:
+        where = f"[{prefix[:-1]}]" if prefix else "top level"
+        raise InputError(f"{file}: {where}: {error}") from error
+
+
+_MISSING = dataclasses.MISSING
+
+
+def _default_of(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not _MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _unknown_key(key: str, known: Mapping[str, Any], file: str, prefix: str) -> NoReturn:
+    near = difflib.get_close_matches(key.replace("-", "_"), known, n=1, cutoff=0.5)
+    mend = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(known)}"
+    raise InputError(f"{file}: unknown key {prefix}{key}; {mend}")
+
+
+def _convert(value: Any, wanted: Any, current: Any, file: str, dotted: str) -> Any:
+    """`value` as read from TOML, as the annotated type `wanted`."""
+    origin, args = get_origin(wanted), get_args(wanted)
+    if origin in (Union, types.UnionType):
+        return _convert_union(value, args, current, file, dotted)
+    if dataclasses.is_dataclass(wanted) and isinstance(value, dict):
+        return _build(typing.cast(type[Any], wanted), current, value, file, f"{dotted}.")
+    if origin is Literal and any(value == a and type(value) is type(a) for a in args):
+        return value
+    if origin is tuple and isinstance(value, list):
+        return _convert_tuple(value, args, wanted, file, dotted)
+    if origin is dict and isinstance(value, dict):
+        return {k: _convert(v, args[1], _MISSING, file, f"{dotted}.{k}") for k, v in value.items()}
+    if wanted is float and type(value) in (int, float):
+        return float(value)
+    if wanted is Path and isinstance(value, str):
+        return Path(value)
+    if wanted in (int, str, bool) and type(value) is wanted:
+        return value
+    raise InputError(f"{file}: {dotted} = {_show(value)} should be {_type_name(wanted)}")
+
+
+def _convert_union(
+    value: Any, choices: tuple[Any, ...], current: Any, file: str, dotted: str
+) -> Any:
+    if value == _NONE and types.NoneType in choices:
+        return None
+    present = [choice for choice in choices if choice is not types.NoneType]
+    if len(present) == 1:  # the usual Optional: let the inner error speak, it names the inner key
+        return _convert(value, present[0], current, file, dotted)
+    for choice in present:
+        try:
+            return _convert(value, choice, current, file, dotted)
+        except InputError:
+            continue
+    names = " or ".join(map(_type_name, choices))
+    raise InputError(f"{file}: {dotted} = {_show(value)} should be {names}")
+
+
+def _convert_tuple(
+    value: list[Any], items: tuple[Any, ...], wanted: Any, file: str, dotted: str
+) -> tuple[Any, ...]:
+    if len(items) == 2 and items[1] is Ellipsis:
+        items = (items[0],) * len(value)
+    if len(items) != len(value):
+        raise InputError(f"{file}: {dotted} = {_show(value)} should be {_type_name(wanted)}")
+    pairs = enumerate(zip(value, items, strict=True))
+    return tuple(_convert(v, item, _MISSING, file, f"{dotted}[{i}]") for i, (v, item) in pairs)
+
+
+def _type_name(wanted: Any) -> str:
+    """The type in the words of somebody who writes TOML."""
+    origin, args = get_origin(wanted), get_args(wanted)
+    if origin is Literal:
+        return "one of " + ", ".join(map(_show, args))
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_type_name, args))
+    if origin is tuple:
+        many = "any number" if args[-1] is Ellipsis else str(len(args))
+        return f"a list of {many} of {_type_name(args[0])}"
+    if dataclasses.is_dataclass(wanted) or origin is dict:
+        return "a table"
+    names = {types.NoneType: f'"{_NONE}"', bool: "true or false", int: "an integer"}
+    names |= {float: "a number", str: "a string", Path: "a path (string)"}
+    return names.get(wanted, str(wanted))
+
+
+def _show(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _none_word(cls: type[Any], word: str, before: str) -> str:
+    """`none` as tyro spells it, where the option it belongs to may be None."""
+    option, equals, value = word.partition("=")
+    option, value = (option, value) if equals else (before, word)
+    if value != _NONE or not option.startswith("--"):
+        return word
+    wanted: Any = cls
+    for part in option.removeprefix("--").replace("-", "_").split("."):
+        sections = [c for c in (wanted, *get_args(wanted)) if dataclasses.is_dataclass(c)]
+        if not sections:
+            return word
+        wanted = typing.get_type_hints(sections[0]).get(part)
+    if types.NoneType not in get_args(wanted):
+        return word
+    return f"{option}=None" if equals else "None"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return value.as_posix()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a config field cannot hold {value!r}: it has no TOML form")
+
+
+def _toml_table(table: Mapping[str, Any], prefix: str) -> list[str]:
+    """Lines of one table: its own keys first, as TOML demands, then its sub-tables."""
+    leaves = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    lines = [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in leaves.items()]
+    for key, value in table.items():
+        if isinstance(value, dict):
+            name = f"{prefix}{_toml_key(key)}"
+            lines += ["", f"[{name}]", *_toml_table(value, f"{name}.")]
+    return lines
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_string(key)
+
+
+def _toml_value(value: Any) -> str:
+    if value is None:
+        return _toml_string(_NONE)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _toml_string(value)
+    if isinstance(value, dict):
+        inner = (f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items())
+        return "{" + ", ".join(inner) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    return repr(value)
+
+
+def _toml_string(text: str) -> str:
+    # JSON's escapes are TOML's, except that TOML also forbids a bare DEL.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,237 @@
+"""Reading configuration: what a user may write, what is refused, and in which words."""
+
+import tomllib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from distforge.config import config_sha256, dump_toml, load_config, to_dict
+from distforge.errors import InputError
+
+
+@dataclass(frozen=True)
+class Optim:
+    """The optimizer."""
+
+    lr: float = 1e-3
+    """Learning rate."""
+    betas: tuple[float, ...] = (0.9, 0.95)
+    clip: float | None = None
+    decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr = {self.lr} should be > 0")
+
+
+@dataclass(frozen=True)
+class Training:
+    """Training."""
+
+    zero_stage: int = 0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    resume: bool = False
+    optim: Optim = field(default_factory=lambda: Optim(lr=0.5, decay=0.25))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run."""
+
+    name: str = "quick"
+    output: Path = Path("runs")
+    training: Training = Training()
+    targets: dict[str, float] = field(default_factory=dict)
+    champion: Path | None = None
+    judge: Optim | None = None
+    shape: tuple[int, str] = (1, "a")
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_file_overrides_defaults_and_presets_keep_the_rest(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        """
+        name = "long"
+        output = "somewhere/else"
+        champion = "none"
+        shape = [3, "b"]
+        [training]
+        schedule = "constant"
+        [training.optim]
+        betas = [1, 0.5, 0.25]
+        clip = 2
+        [targets]
+        "a.b" = 1
+        [judge]
+        lr = 4
+        """,
+    )
+    config = load_config(Run, path, [])
+    assert config == Run(
+        name="long",
+        output=Path("somewhere/else"),
+        training=Training(
+            schedule="constant",
+            # lr and decay are the preset's (0.5, 0.25), not the class's (0.001, 0.0)
+            optim=Optim(lr=0.5, decay=0.25, betas=(1.0, 0.5, 0.25), clip=2.0),
+        ),
+        targets={"a.b": 1.0},
+        judge=Optim(lr=4.0),
+        shape=(3, "b"),
+    )
+    assert isinstance(config.training.optim.clip, float)
+
+
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, "[training]\nzero_stage = 1\n[training.optim]\nclip = 1.5\ndecay = 3\n"
+    )
+    words = ["--training.zero-stage", "2", "--training.resume", "--training.optim.clip", "none"]
+    config = load_config(Run, path, words)
+    assert config.training == Training(zero_stage=2, resume=True, optim=Optim(lr=0.5, decay=3.0))
+    underscored = load_config(
+        Run, path, ["--training.zero_stage=3", "--training.optim.clip=none", "--name", "none"]
+    )
+    assert underscored.training.zero_stage == 3
+    assert underscored.training.optim.clip is None
+    assert underscored.name == "none"
+
+
+def test_without_a_file_the_defaults_hold() -> None:
+    assert load_config(Run, None, []) == Run()
+    assert load_config(Run, None, ["--training.optim.lr", "7"]).training.optim == Optim(
+        lr=7.0, decay=0.25
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[training]\nzero_stag = 1", ["training.zero_stag", "training.zero_stage"]),
+        ("[training]\nzero-stage = 1", ["training.zero-stage", "training.zero_stage"]),
+        ("qqqq = 1", ["qqqq", "known keys: name, output, training"]),
+        ("[training]\nzero_stage = '2'", ["training.zero_stage", '"2"', "an integer"]),
+        ("[training]\nzero_stage = true", ["training.zero_stage", "true", "an integer"]),
+        ("[training]\nzero_stage = 1.0", ["training.zero_stage", "1.0", "an integer"]),
+        ("[training]\nresume = 1", ["training.resume", "1", "true or false"]),
+        ("[training]\nschedule = 'linear'", ["training.schedule", '"cosine", "constant"']),
+        ("[training.optim]\nlr = true", ["training.optim.lr", "true", "a number"]),
+        ("[training.optim]\nlr = 'none'", ["training.optim.lr", '"none"', "a number"]),
+        ("[training.optim]\nclip = 'x'", ["training.optim.clip", '"x"', "a number"]),
+        ("[training.optim]\nbetas = [0.9, 'x']", ["training.optim.betas[1]", '"x"', "a number"]),
+        ("[training.optim]\nbetas = 0.9", ["training.optim.betas", "a list"]),
+        ("shape = [1]", ["shape", "a list of 2"]),
+        ("training = 3", ["training", "3", "a table"]),
+        ("[targets]\nx = 'y'", ["targets.x", '"y"', "a number"]),
+        ("[judge]\nlrr = 1", ["judge.lrr", "judge.lr"]),
+        ("[training.optim]\nlr = -1", ["[training.optim]", "lr = -1.0 should be > 0"]),
+        ("name = \nx = 1", ["not valid TOML", "line 1"]),
+    ],
+)
+def test_a_wrong_file_is_refused_in_words(tmp_path: Path, text: str, words: list[str]) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(InputError) as caught:
+        load_config(Run, path, [])
+    for word in [str(path), *words]:
+        assert word in str(caught.value)
+
+
+def test_a_missing_or_unreadable_file_names_itself(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent\.toml.*No such file"):
+        load_config(Run, tmp_path / "absent.toml", [])
+    with pytest.raises(InputError, match="directory"):
+        load_config(Run, tmp_path, [])
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"binary\.toml"):
+        load_config(Run, binary, [])
+
+
+def test_a_required_field_is_asked_for(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Needy:
+        steps: int
+
+    with pytest.raises(InputError, match="steps is required"):
+        load_config(Needy, written(tmp_path, ""), [])
+    assert load_config(Needy, None, ["--steps", "4"]) == Needy(4)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--training.zero-stag", "1"], "--training.zero-stage"),
+        (["--training.zero-stage", "two"], "two"),
+        (["--training.schedule", "linear"], "cosine"),
+        (["--training.optim.lr", "-1"], "should be > 0"),
+    ],
+)
+def test_a_wrong_override_exits_with_two(
+    capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load_config(Run, None, words)
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_lists_every_field_with_its_docstring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, "[training.optim]\nlr = 0.125\n")
+    with pytest.raises(SystemExit) as caught:
+        load_config(Run, path, ["--help"], prog="distforge bake")
+    assert caught.value.code == 0
+    page = capsys.readouterr().out
+    for word in ["distforge bake", "--training.optim.lr", "Learning rate.", "0.125"]:
+        assert word in page
+
+
+NASTY = Run(
+    name='quote " back \\ line\nbreak \x7f é \U0001f600 \x00',
+    output=Path("a b/c"),
+    training=Training(resume=True, optim=Optim(lr=1e-300, betas=(), clip=None, decay=1e22)),
+    targets={"a.b": 0.1, "plain": float("inf"), 'q"': -3.0},
+    judge=Optim(lr=2.0, clip=0.5),
+)
+
+
+def test_dumped_toml_reads_back_equal(tmp_path: Path) -> None:
+    for config in (Run(), NASTY, replace(NASTY, champion=Path("x"), judge=None)):
+        text = dump_toml(config)
+        assert load_config(Run, written(tmp_path, text), []) == config
+    assert tomllib.loads(dump_toml(Run()))["training"]["optim"]["lr"] == 0.5
+
+
+def test_to_dict_is_plain_json_values() -> None:
+    plain = to_dict(Run())
+    assert plain["output"] == "runs"
+    assert plain["champion"] is None
+    assert plain["training"]["optim"]["betas"] == [0.9, 0.95]
+    with pytest.raises(TypeError, match="dataclass instance"):
+        to_dict(Run)
+
+
+def test_the_hash_sees_every_value_but_the_excluded() -> None:
+    base = config_sha256(Run())
+    assert base == config_sha256(Run())
+    assert len(base) == 64
+    deeper = replace(Run(), training=Training(optim=Optim(lr=0.6, decay=0.25)))
+    moved = replace(Run(), output=Path("elsewhere"))
+    assert len({base, config_sha256(deeper), config_sha256(moved)}) == 3
+    exclude = ["output", "training.optim.lr"]
+    assert (
+        config_sha256(Run(), exclude)
+        == config_sha256(deeper, exclude)
+        == config_sha256(moved, exclude)
+    )
+    with pytest.raises(ValueError, match=r"training\.optim\.rate"):
+        config_sha256(Run(), ["training.optim.rate"])
