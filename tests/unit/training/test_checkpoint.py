@@ -1,0 +1,174 @@
+"""Checkpoints in one process: whole or absent, and the newest undamaged one is found."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from distforge.errors import InputError
+from distforge.registry.manifest import verify_manifest
+from distforge.training import checkpoint
+from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
+from distforge.training.distributed import World
+
+WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+
+
+def write_weights(content: bytes):
+    def write(directory: Path) -> None:
+        (directory / "shards").mkdir()
+        (directory / "shards" / "weights.bin").write_bytes(content)
+
+    return write
+
+
+def save(root: Path, step: int, content: bytes = b"weights", **kwargs) -> Path:
+    return save_checkpoint(root, step, write_weights(content), {"step": step}, WORLD, **kwargs)
+
+
+def names(root: Path) -> set[str]:
+    return {path.name for path in root.iterdir()}
+
+
+def test_round_trip(tmp_path):
+    root = tmp_path / "run" / "checkpoints"
+    state = {"step": 7, "best": None, "losses": [0.1, 2.0], "name": "ü"}
+    saved = save_checkpoint(root, 7, write_weights(b"abc"), state, WORLD)
+    assert saved == root / "step_7"
+    assert find_latest(root) == saved
+    assert load_state(saved) == state
+    assert (saved / "shards" / "weights.bin").read_bytes() == b"abc"
+    listed = [entry["path"] for entry in json.loads((saved / "manifest.json").read_text())]
+    assert listed == ["shards/weights.bin", "state.json"]
+    verify_manifest(saved)
+
+
+def test_latest_file_names_the_last_saved(tmp_path):
+    for step in (3, 12):
+        save(tmp_path, step)
+        assert (tmp_path / "latest").read_text() == f"step_{step}\n"
+    assert names(tmp_path) == {"step_3", "step_12", "latest"}
+
+
+def test_steps_are_compared_as_numbers(tmp_path):
+    for step in (9, 10):
+        save(tmp_path, step)
+    assert find_latest(tmp_path) == tmp_path / "step_10"
+
+
+@pytest.mark.parametrize("root", ["absent", "empty"])
+def test_nothing_to_find(tmp_path, root):
+    (tmp_path / "empty").mkdir()
+    assert find_latest(tmp_path / root) is None
+
+
+@pytest.mark.parametrize("damaged", ["shards/weights.bin", "state.json", "manifest.json"])
+def test_a_flipped_byte_falls_back_to_the_older_one(tmp_path, caplog, damaged):
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    file = tmp_path / "step_2" / damaged
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with caplog.at_level(logging.WARNING):
+        assert find_latest(tmp_path) == tmp_path / "step_1"
+    [record] = caplog.records
+    assert "step_2" in record.message
+    assert damaged.rpartition("/")[2] in record.message or "sha256" in record.message
+
+
+def test_a_missing_file_falls_back_and_nothing_whole_is_none(tmp_path):
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    (tmp_path / "step_2" / "shards" / "weights.bin").unlink()
+    assert find_latest(tmp_path) == tmp_path / "step_1"
+    (tmp_path / "step_1" / "manifest.json").unlink()
+    assert find_latest(tmp_path) is None
+
+
+@pytest.mark.parametrize("leftover", ["step_9.tmp", "step_9.old.tmp"])
+def test_leftovers_are_ignored_and_cleared_by_the_next_save(tmp_path, leftover):
+    save(tmp_path, 1)
+    (tmp_path / "step_1").rename(tmp_path / leftover)  # whole, but never given its name
+    save(tmp_path, 2, keep_last=1)
+    assert names(tmp_path) == {"step_2", "latest"}
+    (tmp_path / "step_2").rename(tmp_path / leftover)
+    assert find_latest(tmp_path) is None
+
+
+@pytest.mark.parametrize("keep_last", [1, 2, 3])
+def test_retention(tmp_path, keep_last):
+    for step in range(1, 6):
+        save(tmp_path, step, keep_last=keep_last)
+    kept = {f"step_{step}" for step in range(6 - keep_last, 6)}
+    assert names(tmp_path) == kept | {"latest"}
+
+
+def test_a_later_damaged_one_does_not_push_out_the_new_one(tmp_path):
+    save(tmp_path, 10)
+    (tmp_path / "step_10" / "state.json").unlink()
+    save(tmp_path, 6, keep_last=1)
+    assert find_latest(tmp_path) == tmp_path / "step_6"
+
+
+def test_the_same_step_is_replaced(tmp_path):
+    save(tmp_path, 4, b"old")
+    save(tmp_path, 4, b"new")
+    assert names(tmp_path) == {"step_4", "latest"}
+    assert (tmp_path / "step_4" / "shards" / "weights.bin").read_bytes() == b"new"
+    verify_manifest(tmp_path / "step_4")
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_failing_write_leaves_the_previous_intact(tmp_path, step):
+    save(tmp_path, 1)
+    before = verify_manifest(tmp_path / "step_1")
+
+    def fail(directory: Path) -> None:
+        (directory / "half").write_bytes(b"x")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, step, fail, {}, WORLD)
+    assert names(tmp_path) == {"step_1", "latest"}
+    assert verify_manifest(find_latest(tmp_path)) == before
+
+
+@pytest.mark.parametrize("stops_at", ["write_manifest", "_set_aside", "_replace_text"])
+def test_a_kill_between_any_two_steps_leaves_one_to_resume_from(tmp_path, monkeypatch, stops_at):
+    save(tmp_path, 1)
+
+    def kill(*_args, **_kwargs):
+        raise SystemExit
+
+    monkeypatch.setattr(checkpoint, stops_at, kill)
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *_args, **_kwargs: None)
+    with pytest.raises(SystemExit):
+        save(tmp_path, 2, keep_last=1)
+    monkeypatch.undo()
+    survivor = "step_1" if stops_at == "write_manifest" else "step_2"
+    assert find_latest(tmp_path) == tmp_path / survivor
+    save(tmp_path, 3, keep_last=1)
+    assert names(tmp_path) == {"step_3", "latest"}
+
+
+def test_state_that_is_not_json_is_refused_and_nothing_is_left(tmp_path):
+    with pytest.raises(TypeError):
+        save_checkpoint(tmp_path, 1, write_weights(b""), {"step": object()}, WORLD)
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("step, keep_last", [(-1, 2), (1, 0)])
+def test_bad_numbers(tmp_path, step, keep_last):
+    with pytest.raises(InputError, match=f"step is {step} and keep_last {keep_last}"):
+        save(tmp_path, step, keep_last=keep_last)
+
+
+@pytest.mark.parametrize("text", [None, "{", "[1]"])
+def test_unreadable_state_names_the_file(tmp_path, text):
+    if text is not None:
+        (tmp_path / "state.json").write_text(text)
+    with pytest.raises(InputError, match=r"state\.json"):
+        load_state(tmp_path)
