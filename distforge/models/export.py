@@ -3,43 +3,98 @@
 from __future__ import annotations
 
 import os
-import shutil
+import tempfile
 from pathlib import Path
 
+from safetensors import SafetensorError
 from torch import nn
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge.errors import InputError
+from distforge.models.quiet import no_progress_bars
 
-_MARKS = ("config.json", "tokenizer_config.json")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_OWN_SUBDIRECTORY = "additional_chat_templates"
 
 
 def export_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write a Hugging Face directory: safetensors, tokenizer, greedy generation config.
 
-    It is written beside ``directory`` and moved there when it is complete. An earlier export is
-    replaced; any other non-empty directory is refused with `InputError`, and left as it is.
+    `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load it without
+    further arguments. Weights keep their dtype; tied weights are written once. The files are
+    written beside ``directory`` and moved there when they are complete, so a failure leaves what
+    was there before. The model and the tokenizer are not changed.
+
+    Args:
+        model: a transformers model whose parameters are whole on this process.
+        tokenizer: has an end of sequence; its padding may be any id.
+        directory: new, empty, or an earlier export, which is replaced.
+
+    Raises:
+        InputError: ``directory`` holds something else, which is left alone, or cannot be written.
+        TypeError: the model is not a transformers model, or carries unmerged adapters.
     """
-    directory = directory.absolute()
-    if directory.exists() and not _is_export(directory):
-        raise InputError(f"{directory} exists and is not an exported model; export elsewhere")
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        model.generation_config = GenerationConfig(
-            do_sample=False,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+    if not isinstance(model, PreTrainedModel) or getattr(model, "_hf_peft_config_loaded", False):
+        # Such a model's own save_pretrained, if any, would write its adapter alone.
+        raise TypeError(f"cannot export a {type(model).__name__}: merge and unload adapters first")
+    directory = directory.resolve()
+    if directory.exists() and not _is_replaceable(directory):
+        raise InputError(
+            f"{directory} exists and is not an exported model; export to another directory or "
+            "empty it"
         )
-        model.save_pretrained(partial)  # type: ignore[operator]
-        tokenizer.save_pretrained(partial)
-        if directory.exists():
-            shutil.rmtree(directory)
-        os.rename(partial, directory)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=directory.parent, prefix=f".{directory.name}.", ignore_cleanup_errors=True
+        ) as scratch:
+            _write(model, tokenizer, Path(scratch, "new"))
+            _replace(directory, Path(scratch, "new"), Path(scratch, "old"))
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"cannot write the model to {directory}: {error}; free space there or export to "
+            "another directory"
+        ) from error
+
+
+def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    before = model.generation_config
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    try:
+        with no_progress_bars():
+            model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        model.generation_config = before
 
 
-def _is_export(directory: Path) -> bool:
-    present = [(directory / name).is_file() for name in _MARKS]
-    return directory.is_dir() and (all(present) or not any(directory.iterdir()))
+def _replace(directory: Path, new: Path, old: Path) -> None:
+    """A directory cannot be renamed over a full one, so the earlier export steps aside first."""
+    existed = directory.exists()
+    if existed:
+        os.rename(directory, old)
+    try:
+        os.rename(new, directory)
+    except OSError:
+        if existed:
+            os.rename(old, directory)
+        raise
+
+
+def _is_replaceable(directory: Path) -> bool:
+    if not directory.is_dir():
+        return False
+    entries = {entry.name: entry for entry in directory.iterdir()}
+    if not entries:
+        return True
+    subdirectories = {name for name, entry in entries.items() if entry.is_dir()}
+    return (
+        "config.json" in entries
+        and any(name in entries for name in _WEIGHTS)
+        and subdirectories <= {_OWN_SUBDIRECTORY}
+    )
