@@ -11,8 +11,8 @@ from distforge.errors import InputError
 from distforge.optim import OptimizerConfig
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
+from distforge.training.champion import ChampionConfig
 from distforge.training.engine_config import EngineConfig
-from distforge.training.pretraining import ChampionConfig
 from distforge.training.run_directory import Existing
 from distforge.training.supervised import SupervisedConfig
 

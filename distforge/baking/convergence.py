@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 from distforge.data import USAGE_TARGETS
 from distforge.errors import InputError
+from distforge.telemetry.metrics import BakingTargets
 
 
 @dataclass(frozen=True)
 class ConvergenceConfig:
     """What must hold on held-out questions, answered freely and without a strategy prompt.
 
-    ``overall`` and ``per_strategy`` are the least accuracies, fractions in (0, 1]. The usage targets
-    of the thinking tokens stand beside the tokens, in `distforge.data.USAGE_TARGETS`.
+    ``overall`` and ``per_strategy`` are the least accuracies, fractions in (0, 1]. The targets
+    for thinking tokens stand beside the tokens, in `distforge.data.USAGE_TARGETS`.
     """
 
-    overall: float = 0.85
-    per_strategy: float = 0.765
+    overall: float = BakingTargets.accuracy_overall
+    per_strategy: float = BakingTargets.accuracy_strategy
 
     def __post_init__(self) -> None:
         for name, value in (("overall", self.overall), ("per_strategy", self.per_strategy)):

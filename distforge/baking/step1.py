@@ -2,67 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distforge.baking.config import NOT_IDENTITY, Step1Config
+from distforge.baking.publish import CHAMPION_DIRECTORY, Step1Summary, publish
 from distforge.baking.trainer import PromptBakingTrainer
 from distforge.config import config_sha256, dump_toml, to_dict
 from distforge.data import (
     THINKING_TOKENS,
+    DataConfig,
     Example,
     dataset_sha256,
     make_examples,
     read_examples,
     write_examples,
 )
+from distforge.errors import InputError
 from distforge.evaluation.scoring import answer_questions, summarize
+from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
 from distforge.models.vocabulary import add_thinking_tokens
 from distforge.telemetry import RunLogger
 from distforge.training.champion import ensure_champion
 from distforge.training.distributed import World, close_world, init_world
 from distforge.training.run_directory import claim_run_directory
-
-logger = logging.getLogger(__name__)
-
-_SAMPLES_PER_STRATEGY = 3
-
-
-@dataclass(frozen=True)
-class Step1Summary:
-    """What step 1 reached: the content of ``summary.json``. Fractions are in [0, 1].
-
-    ``champion_accuracy`` and ``champion_prompted_accuracy`` are the champion's, on the same held-out
-    questions, without and with the strategy prompts. ``seconds`` counts from the champion on.
-    """
-
-    phase: int
-    step: int
-    converged: bool
-    shortfalls: tuple[str, ...]
-    accuracy_overall: float
-    accuracy: dict[str, float]
-    token_usage: dict[str, float]
-    champion_accuracy: float
-    champion_accuracy_by_strategy: dict[str, float]
-    champion_prompted_accuracy: float
-    questions: int
-    steps: int
-    best_step: int
-    stopped_early: bool
-    seconds: float
-    parameters: int
-    model_dir: str
-    heldout: str
-    registry_version: str
-    config_sha256: str
-    dataset_sha256: str
-    champion: str
-    champion_sha256: str
-    too_long: int
 
 
 def run_step1_baking(config: Step1Config, world: World | None = None) -> Step1Summary:
@@ -125,20 +90,25 @@ def _bake(
     log: RunLogger,
 ) -> Step1Summary:
     began = time.monotonic()
+    if world.is_main and config.registry.enabled:
+        # A copy is registered, as loaded and whatever its form was: training changes the model in
+        # place, and nothing is written into a directory that belongs to the user.
+        export_model(champion.model, champion.tokenizer, directory / CHAMPION_DIRECTORY)
     add_thinking_tokens(champion.model, champion.tokenizer, THINKING_TOKENS, config.seed)
     trainer = PromptBakingTrainer(
         champion.model, champion.tokenizer, examples, config, world, log, directory
     )
+    data = directory / "data"
     if world.is_main:
         for split in ("train", "heldout"):
-            rows = [e for e in examples if e.split == split]
-            write_examples(rows, directory / "data" / f"{split}.jsonl")
-    before = summarize(trainer.ask(trainer.heldout))
-    prompted = summarize(trainer.ask(trainer.validation, prompted=True))
+            write_examples([e for e in examples if e.split == split], data / f"{split}.jsonl")
+    before = _report_start(trainer, champion, log)
     outcome = trainer.train()
     model_dir = directory / "model"
     trainer.save_baked_model(model_dir)
+    # The judge reads back what was exported: that, and not the trainer's copy, is the product.
     baked = load_champion(str(model_dir))
+    log.say(f"judging the exported model on {len(trainer.heldout)} held-out questions")
     answered = answer_questions(
         baked.model.to(world.device),
         baked.tokenizer,
@@ -150,16 +120,11 @@ def _bake(
     after = summarize(answered)
     convergence = trainer.check_convergence(after)
     summary = Step1Summary(
-        phase=3,
-        step=1,
         converged=convergence.converged,
         shortfalls=convergence.shortfalls,
         accuracy_overall=after.accuracy_overall,
         accuracy=after.accuracy,
         token_usage=after.token_usage,
-        champion_accuracy=before.accuracy_overall,
-        champion_accuracy_by_strategy=before.accuracy,
-        champion_prompted_accuracy=prompted.accuracy_overall,
         questions=after.count,
         steps=outcome.steps,
         best_step=outcome.best.step,
@@ -167,15 +132,38 @@ def _bake(
         seconds=round(time.monotonic() - began, 1),
         parameters=sum(p.numel() for p in baked.model.parameters()),
         model_dir=str(model_dir),
-        heldout=str(directory / "data" / "heldout.jsonl"),
+        heldout=str(data / "heldout.jsonl"),
         registry_version="",
         config_sha256=config_sha256(config, exclude=NOT_IDENTITY),
         dataset_sha256=dataset_sha256(examples),
         champion=champion.source,
         champion_sha256=champion.sha256,
         too_long=trainer.dataset.too_long,
+        targets={
+            "accuracy_overall": config.convergence.overall,
+            "accuracy_strategy": config.convergence.per_strategy,
+        },
+        **before,
     )
     if world.is_main:
-        summary = _publish(config, summary, answered, directory, log)
+        summary = publish(config, summary, answered, directory, log)
     world.barrier()
     return summary
+
+
+def _report_start(
+    trainer: PromptBakingTrainer, champion: Champion, log: RunLogger
+) -> dict[str, Any]:
+    """Ask the champion, so that what baking adds can be told from what was there."""
+    plain = summarize(trainer.ask(trainer.heldout))
+    prompted = summarize(trainer.ask(trainer.validation, prompted=True))
+    log.say(
+        f"champion {champion.source}: {plain.accuracy_overall:.1%} from the question alone, "
+        f"{prompted.accuracy_overall:.1%} with strategy prompts; {len(trainer.dataset)} training "
+        f"examples, {len(trainer.heldout)} held out, {trainer.dataset.too_long} too long"
+    )
+    return {
+        "champion_accuracy": plain.accuracy_overall,
+        "champion_accuracy_by_strategy": plain.accuracy,
+        "champion_prompted_accuracy": prompted.accuracy_overall,
+    }

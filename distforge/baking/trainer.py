@@ -132,7 +132,7 @@ class PromptBakingTrainer:
         """Free generations of the model as it is now, judged."""
         with self.engine.whole_model() as model:
             return answer_questions(
-                model,  # type: ignore[arg-type]
+                model,
                 self._tokenizer,
                 examples,
                 self._world,

@@ -1,4 +1,4 @@
-"""``distforge doctor``: what is installed, what the native part was built for, what will be used."""
+"""``distforge doctor``: what is installed and what will be used."""
 
 from __future__ import annotations
 

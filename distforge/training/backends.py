@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
 
 from distforge.training.deepspeed_config import deepspeed_config
 from distforge.training.distributed import World, prepare_deepspeed
@@ -126,7 +127,7 @@ class DeepSpeedBackend(Backend):
         if not dist.is_initialized():
             dist.init_process_group(
                 "nccl" if world.device.type == "cuda" else "gloo",
-                store=dist.HashStore(),
+                store=HashStore(),
                 rank=0,
                 world_size=1,
             )
@@ -173,14 +174,14 @@ class DeepSpeedBackend(Backend):
         # after each layer, and ranks that generate different numbers of tokens would deadlock.
         import deepspeed
 
-        whole = type(module)(copy.deepcopy(module.config)).to(self._device)  # type: ignore[operator]
+        whole = type(module)(copy.deepcopy(module.config)).to(self._device)
         targets = dict(whole.named_parameters())
         for name, parameter in module.named_parameters():
             with deepspeed.zero.GatheredParameters(parameter):
                 targets[name].data = parameter.data.detach().clone()
         for name, buffer in module.named_buffers():
             whole.get_buffer(name).copy_(buffer)
-        whole.tie_weights()
+        whole.tie_weights()  # type: ignore[operator]
         yield whole
 
     def edit_weight(self, parameter: nn.Parameter, edit: Any) -> None:

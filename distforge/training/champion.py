@@ -82,7 +82,7 @@ def _fault(path: Path, recipe: str) -> str:
         return f"{path} exists and was not made here; set champion.make = false to use it as it is"
     if json.loads(record.read_text()).get("recipe_sha256") != recipe:
         return (
-            f"{path} holds a champion made by another recipe; give another champion.path, or remove "
-            "it to have it made anew"
+            f"{path} holds a champion made by another recipe; give another champion.path, or "
+            "remove it to have it made anew"
         )
     return ""

@@ -111,6 +111,11 @@ def init_world(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> World:
     return World(rank, local_rank, size, device)
 
 
+def read_world_size() -> int:
+    """How many ranks the launcher started, without joining them."""
+    return _read_int("WORLD_SIZE", 1)
+
+
 def close_world(world: World) -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():

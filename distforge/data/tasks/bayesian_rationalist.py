@@ -14,9 +14,16 @@ from distforge.data.tasks.base import Params, Task, read, require
 
 def check_posterior(reasoning: str, hypotheses: int) -> None:
     """One weight a hypothesis, and a last sum that holds all of them."""
-    weights = [int(part) for part in re.findall(r"<reason>[A-Z]:[^<]*=(\d+)(?=<|$)", reasoning)]
+    weights = dict(re.findall(r"<reason>([A-Z]):[^<]*=(\d+)(?=<)", reasoning))
     require(len(weights) == hypotheses, f"expected {hypotheses} weights, found {weights}")
-    require(reasoning.endswith(f"={sum(weights)}"), f"the weights add up to {sum(weights)}")
+    listed = ",".join(f"{name}={weight}" for name, weight in weights.items())
+    require(f"<step>{listed}<step>" in reasoning, f"expected the list {listed}")
+    end = re.search(r"<step>([A-Z])=(\d+) of (\d+)$", reasoning)
+    total = str(sum(map(int, weights.values())))
+    require(
+        end is not None and weights[end[1]] == end[2] and end[3] == total,
+        f"the trace does not end with one of {listed} of {total}",
+    )
 
 
 class TwoBags(Task):
@@ -52,7 +59,9 @@ class TwoBags(Task):
                 f"{partial}*{blue}={weights[bag]}"
             )
         total = sum(weights.values())
+        lines.append(f"<step>P={weights['P']},Q={weights['Q']}")
         lines.append(f"<step>{weights['P']}+{weights['Q']}={total}")
+        lines.append(f"<step>{asked}={weights[asked]} of {total}")
         return question, "".join(lines), f"{weights[asked]}/{total}"
 
     def solve(self, question: str) -> str:
@@ -104,8 +113,10 @@ class ThreeMachines(Task):
             for name, (share, rate) in zip("ABC", pairs, strict=True)
         ]
         both, total = weights["A"] + weights["B"], sum(weights.values())
+        lines.append(f"<step>{','.join(f'{name}={weight}' for name, weight in weights.items())}")
         lines.append(f"<step>{weights['A']}+{weights['B']}={both}")
         lines.append(f"<step>{both}+{weights['C']}={total}")
+        lines.append(f"<step>{asked}={weights[asked]} of {total}")
         return question, "".join(lines), f"{weights[asked]}/{total}"
 
     def solve(self, question: str) -> str:

@@ -7,7 +7,7 @@ import re
 
 from distforge.data.tasks.base import Params, Task, read, require
 
-CUPS = "ABCDE"
+CUPS = "abcde"
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 NAMES = ("Ann", "Tom", "Mia", "Leo", "Eva", "Max")
 THINGS = ("coins", "cards", "shells", "stamps")
@@ -31,7 +31,7 @@ class SwapTracking(Task):
     def render(self, params: Params, rng: random.Random) -> tuple[str, str, str]:
         cup, swaps = params
         listed = ",".join(f"{number}{swap}" for number, swap in enumerate(swaps, 1))
-        question = f"The ball is under cup {cup}. Swaps:{listed}. Where is it?"
+        question = f"The ball starts under:{cup}. Swaps:{listed}. Where is it?"
         steps = []
         for number, (first, second) in enumerate(swaps, 1):
             cup = {first: second, second: first}.get(cup, cup)
@@ -39,7 +39,7 @@ class SwapTracking(Task):
         return question, "".join(steps), cup
 
     def solve(self, question: str) -> str:
-        match = read(r"under cup ([A-E])\. Swaps:([\dA-E,]+)\.", question)
+        match = read(r"under:([a-e])\. Swaps:([\da-e,]+)\.", question)
         content = {cup: cup == match[1] for cup in CUPS}
         for swap in match[2].split(","):
             first, second = swap[1], swap[2]
@@ -47,8 +47,8 @@ class SwapTracking(Task):
         return next(cup for cup, ball in content.items() if ball)
 
     def check_form(self, question: str, reasoning: str) -> None:
-        asked = read(r"Swaps:([\dA-E,]+)\.", question)[1].split(",")
-        told = re.findall(r"<step>(\d[A-E]{2}):[A-E]", reasoning)
+        asked = read(r"Swaps:([\da-e,]+)\.", question)[1].split(",")
+        told = re.findall(r"<step>(\d[a-e]{2}):[a-e]", reasoning)
         require(told == asked, f"the trace follows the swaps {told}, the question asks {asked}")
 
 
@@ -61,7 +61,7 @@ class RunningTotal(Task):
     def draw(self, rng: random.Random, difficulty: int) -> Params:
         total = start = rng.randint(10, 60)
         changes: list[int] = []
-        while len(changes) < 3 + difficulty:
+        while len(changes) < 2 + difficulty:
             change = rng.choice((-1, 1)) * rng.randint(2, 9)
             if 0 <= total + change <= 99:
                 total += change

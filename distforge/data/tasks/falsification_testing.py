@@ -7,6 +7,8 @@ import re
 
 from distforge.data.tasks.base import Params, Task, read, require
 
+LABELS = "ABCDE"
+
 
 def _holds(clue: str, number: int) -> bool:
     word, *rest = clue.split()
@@ -50,48 +52,49 @@ class SecretNumber(Task):
 
     def render(self, params: Params, rng: random.Random) -> tuple[str, str, str]:
         candidates, clues, extra = params
+        labelled = ",".join(f"{label}{c}" for label, c in zip(LABELS, candidates, strict=False))
         question = (
-            f"The secret number is one of {','.join(map(str, candidates))}. "
+            f"The secret number is one of {labelled}. "
             f"It is {', '.join(clues)}. What is it plus {extra}?"
         )
         lines, secret = [], 0
-        for candidate in candidates:
+        for label, candidate in zip(LABELS, candidates, strict=False):
             told = []
             for clue in clues:
                 told.append(f"{clue} {'yes' if _holds(clue, candidate) else 'no'}")
                 if told[-1].endswith("no"):
                     break
             secret = candidate if told[-1].endswith("yes") else secret
-            lines.append(f"<falsify>{candidate}:{','.join(told)}")
+            lines.append(f"<falsify>{label}{candidate}:{','.join(told)}")
         lines.append(f"<step>{secret} stands<step>{secret}+{extra}={secret + extra}")
         return question, "".join(lines), str(secret + extra)
 
     def solve(self, question: str) -> str:
-        match = read(r"one of ([\d,]+)\. It is (.+)\. What is it plus (\d+)", question)
-        fits = {int(number) for number in match[1].split(",")}
+        match = read(r"one of ([\dA-E,]+)\. It is (.+)\. What is it plus (\d+)", question)
+        fits = {int(number[1:]) for number in match[1].split(",")}
         for clue in match[2].split(", "):
             fits -= {number for number in fits if not _holds(clue, number)}
         require(len(fits) == 1, f"{sorted(fits)} all fit {question!r}")
         return str(fits.pop() + int(match[3]))
 
     def check_form(self, question: str, reasoning: str) -> None:
-        candidates = read(r"one of ([\d,]+)\.", question)[1].split(",")
-        told = re.findall(r"<falsify>(\d+):([^<]+)", reasoning)
+        candidates = read(r"one of ([\dA-E,]+)\.", question)[1].split(",")
+        told = re.findall(r"<falsify>([A-E]\d+):([^<]+)", reasoning)
         require([c for c, _ in told] == candidates, f"expected a test of each of {candidates}")
         standing = []
         for candidate, tests in told:
             verdicts = [test.rsplit(" ", 1) for test in tests.split(",")]
             for clue, verdict in verdicts:
-                right = _holds(clue, int(candidate)) == (verdict == "yes")
+                right = _holds(clue, int(candidate[1:])) == (verdict == "yes")
                 require(right, f"{candidate}: {clue!r} is not {verdict!r}")
             if verdicts[-1][1] == "yes":
-                standing.append(candidate)
+                standing.append(candidate[1:])
         end = re.search(r"<step>(\S+) stands<step>\1\+\d+=\d+$", reasoning)
         require(end is not None and [end[1]] == standing, f"the trace ends without {standing}")
 
 
 class SequenceRule(Task):
-    """Three rules for a sequence: one prediction that misses kills a rule; the survivor goes on."""
+    """Three rules for a sequence: the step that is seen kills all but one, which goes on."""
 
     name = "sequence_rule"
     strategy = "falsification_testing"
@@ -113,10 +116,9 @@ class SequenceRule(Task):
             f"Sequence:{','.join(map(str, shown))}. Rules: {rules}. "
             f"Give the term {ahead} further on."
         )
-        lines = []
+        lines = [f"<step>{start + truth}-{start}={truth}"]
         for label, step in zip("PQR", steps, strict=True):
-            test = f"{label}:{start}+{step}={start + step} seen {start + truth}"
-            lines.append(f"<falsify>{test} {'yes' if step == truth else 'no'}")
+            lines.append(f"<falsify>{label}:{step} seen {truth} {'yes' if step == truth else 'no'}")
         term = shown[-1]
         for _ in range(ahead):
             lines.append(f"<step>{term}+{truth}={term + truth}")
@@ -130,12 +132,15 @@ class SequenceRule(Task):
         return str(third + ahead * (second - first))
 
     def check_form(self, question: str, reasoning: str) -> None:
-        shown = read(r"Sequence:(\d+),(\d+),", question)
-        told = re.findall(r"<falsify>([PQR]):(\d+)\+(\d+)=(\d+) seen (\d+) (yes|no)", reasoning)
-        require([label for label, *_ in told] == list("PQR"), "expected a test of P, Q and R")
-        for label, first, _, guess, seen, verdict in told:
-            require((first, seen) == shown.groups(), f"{label} is not tested on {shown.groups()}")
-            require((guess == seen) == (verdict == "yes"), f"{label} is judged wrongly")
+        first, second = map(int, read(r"Sequence:(\d+),(\d+),", question).groups())
+        asked = re.findall(r"([PQR]) \+(\d+)", question)
+        told = re.findall(r"<falsify>([PQR]):(\d+) seen (\d+) (yes|no)", reasoning)
+        require(
+            [(label, step) for label, step, _, _ in told] == asked, f"expected tests of {asked}"
+        )
+        for label, step, seen, verdict in told:
+            require(int(seen) == second - first, f"the step seen is {second - first}")
+            require((step == seen) == (verdict == "yes"), f"{label} is judged wrongly")
 
 
 TASKS: tuple[Task, ...] = (SecretNumber(), SequenceRule())

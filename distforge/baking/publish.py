@@ -1,0 +1,137 @@
+"""What step 1 leaves behind: samples, summary, registry entry, final table and report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distforge.baking.config import Step1Config
+from distforge.data import STRATEGIES
+from distforge.evaluation.scoring import Answered
+from distforge.registry import ModelRegistry
+from distforge.telemetry import RunLogger, write_report
+from distforge.training.run_directory import SUMMARY_FILE
+
+SAMPLES_FILE = "samples.jsonl"
+CHAMPION_DIRECTORY = "champion"
+REGISTRY_FILE = "registry.db"
+_SAMPLES_PER_STRATEGY = 4
+
+
+@dataclass(frozen=True)
+class Step1Summary:
+    """What step 1 reached: the content of ``summary.json``. Fractions are in [0, 1].
+
+    ``champion_accuracy`` (from the question alone) is over the same held-out questions,
+    ``champion_prompted_accuracy`` over the validation ones. ``seconds`` count from the loaded
+    champion to the judged model. ``shortfalls`` says in words why it did not converge.
+    """
+
+    converged: bool
+    shortfalls: tuple[str, ...]
+    accuracy_overall: float
+    accuracy: dict[str, float]
+    token_usage: dict[str, float]
+    champion_accuracy: float
+    champion_accuracy_by_strategy: dict[str, float]
+    champion_prompted_accuracy: float
+    questions: int
+    steps: int
+    best_step: int
+    stopped_early: bool
+    seconds: float
+    parameters: int
+    model_dir: str
+    heldout: str
+    registry_version: str
+    config_sha256: str
+    dataset_sha256: str
+    champion: str
+    champion_sha256: str
+    too_long: int
+    targets: dict[str, float]
+    phase: int = 3
+    step: int = 1
+
+
+def publish(
+    config: Step1Config,
+    summary: Step1Summary,
+    answered: Sequence[Answered],
+    directory: Path,
+    log: RunLogger,
+) -> Step1Summary:
+    """Register the model, write summary, samples and report, print the table; on rank 0 alone.
+
+    Returns the summary with its registry version. The summary file comes last: where it is, the
+    run is finished.
+    """
+    samples = [
+        row
+        for strategy in STRATEGIES
+        for row in [a for a in answered if a.example.strategy == strategy][:_SAMPLES_PER_STRATEGY]
+    ]
+    with (directory / SAMPLES_FILE).open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in samples)
+    if config.registry.enabled:
+        version = _register(config, summary, directory)
+        summary = dataclasses.replace(summary, registry_version=version)
+    log.artifact(Path(summary.model_dir), f"{config.name}-model", "model")
+    content = dataclasses.asdict(summary)
+    _replace_json(directory / SUMMARY_FILE, content)
+    write_report(directory)
+    log.table(content)
+    log.say(
+        f"{'converged' if summary.converged else 'NOT converged: ' + '; '.join(summary.shortfalls)}"
+        f"\nmodel {summary.model_dir}  registry {summary.registry_version or 'off'}  "
+        f"{summary.steps} steps in {summary.seconds:.0f} s  report {directory / 'report.html'}"
+    )
+    return summary
+
+
+def _register(config: Step1Config, summary: Step1Summary, directory: Path) -> str:
+    path = (directory.parent / REGISTRY_FILE).resolve()
+    registry = ModelRegistry(config.registry.uri or f"sqlite:///{path}")
+    parent = registry.register_model(
+        2,
+        0,
+        "champion",
+        directory / CHAMPION_DIRECTORY,
+        {"source": summary.champion, "weights_sha256": summary.champion_sha256},
+    )
+    metrics = {
+        "accuracy_overall": summary.accuracy_overall,
+        "champion_accuracy": summary.champion_accuracy,
+        **{f"accuracy_{name}": value for name, value in summary.accuracy.items()},
+        **{f"token_usage_{name}": value for name, value in summary.token_usage.items()},
+    }
+    version = registry.register_model(
+        3,
+        1,
+        "baked_reasoning",
+        Path(summary.model_dir),
+        {
+            "parent": parent,
+            "metrics": metrics,
+            "config_sha256": summary.config_sha256,
+            "dataset_sha256": summary.dataset_sha256,
+            "base_model": summary.champion,
+            "converged": str(summary.converged).lower(),
+        },
+    )
+    registry.promote(version, "baked-latest")
+    best = registry.by_alias("baked_reasoning", "baked-best")
+    if best is None or summary.accuracy_overall >= best.metrics["accuracy_overall"]:
+        registry.promote(version, "baked-best")
+    return version
+
+
+def _replace_json(path: Path, content: dict[str, Any]) -> None:
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)
