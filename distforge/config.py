@@ -23,6 +23,7 @@ from distforge.errors import InputError
 
 T = TypeVar("T")
 
+_MISSING = dataclasses.MISSING
 _NONE = "none"
 
 
@@ -53,7 +54,7 @@ def load_config(
     layout = (tyro.conf.AvoidSubcommands,)
     if path is None:
         return tyro.cli(cls, args=words, prog=prog, config=layout)
-    default = _build(cls, dataclasses.MISSING, _read_toml(path), str(path), "")
+    default = _build(cls, _MISSING, _read_toml(path), str(path), "")
     return tyro.cli(cls, args=words, default=default, prog=prog, config=layout)
 
 
@@ -105,7 +106,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _build(cls: type[Any], base: Any, table: Mapping[str, Any], file: str, prefix: str) -> Any:
     """A `cls` from a table, over `base` where the field's owner gave a default."""
-    if base is not dataclasses.MISSING and base is not None:
+    if base is not _MISSING and base is not None:
         cls = type(base)
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
@@ -125,9 +126,6 @@ def _build(cls: type[Any], base: Any, table: Mapping[str, Any], file: str, prefi
     except ValueError as error:
         where = f"[{prefix[:-1]}]" if prefix else "top level"
         raise InputError(f"{file}: {where}: {error}") from error
-
-
-_MISSING = dataclasses.MISSING
 
 
 def _default_of(field: dataclasses.Field[Any]) -> Any:
