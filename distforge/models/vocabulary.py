@@ -17,48 +17,76 @@ def add_thinking_tokens(
 ) -> list[int]:
     """Give each token one id and one row; the ids, in the order of ``tokens``.
 
-    New rows of the input embedding, and of an output head of its own, are drawn per dimension from
-    a normal distribution with the mean and standard deviation of the existing rows, by ``seed``.
-    Tied weights stay tied. Tokens that the tokenizer has as whole ids already keep id and row.
-    They are ordinary (not special) tokens: decoding shows them.
+    Tokens are ordinary (not special), so decoded text shows them. A token that is in the tokenizer
+    with a row in the model keeps both, untouched. Every other one gets a row of the input
+    embedding, and of an output head of its own, drawn per dimension from a normal distribution
+    with the mean and standard deviation of the rows in use; a matrix that is padded beyond the
+    tokenizer gives up free rows before it grows. Tied weights stay tied. Equal arguments give
+    equal rows on every process, whatever the device.
+
+    Args:
+        model: changed in place; optimizers must be built afterwards.
+        tokenizer: changed in place.
+        seed: of the drawn rows.
 
     Raises:
-        InputError: a token does not become exactly one id.
+        InputError: the tokenizer cannot write a token as one visible id.
     """
-    known = tokenizer.get_vocab()
-    new = [token for token in tokens if token not in known]
-    old_size = len(tokenizer)
-    if new:
-        tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in new])
-    ids = [_single_id(tokenizer, token) for token in tokens]
     rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    before = tokenizer.get_vocab()
+    in_use = sorted({index for index in before.values() if index < rows})
+    # A token that is only a word of the model's vocabulary is still split by the pre-tokenizer:
+    # adding it keeps its id and makes it whole.
+    missing = [token for token in tokens if token not in tokenizer.get_added_vocab()]
+    if missing:
+        added = [AddedToken(token, normalized=False, special=False) for token in missing]
+        tokenizer.add_tokens(added)
+    ids = [_single_id(tokenizer, token) for token in tokens]
+    if max(ids) >= rows:
+        model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    new = [
+        index
+        for token, index in zip(tokens, ids, strict=True)
+        if token not in before or index >= rows
+    ]
     if new:
         generator = torch.Generator().manual_seed(seed)
-        new_ids = [ids[tokens.index(token)] for token in new]
-        embedding = model.get_input_embeddings().weight
-        _draw_rows(embedding, new_ids, old_size, generator)
-        head = model.get_output_embeddings()
-        if head is not None and head.weight is not embedding:
-            _draw_rows(head.weight, new_ids, old_size, generator)
+        for matrix in _vocabulary_matrices(model):
+            _draw_rows(matrix, new, in_use, generator)
     return ids
 
 
-@torch.no_grad()
-def _draw_rows(weight: Tensor, ids: list[int], old_size: int, generator: torch.Generator) -> None:
-    """Rows beyond ``old_size`` are padding of the matrix, or new: they do not count as existing."""
-    existing = weight[: min(old_size, weight.shape[0])].float().cpu()
-    noise = torch.randn(len(ids), weight.shape[1], generator=generator)
-    drawn = existing.mean(dim=0) + existing.std(dim=0) * noise
-    weight[ids] = drawn.to(weight.device, weight.dtype)
-
-
 def _single_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    ids = tokenizer.encode(token, add_special_tokens=False)
-    if len(ids) != 1 or tokenizer.decode(ids) != token:
+    """Checked alone and inside a word, where pre-tokenizers and stripping would show."""
+    alone = tokenizer.encode(token, add_special_tokens=False)
+    inside = tokenizer.encode(f"a{token}b", add_special_tokens=False)
+    shown = tokenizer.decode(inside, skip_special_tokens=True)
+    if len(alone) != 1 or inside.count(alone[0]) != 1 or token not in shown:
         raise InputError(
-            f"the tokenizer writes {token!r} as {ids}; expected one id that decodes to it. "
-            "Remove conflicting entries from its vocabulary"
+            f"the tokenizer writes {token!r} as ids {alone} and decodes 'a{token}b' to {shown!r}; "
+            "expected one id that decoding shows: remove the token, or make it not special, in "
+            "tokenizer.json and tokenizer_config.json"
         )
-    return int(ids[0])
+    return int(alone[0])
+
+
+def _vocabulary_matrices(model: PreTrainedModel) -> list[Tensor]:
+    """Parameters with a row for each id, a tied one once; a head's bias as a column."""
+    embedding = model.get_input_embeddings().weight
+    matrices = [embedding]
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is not embedding:
+        matrices.append(head.weight)
+    if head is not None and getattr(head, "bias", None) is not None:
+        matrices.append(head.bias.detach().view(-1, 1))
+    return matrices
+
+
+@torch.no_grad()
+def _draw_rows(
+    matrix: Tensor, new: list[int], in_use: list[int], generator: torch.Generator
+) -> None:
+    existing = matrix[in_use].float().cpu()
+    mean, std = existing.mean(dim=0), existing.std(dim=0, correction=0)
+    noise = torch.randn(len(new), matrix.shape[1], generator=generator)
+    matrix[new] = (mean + std * noise).to(matrix.device, matrix.dtype)
