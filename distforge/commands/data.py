@@ -20,8 +20,8 @@ from distforge.data import (
     verify_trace,
     write_examples,
 )
-from distforge.data.generate import DIFFICULTIES, make_example
-from distforge.data.tasks import TASKS, TraceError
+from distforge.data.generate import find_leaks
+from distforge.data.tasks import TraceError
 from distforge.errors import InputError
 
 
@@ -105,12 +105,6 @@ def check(config: CheckConfig) -> int:
     return 0
 
 
-def find_leaks(examples: list[Example]) -> list[str]:
-    """Held-out questions whose problem, up to wording and symmetry, is in the training split."""
-    trained = {_problem(e) for e in examples if e.split == "train"}
-    return [e.question for e in examples if e.split == "heldout" and _problem(e) in trained]
-
-
 def show(config: ShowConfig) -> int:
     """Print question, reasoning (a line a tag) and answer."""
     if config.strategy and config.strategy not in STRATEGIES:
@@ -127,19 +121,6 @@ def show(config: ShowConfig) -> int:
                 highlight=False,
             )
     return 0
-
-
-def _problem(example: Example) -> tuple[object, ...]:
-    """What identifies a problem: its task and canonical parameters, drawn again from its seed."""
-    task = TASKS.get(example.verifier)
-    if task is None or not 1 <= example.difficulty <= DIFFICULTIES:
-        return (example.question,)
-    import random
-
-    if make_example(task, example.seed, example.difficulty).question != example.question:
-        return (example.question,)
-    params = task.draw(random.Random(example.seed), example.difficulty)
-    return (task.name, task.canonical(params))
 
 
 def _contents(examples: list[Example]) -> Table:

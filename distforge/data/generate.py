@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from distforge.data.schema import Example
 from distforge.data.strategies import STRATEGIES
-from distforge.data.tasks import TASKS_BY_STRATEGY, Task
+from distforge.data.tasks import TASKS, TASKS_BY_STRATEGY, Task
 from distforge.data.verify import verify_trace
 from distforge.errors import InputError
 
@@ -57,10 +57,18 @@ def split_of(task: Task, params: tuple[object, ...]) -> str:
 
 def make_example(task: Task, seed: int, difficulty: int) -> Example:
     """Draw, write and verify one example; equal arguments give an equal example."""
+    return _verified(_draw(task, seed, difficulty))
+
+
+def _verified(example: Example) -> Example:
+    return replace(example, checks=verify_trace(example))
+
+
+def _draw(task: Task, seed: int, difficulty: int) -> Example:
     rng = random.Random(seed)
     params = task.draw(rng, difficulty)
     question, reasoning, answer = task.render(params, rng)
-    example = Example(
+    return Example(
         id=f"{task.name}-{hashlib.sha256(question.encode()).hexdigest()[:16]}",
         split=split_of(task, params),
         strategy=task.strategy,
@@ -72,16 +80,15 @@ def make_example(task: Task, seed: int, difficulty: int) -> Example:
         seed=seed,
         verifier=task.name,
     )
-    return replace(example, checks=verify_trace(example))
 
 
 def _candidates(task: Task, seed: int) -> Iterator[Example]:
-    """Endless distinct examples of a task, until its pool seems exhausted."""
+    """Endless distinct examples of a task, not verified yet, until its pool seems exhausted."""
     seen: set[str] = set()
     misses = counter = 0
     while misses < _EXHAUSTED_AFTER:
         digest = hashlib.sha256(f"{seed}:{task.name}:{counter}".encode()).digest()
-        example = make_example(task, int.from_bytes(digest[:6], "big"), 1 + counter % DIFFICULTIES)
+        example = _draw(task, int.from_bytes(digest[:6], "big"), 1 + counter % DIFFICULTIES)
         counter += 1
         if example.id in seen:
             misses += 1
@@ -103,7 +110,7 @@ def _fill(strategy: str, quotas: dict[str, int], seed: int) -> list[Example]:
                 sources.remove(source)
             elif left[example.split] > 0:
                 left[example.split] -= 1
-                chosen.append(example)
+                chosen.append(_verified(example))
             if not any(left.values()):
                 break
     if any(left.values()):
@@ -127,3 +134,25 @@ def make_examples(num_examples: int, seed: int) -> list[Example]:
         examples += _fill(strategy, {"train": count - heldout, "heldout": heldout}, seed)
     random.Random(seed).shuffle(examples)
     return examples
+
+
+def find_leaks(examples: Iterable[Example]) -> list[str]:
+    """Held-out questions whose problem, up to wording and symmetry, is in the training split."""
+    rows = list(examples)
+    trained = {_problem(e) for e in rows if e.split == "train"}
+    return [e.question for e in rows if e.split == "heldout" and _problem(e) in trained]
+
+
+def _problem(example: Example) -> tuple[object, ...]:
+    """What identifies a problem: its task and canonical parameters, drawn again from its seed.
+
+    A row that its seed does not make (from outside, or altered) is identified by its question.
+    """
+    task = TASKS.get(example.verifier)
+    if task is None or not 1 <= example.difficulty <= DIFFICULTIES:
+        return (example.question,)
+    rng = random.Random(example.seed)
+    params = task.draw(rng, example.difficulty)
+    if task.render(params, rng)[0] != example.question:
+        return (example.question,)
+    return (task.name, task.canonical(params))

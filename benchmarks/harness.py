@@ -1,0 +1,78 @@
+"""What every benchmark shares: rows with a ratio, the machine, a table, a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison. ``ratio`` > 1 when ours is better, whichever way the unit points."""
+
+    work: str
+    ours: float
+    peer: str
+    peer_value: float
+    unit: str
+    ratio: float
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """``--quick`` and ``--json FILE``, which every benchmark takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="a short run that shows it works")
+    parser.add_argument("--json", type=Path, required=True, help="where the result is written")
+    return parser
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [
+            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = models[0].partition(":")[2].strip() if models else name
+    return {
+        "cpu": name,
+        "cores": len(os.sched_getaffinity(0)),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    names = ("torch", "transformers", "deepspeed", "distforge")
+    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
+
+
+def publish(rows: Sequence[Row], path: Path, **extra: Any) -> None:
+    """Print the rows and write them, with machine and versions, to ``path``."""
+    table = Table("work", "ours", "peer", "its value", "unit", "ratio")
+    for row in rows:
+        table.add_row(
+            row.work,
+            f"{row.ours:.4g}",
+            row.peer,
+            f"{row.peer_value:.4g}",
+            row.unit,
+            f"{row.ratio:.2f}",
+        )
+    Console(width=140).print(table)
+    result = {"machine": machine(), "versions": versions(), "rows": [asdict(r) for r in rows]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result | extra, indent=2) + "\n")
