@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -133,5 +134,12 @@ def _register(config: Step1Config, summary: Step1Summary, directory: Path) -> st
 
 def _replace_json(path: Path, content: dict[str, Any]) -> None:
     partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
     os.replace(partial, path)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: what was not measured is null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

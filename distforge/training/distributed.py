@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +94,8 @@ def init_world(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> World:
     )
     if not 0 <= rank < size:
         raise InputError(f"RANK is {rank} and WORLD_SIZE {size}; expected 0 <= RANK < WORLD_SIZE")
+    # transformers imports DeepSpeed where it finds it, and DeepSpeed warns unless it is told this.
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device("cpu")
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
@@ -129,13 +132,16 @@ def prepare_deepspeed() -> None:
     communication op and a compiled Muon.
     """
     os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     import deepspeed.ops
     from deepspeed.utils import logger
 
     if os.environ["DS_ACCELERATOR"] == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logger.setLevel("WARNING")
+    # DeepSpeed's use of names that torch 2.13 deprecates; nobody here can change it.
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger"
+    )
 
 
 def _read_int(name: str, default: int) -> int:
@@ -152,7 +158,8 @@ def _share_cores(size: int) -> None:
     Launchers set OMP_NUM_THREADS=1 where it is unset, which leaves cores idle; more threads than
     cores are several times slower still.
     """
-    local = max(1, min(_read_int("LOCAL_WORLD_SIZE", size), size))
+    # torchrun's name for the ranks of one machine, then that of `deepspeed`.
+    local = max(1, _read_int("LOCAL_WORLD_SIZE", _read_int("LOCAL_SIZE", size)))
     chosen = os.environ.get("OMP_NUM_THREADS")
     if chosen is None or (chosen == "1" and size > 1):
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))

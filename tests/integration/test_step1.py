@@ -1,0 +1,196 @@
+"""Step 1 as a user runs it: what it leaves behind, under every launcher, resumed, elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distforge.cli import main
+from distforge.registry import ModelRegistry
+from distforge.telemetry import read_metrics
+from distforge.telemetry.metrics import BAKING_METRICS, TRAIN_LOSS
+from tests.tiny_models import tiny_gpt2, tiny_tokenizer
+
+ROOT = Path(__file__).parents[2]
+DEADLINE = 300
+
+
+def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+
+
+def curve(directory: Path) -> dict[int, float]:
+    records = read_metrics(directory / "metrics.jsonl")
+    return {r.step: r.metrics[TRAIN_LOSS] for r in records if TRAIN_LOSS in r.metrics}
+
+
+@pytest.fixture(scope="session")
+def finished(work: Path) -> Path:
+    """The run that made the champion on its way."""
+    return work / "first" / "tiny"
+
+
+def test_run_directory_is_complete(finished: Path) -> None:
+    for name in ("config.toml", "metrics.jsonl", "summary.json", "report.html", "report.png"):
+        assert (finished / name).stat().st_size > 0, name
+    assert (finished / "checkpoints" / "latest").read_text().strip() == "step_12"
+    assert list((finished / "wandb").glob("offline-run-*/run-*.wandb"))
+    records = [
+        r for r in read_metrics(finished / "metrics.jsonl") if BAKING_METRICS[0] in r.metrics
+    ]
+    assert [r.step for r in records] == [6, 12]
+    assert all(set(BAKING_METRICS) <= set(r.metrics) for r in records)
+
+
+def test_summary_has_the_promised_fields(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert (summary["phase"], summary["step"], summary["steps"]) == (3, 1, 12)
+    assert summary["converged"] is False
+    assert summary["shortfalls"]
+    assert len(summary["accuracy"]) == 7
+    assert set(summary["token_usage"]) == {"thinking", "step", "mece", "falsify", "doubt"}
+    for key in ("champion_accuracy", "seconds", "parameters", "config_sha256", "dataset_sha256"):
+        assert key in summary
+    assert Path(summary["heldout"]).is_file()
+
+
+def test_lineage_is_in_the_registry(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    registry = ModelRegistry(f"sqlite:///{finished.parent / 'registry.db'}")
+    chain = registry.ancestors(summary["registry_version"])
+    assert [v.version.split("/")[0] for v in chain] == ["baked_reasoning", "champion"]
+    assert chain[0].metrics["accuracy_overall"] == summary["accuracy_overall"]
+    registry.verify(summary["registry_version"])
+
+
+BARE = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+assert not any(name.startswith("distforge") for name in sys.modules)
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+for line in open(sys.argv[2]):
+    row = json.loads(line)
+    ids = tokenizer("Question: " + row["question"] + "\\n", return_tensors="pt").input_ids
+    for _ in range(40):
+        with torch.no_grad():
+            ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
+    start = len(tokenizer("Question: " + row["question"] + "\\n").input_ids)
+    print(json.dumps(tokenizer.decode(ids[0, start:]).split("<eos>")[0]))
+"""
+
+
+def test_exported_model_says_the_same_in_bare_transformers(finished: Path) -> None:
+    """Argmax without a cache, one question at a time, in a process that knows no distforge."""
+    samples = finished / "samples.jsonl"
+    result = run([sys.executable, "-c", BARE, str(finished / "model"), str(samples)])
+    assert result.returncode == 0, result.stderr
+    said = [json.loads(line) for line in result.stdout.splitlines() if line.startswith('"')]
+    told = [json.loads(line)["generated"] for line in samples.read_text().splitlines()]
+    assert len(said) == len(told) > 7
+    for bare, ours in zip(said, told, strict=True):
+        assert ours.startswith(bare) or bare == ours
+
+
+def test_two_ranks_of_deepspeed_follow_one_process(work: Path, config: str) -> None:
+    script = str(ROOT / "launch" / "step1.py")
+    one = run([sys.executable, script, "--config", config, "--output", str(work / "one")])
+    assert one.returncode == 3, one.stderr
+    launcher = str(Path(sys.executable).parent / "deepspeed")
+    command = [launcher, "--num_accelerators", "2", script, "--config", config]
+    two = run([*command, "--output", str(work / "two")], DS_ACCELERATOR="cpu")
+    assert "converged" in two.stdout, two.stdout + two.stderr
+    plain, split = curve(work / "one" / "tiny"), curve(work / "two" / "tiny")
+    assert plain.keys() == split.keys() == set(range(1, 13))
+    # The issue allows 1e-3; summation order alone differs.
+    assert max(abs(plain[step] - split[step]) for step in plain) <= 1e-3
+
+
+def test_interrupted_run_resumes_to_the_same_weights(
+    work: Path, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distforge.baking.trainer import PromptBakingTrainer
+
+    straight, broken = work / "straight", work / "broken"
+    assert main(["bake", "--config", config, "--output", str(straight)]) == 3
+    genuine = PromptBakingTrainer._after_step
+
+    def interrupt(trainer: PromptBakingTrainer, record: object) -> None:
+        genuine(trainer, record)  # type: ignore[arg-type]
+        if trainer.loop.step == 8:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PromptBakingTrainer, "_after_step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        main(["bake", "--config", config, "--output", str(broken)])
+    monkeypatch.undo()
+    assert main(["bake", "--config", config, "--output", str(broken)]) == 3
+    weights = "tiny/checkpoints/step_12/model.safetensors"
+    assert (straight / weights).read_bytes() == (broken / weights).read_bytes()
+    assert curve(straight / "tiny") == curve(broken / "tiny")
+
+
+def test_another_model_family_works_unchanged(work: Path, config: str) -> None:
+    """GPT-2 shaped, a tokenizer without thinking tokens, learned positions, AdamW."""
+    directory = work / "gpt2"
+    tokenizer = tiny_tokenizer()
+    model = tiny_gpt2(len(tokenizer))
+    model.resize_token_embeddings(len(tokenizer))
+    grown = type(model)(type(model.config)(**{**model.config.to_dict(), "n_positions": 512}))
+    grown.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    for optimizer in ("muon_grokfast", "adamw"):
+        words = ["--champion.path", str(directory), "--optimizer.name", optimizer]
+        output = ["--output", str(work / f"gpt2-{optimizer}"), "--training.max-steps", "3"]
+        assert main(["bake", "--config", config, *words, *output]) == 3
+    vocabulary = tokenizer.__class__.from_pretrained(work / "gpt2-adamw" / "tiny" / "model")
+    assert len(vocabulary.encode("<think>")) == 1
+
+
+def test_dry_run_writes_nothing(work: Path, config: str, capsys: pytest.CaptureFixture) -> None:
+    output = work / "dry"
+    words = ["--dry-run", "--engine.zero-stage", "1", "--optimizer.name", "adamw"]
+    assert main(["bake", "--config", config, "--output", str(output), *words]) == 0
+    printed = capsys.readouterr().out
+    assert '"stage": 1' in printed
+    assert "total" in printed
+    assert not output.exists()
+
+
+def test_champion_is_kept_and_told_apart(work: Path, capsys: pytest.CaptureFixture) -> None:
+    making = str(work / "making.toml")
+    before = (work / "champion" / "model.safetensors").read_bytes()
+    again = ["bake", "--config", making, "--output", str(work / "again"), "--dry-run"]
+    assert main(again) == 0
+    other = ["--champion.recipe.seed", "5", "--output", str(work / "other")]
+    assert main(["bake", "--config", making, *other]) == 2
+    assert "another recipe" in capsys.readouterr().err
+    assert not (work / "other").exists()
+    assert (work / "champion" / "model.safetensors").read_bytes() == before
+
+
+def test_finished_run_is_not_overwritten(
+    finished: Path, work: Path, capsys: pytest.CaptureFixture
+) -> None:
+    making = str(work / "making.toml")
+    assert main(["bake", "--config", making, "--output", str(work / "first")]) == 2
+    assert "finished" in capsys.readouterr().err
+    assert (finished / "summary.json").exists()
+    shutil.copytree(finished, work / "copy" / "tiny")
+    words = ["--output", str(work / "copy"), "--training.seed", "9"]
+    assert main(["bake", "--config", making, *words]) == 2
+    assert "another run" in capsys.readouterr().err
+    assert (work / "copy" / "tiny" / "summary.json").exists()
