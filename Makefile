@@ -1,0 +1,64 @@
+# Everything lives in .venv. `make help` lists the targets; CONTRIBUTING.md explains them.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check bench clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CONFIG ?= configs/quick.toml
+
+# The first of these that is at least 3.11; PYTHON=... overrides. 3.11 is the one the lock was tested on.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$p; break; fi; done)
+
+NATIVE_SOURCES := $(shell find csrc -type f)
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+
+setup: $(VENV)/.package-installed ## Create .venv, install what the lock pins, build the package
+
+run: setup ## Phase 3 on configs/quick.toml: champion, data, baking, report (CONFIG=... for another)
+	$(BIN)/distforge run --config $(CONFIG)
+
+test: setup ## All tests that need no GPU
+	$(BIN)/python -m pytest -m "not gpu" tests
+
+check: setup ## Lint, format, types (Python) and format (C++)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE_SOURCES)
+
+bench: setup ## Step 1 against its controls; JSON in build/bench_step.json
+	@mkdir -p build
+	$(BIN)/python benchmarks/bench_step.py --json build/bench_step.json
+
+clean: ## Remove builds and caches; keeps .venv, runs and champions
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache distforge/_C.*.so $(VENV)/.package-installed
+	find distforge tests launch benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# torch goes first and by its exact pin: whatever pulls torch in later finds it there.
+$(VENV)/.dependencies-installed: requirements.lock
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "distforge needs Python 3.11 or newer: none of python3.11, python3.12, python3.13, python3," \
+			"python is; install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; fi
+	@echo "==> 1/4 virtual environment: $(VENV) ($$($(PYTHON) --version))"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "==> 2/4 torch (the largest download)"
+	$(PIP) install "$$(grep '^torch==' requirements.lock)"
+	@echo "==> 3/4 the other packages of requirements.lock"
+	$(PIP) install -r requirements.lock
+	@touch $@
+
+# Without build isolation: the extension is compiled against the torch that will run it.
+$(VENV)/.package-installed: $(VENV)/.dependencies-installed setup.py pyproject.toml $(NATIVE_SOURCES)
+	@echo "==> 4/4 distforge itself, with its native extension (well under a minute; minutes with CUDA)"
+	@mkdir -p build
+	@$(PIP) install --no-build-isolation --no-deps --editable . -v 2>&1 | tee build/setup.log \
+		| { grep --line-buffered -E '^ *(distforge:|\[[0-9]+/[0-9]+\]|Successfully)' || true; }; \
+		status=$${PIPESTATUS[0]}; \
+		if [ $$status -ne 0 ]; then tail -n 40 build/setup.log >&2; fi; exit $$status
+	@touch $@

@@ -1,0 +1,130 @@
+"""setup.py's own decisions, and every CUDA source compiled for every architecture it promises."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load_setup() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("distforge_setup", ROOT / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Where dataclasses look up the annotations of the module.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+setup = load_setup()
+NVCC = setup.find_nvcc()
+
+
+def fake_nvcc(folder: Path, release: str, architectures: str) -> str:
+    """An nvcc that answers the two questions that setup.py asks, so the rules need no toolkit."""
+    path = folder / "nvcc"
+    path.write_text(
+        "#!/bin/sh\n"
+        f'[ "$1" = --version ] && echo "Cuda compilation tools, release {release}, V{release}.1"\n'
+        f'[ "$1" = --list-gpu-arch ] && printf "{architectures}"\n'
+        "exit 0\n"
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_architectures_are_those_that_nvcc_knows(tmp_path):
+    nvcc = fake_nvcc(tmp_path, "12.4", "compute_75\\ncompute_80\\ncompute_87\\ncompute_90\\n")
+    architectures = setup.supported_architectures(nvcc)
+    assert architectures == ["75", "80", "90", "90a"]
+    assert setup.gencode_flags(architectures) == [
+        "-gencode=arch=compute_75,code=sm_75",
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90,code=sm_90",
+        "-gencode=arch=compute_90a,code=sm_90a",
+        "-gencode=arch=compute_90a,code=compute_90a",
+    ]
+
+
+@pytest.mark.parametrize(
+    "wish,torch_cuda,built,reason",
+    [
+        ("auto", "13.0", True, "nvcc"),
+        ("auto", None, False, "CPU build"),
+        ("auto", "12.8", False, "another major version"),
+        ("1", None, True, "DISTFORGE_BUILD_CUDA=1"),
+        ("0", "13.0", False, "DISTFORGE_BUILD_CUDA=0"),
+    ],
+)
+def test_when_the_cuda_part_is_built(tmp_path, monkeypatch, wish, torch_cuda, built, reason):
+    (tmp_path / "bin").mkdir()
+    nvcc = fake_nvcc(tmp_path / "bin", "13.0", "compute_75\\n")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("DISTFORGE_BUILD_CUDA", wish)
+    chosen, why = setup.choose_nvcc(torch_cuda)
+    assert chosen == (nvcc if built else None)
+    assert reason in why
+
+
+def test_forcing_cuda_without_nvcc_is_a_clear_error(monkeypatch):
+    monkeypatch.setattr(setup, "find_nvcc", lambda: None)
+    monkeypatch.setenv("DISTFORGE_BUILD_CUDA", "1")
+    with pytest.raises(SystemExit, match="nvcc was found neither"):
+        setup.choose_nvcc("13.0")
+    monkeypatch.setenv("DISTFORGE_BUILD_CUDA", "auto")
+    assert setup.choose_nvcc("13.0") == (None, "no nvcc")
+
+
+def test_an_unknown_wish_is_refused(monkeypatch):
+    monkeypatch.setenv("DISTFORGE_BUILD_CUDA", "yes")
+    with pytest.raises(SystemExit, match="expected auto, 0 or 1"):
+        setup.choose_nvcc(None)
+
+
+def test_a_missing_torch_says_how_to_build(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit, match="--no-build-isolation"):
+        setup.import_torch()
+
+
+def test_the_lock_pins_every_requirement_and_names_no_place():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", pin) for pin in pins)
+    names = {re.sub(r"[-_.]+", "-", pin.split("==")[0]).lower() for pin in pins}
+    project = (ROOT / "pyproject.toml").read_text()
+    asked = re.findall(r'^    "([A-Za-z0-9._-]+)(?:\[\w+\])?[<>=!~]', project, flags=re.MULTILINE)
+    assert {"torch", "deepspeed", "setuptools", "pybind11"} <= set(asked)
+    assert {name.lower() for name in asked} <= names
+
+
+@pytest.mark.skipif(NVCC is None, reason="no nvcc on this machine")
+@pytest.mark.parametrize("source", sorted((ROOT / "csrc").rglob("*.cu")), ids=lambda p: p.name)
+def test_cuda_sources_compile_for_every_architecture_without_spills(source, tmp_path):
+    architectures = setup.supported_architectures(NVCC)
+    assert {"75", "80", "86", "89", "90", "90a"} <= set(architectures)
+    command = [
+        NVCC,
+        *setup.NVCC_FLAGS,
+        *setup.gencode_flags(architectures),
+        *setup.define_flags(),
+        *setup.include_flags(),
+        *("-Xptxas=-v", "-c", str(source), "-o", str(tmp_path / "kernel.o")),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    report = done.stdout + done.stderr
+    compiled = set(re.findall(r"Compiling entry function '\w+' for 'sm_(\w+)'", report))
+    assert compiled == set(architectures)
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
+    assert spills
+    assert set(spills) == {("0", "0")}
