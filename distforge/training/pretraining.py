@@ -95,7 +95,13 @@ def make_champion(
         direct=[not has_prompt for has_prompt in prompted],
     )
     torch.manual_seed(recipe.seed)
-    model = build_model(recipe.architecture, tokenizer, recipe.seed)
+    model = build_model(
+        recipe.architecture,
+        len(tokenizer),
+        recipe.seed,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     engine = TrainingEngine(
         model,
         lambda module: build_optimizer(module, recipe.optimizer),

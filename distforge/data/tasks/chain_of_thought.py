@@ -21,7 +21,7 @@ class SwapTracking(Task):
 
     def draw(self, rng: random.Random, difficulty: int) -> Params:
         pairs = [(a, b) for a in CUPS for b in CUPS if a < b]
-        swaps = tuple("".join(rng.sample(rng.choice(pairs), 2)) for _ in range(4 + difficulty))
+        swaps = tuple("".join(rng.sample(rng.choice(pairs), 2)) for _ in range(3 + difficulty))
         return rng.choice(CUPS), swaps
 
     def canonical(self, params: Params) -> Params:
@@ -30,25 +30,26 @@ class SwapTracking(Task):
 
     def render(self, params: Params, rng: random.Random) -> tuple[str, str, str]:
         cup, swaps = params
-        listed = ",".join(f"{number}{swap}" for number, swap in enumerate(swaps, 1))
-        question = f"The ball starts under:{cup}. Swaps:{listed}. Where is it?"
-        steps = []
-        for number, (first, second) in enumerate(swaps, 1):
+        listed = ", ".join(f"{day} {swap}" for day, swap in zip(DAYS, swaps, strict=False))
+        question = f"The ball starts under:{cup}. Swaps: {listed}. Where is it?"
+        steps = [f"<step>{cup}"]
+        for day, swap in zip(DAYS, swaps, strict=False):
+            first, second = swap[0], swap[1]
             cup = {first: second, second: first}.get(cup, cup)
-            steps.append(f"<step>{number}{first}{second}:{cup}")
+            steps.append(f"<step>{day} {swap}:{cup}")
         return question, "".join(steps), cup
 
     def solve(self, question: str) -> str:
-        match = read(r"under:([a-e])\. Swaps:([\da-e,]+)\.", question)
+        match = read(r"under:([a-e])\. Swaps: ([^.]+)\.", question)
         content = {cup: cup == match[1] for cup in CUPS}
-        for swap in match[2].split(","):
-            first, second = swap[1], swap[2]
+        for swap in match[2].split(", "):
+            first, second = swap[-2], swap[-1]
             content[first], content[second] = content[second], content[first]
         return next(cup for cup, ball in content.items() if ball)
 
     def check_form(self, question: str, reasoning: str) -> None:
-        asked = read(r"Swaps:([\da-e,]+)\.", question)[1].split(",")
-        told = re.findall(r"<step>(\d[a-e]{2}):[a-e]", reasoning)
+        asked = read(r"Swaps: ([^.]+)\.", question)[1].split(", ")
+        told = re.findall(r"<step>(\w+ [a-e]{2}):[a-e]", reasoning)
         require(told == asked, f"the trace follows the swaps {told}, the question asks {asked}")
 
 

@@ -14,11 +14,7 @@ def _holds(clue: str, number: int) -> bool:
     word, *rest = clue.split()
     if word in ("even", "odd"):
         return number % 2 == (word == "odd")
-    return {
-        "over": number > int(rest[-1]),
-        "under": number < int(rest[-1]),
-        "sum": sum(map(int, str(number))) == int(rest[-1]),
-    }[word]
+    return number > int(rest[0]) if word == "over" else number < int(rest[0])
 
 
 class SecretNumber(Task):
@@ -29,22 +25,13 @@ class SecretNumber(Task):
 
     def draw(self, rng: random.Random, difficulty: int) -> Params:
         while True:
-            candidates = tuple(rng.sample(range(10, 100), 2 + difficulty))
+            candidates = tuple(rng.sample(range(10, 90), 2 + difficulty))
             secret = rng.choice(candidates)
-            clues = [
-                "odd" if secret % 2 else "even",
-                rng.choice(
-                    (f"over {secret // 10 * 10 - 1}", f"under {secret // 10 * 10 + 10}")
-                    if 20 <= secret < 90
-                    else ("over 9",)
-                ),
-                f"sum {sum(map(int, str(secret)))}",
-            ]
-            rng.shuffle(clues)
-            order = tuple(clues)
-            fits = [c for c in candidates if all(_holds(clue, c) for clue in order)]
-            if fits == [secret]:
-                return candidates, order, rng.randint(11, 29)
+            low = rng.randint(0, secret // 10 - 1) * 10 + 9
+            high = rng.randint(secret // 10 + 1, 9) * 10
+            clues = (f"over {low}", f"under {high}", "odd" if secret % 2 else "even")
+            if [c for c in candidates if all(_holds(clue, c) for clue in clues)] == [secret]:
+                return candidates, clues, rng.randint(2, 9)
 
     def canonical(self, params: Params) -> Params:
         candidates, clues, extra = params
@@ -100,7 +87,7 @@ class SequenceRule(Task):
     strategy = "falsification_testing"
 
     def draw(self, rng: random.Random, difficulty: int) -> Params:
-        start, ahead = rng.randint(2, 39), 1 + difficulty
+        start, ahead = rng.randint(1, 9), 1 + difficulty
         steps = tuple(rng.sample(range(2, 10), 3))
         return start, steps, rng.choice(steps), ahead
 
@@ -120,8 +107,8 @@ class SequenceRule(Task):
         for label, step in zip("PQR", steps, strict=True):
             lines.append(f"<falsify>{label}:{step} seen {truth} {'yes' if step == truth else 'no'}")
         term = shown[-1]
-        for _ in range(ahead):
-            lines.append(f"<step>{term}+{truth}={term + truth}")
+        for number in range(1, ahead + 1):
+            lines.append(f"<step>{number}:{term}+{truth}={term + truth}")
             term += truth
         return question, "".join(lines), str(term)
 
