@@ -7,12 +7,12 @@ whole step over all ranks, and turn the accumulated gradients into one clipped u
 from __future__ import annotations
 
 import copy
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -41,7 +41,11 @@ class Backend(ABC):
 
     @abstractmethod
     def step(self) -> float:
-        """Clip, update, clear the gradients; the global gradient norm before clipping."""
+        """Clip, update, clear the gradients; the global gradient norm before clipping.
+
+        Raises FloatingPointError, with the weights unchanged, for a norm that is not finite. Under
+        float16 such a step is skipped and the loss scale lowered instead.
+        """
 
     @abstractmethod
     def save(self, directory: Path) -> None:
@@ -60,10 +64,6 @@ class Backend(ABC):
     def whole_model(self, module: nn.Module) -> Iterator[nn.Module]:
         """A module whose weights are whole on every rank, for generating and exporting."""
         yield module
-
-    def edit_weight(self, parameter: nn.Parameter, edit: Any) -> None:
-        """Change a weight in place, its fp32 master included."""
-        edit(parameter.data)
 
 
 class PlainBackend(Backend):
@@ -91,6 +91,8 @@ class PlainBackend(Backend):
     def step(self) -> float:
         self._scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.forward_module, self._max_norm)
+        if not self._scaler.is_enabled():
+            require_finite(norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -138,7 +140,7 @@ class DeepSpeedBackend(Backend):
         # DeepSpeed divides by the accumulation and averages over ranks; the loss is a share of the
         # whole step's already, so undo both.
         self._undo = accumulation * world.size
-        self._engine, self._zero, _, _ = deepspeed.initialize(
+        self._engine, _, _, _ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
             config=deepspeed_config(config, dtype, world.size, accumulation),
@@ -154,16 +156,33 @@ class DeepSpeedBackend(Backend):
             self._engine.step()
 
     def step(self) -> float:
-        whole = self._config.clips_itself(self._dtype)
-        norm = clip_gradients(self._engine.module, self._config.max_grad_norm) if whole else None
+        if not self._config.clips_itself():
+            self._engine.step()
+            # ZeRO leaves the weights alone when its norm is not finite.
+            norm = float(self._engine.get_global_grad_norm())
+            return norm if self._dtype == "float16" else require_finite(norm)
+        scaler = self._engine.torch_autocast_z0_gradscaler
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        norm = clip_gradients(self._engine.module, self._config.max_grad_norm)
+        if scaler is None:
+            require_finite(norm)
         self._engine.step()
-        return norm if norm is not None else float(self._engine.get_global_grad_norm() or 0.0)
+        return norm
 
     def save(self, directory: Path) -> None:
-        self._engine.save_checkpoint(str(directory), tag=_DEEPSPEED_TAG, save_latest=False)
+        scaler = self._engine.torch_autocast_z0_gradscaler
+        self._engine.save_checkpoint(
+            str(directory),
+            tag=_DEEPSPEED_TAG,
+            client_state={"scaler": scaler.state_dict()} if scaler is not None else {},
+            save_latest=False,
+        )
 
     def load(self, directory: Path) -> None:
-        self._engine.load_checkpoint(str(directory), tag=_DEEPSPEED_TAG)
+        _, client_state = self._engine.load_checkpoint(str(directory), tag=_DEEPSPEED_TAG)
+        if self._engine.torch_autocast_z0_gradscaler is not None:
+            self._engine.torch_autocast_z0_gradscaler.load_state_dict(client_state["scaler"])
 
     @contextmanager
     def whole_model(self, module: nn.Module) -> Iterator[nn.Module]:
@@ -184,18 +203,15 @@ class DeepSpeedBackend(Backend):
         whole.tie_weights()  # type: ignore[operator]
         yield whole
 
-    def edit_weight(self, parameter: nn.Parameter, edit: Any) -> None:
-        edit(parameter.data)
-        groups = getattr(self._zero, "fp16_groups", None)
-        if groups is None:
-            return
-        for low, master in zip(groups, self._zero.fp32_groups, strict=True):
-            for weight, copy_ in zip(low, master, strict=True):
-                if weight is parameter:
-                    edit(copy_.data)
-
 
 def clip_gradients(model: nn.Module, max_norm: float) -> float:
     """Clip whole gradients to the global norm ``max_norm`` (0: only measure); the norm before."""
     limit = max_norm if max_norm > 0 else float("inf")
     return float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
+
+
+def require_finite(norm: float) -> float:
+    """``norm``, or FloatingPointError when it is infinite or not a number."""
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"the global gradient norm is {norm}")
+    return norm

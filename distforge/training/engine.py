@@ -28,6 +28,10 @@ class NonFiniteLossError(FloatingPointError):
     """The loss of a step is not a number: training has diverged or the data are broken."""
 
 
+class NonFiniteGradientError(FloatingPointError):
+    """The gradient of a step is infinite or not a number, though its loss is finite."""
+
+
 @dataclass(frozen=True)
 class StepResult:
     """One step over all ranks.
@@ -74,7 +78,7 @@ class TrainingEngine:
         self._world = world
         self._config = config
         self.accumulation = micro_batches // world.size
-        dtype = resolve_dtype(config.dtype, world.device)
+        dtype = self._dtype = resolve_dtype(config.dtype, world.device)
         self._module = model.to(world.device)
         if config.activation_checkpointing:
             model.gradient_checkpointing_enable(  # type: ignore[operator]
@@ -83,6 +87,7 @@ class TrainingEngine:
         optimizer = build_optimizer(model)
         _require_stage(optimizer, config.zero_stage)
         self._qk_threshold = _qk_threshold(optimizer) if config.qk_clip_every else 0.0
+        assert not (self._qk_threshold and config.zero_stage), "QK-Clip would miss ZeRO's masters"
         self._logits = AttentionLogits(model) if self._qk_threshold else None
         self._backend: Backend
         if config.uses_deepspeed(world.size):
@@ -103,7 +108,9 @@ class TrainingEngine:
 
         Each holds ``input_ids``, ``attention_mask``, ``labels`` of shape (batch, length).
         ``global_target_tokens`` counts the labelled tokens of the step over all ranks. Raises
-        `NonFiniteLossError` before the update when the loss is not finite.
+        `NonFiniteLossError` or `NonFiniteGradientError`, on all ranks alike and with the weights
+        as they were, when one of them is not finite (float16 skips such a gradient's step and
+        lowers its loss scale).
         """
         assert len(micro_batches) == self.accumulation
         self._module.train()
@@ -128,7 +135,7 @@ class TrainingEngine:
                 "for broken examples"
             )
         lr = float(self._backend.optimizer.param_groups[0]["lr"])
-        norm = self._backend.step()
+        norm = self._update()
         clipped = self._clip_attention() if sampled else 0
         self._steps += 1
         return StepResult(mean, norm, lr, correct / global_target_tokens, clipped)
@@ -142,25 +149,47 @@ class TrainingEngine:
     def save(self, directory: Path) -> None:
         """Write weights, optimizer and this rank's random state into ``directory``; collective."""
         self._backend.save(directory)
-        state = {"torch": torch.get_rng_state(), "steps": torch.tensor(self._steps)}
+        state = {"layout": self._layout(), "torch": torch.get_rng_state(), "steps": self._steps}
         if self._world.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self._world.device)
         torch.save(state, directory / _rng_file(self._world.rank))
 
     def load(self, directory: Path) -> None:
-        """Read what `save` wrote on as many ranks; collective."""
+        """Read what `save` wrote, at the same backend, stage, precision and number of ranks;
+        collective. The directory must be trusted or its manifest verified: ZeRO's shards are
+        pickles. Raises InputError when it was saved otherwise, before anything has changed.
+        """
         path = directory / _rng_file(self._world.rank)
         if not path.is_file():
             raise InputError(
                 f"{directory} has no state of rank {self._world.rank}; resume on as many ranks "
                 "as saved it"
             )
-        self._backend.load(directory)
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["layout"] != self._layout():
+            raise InputError(
+                f"{directory} was saved by {state['layout']}, but this engine is "
+                f"{self._layout()}; resume with what saved it"
+            )
+        self._backend.load(directory)
         torch.set_rng_state(state["torch"])
         if "cuda" in state and self._world.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda"], self._world.device)
-        self._steps = int(state["steps"])
+        self._steps = state["steps"]
+
+    def _layout(self) -> str:
+        name = "deepspeed" if isinstance(self._backend, DeepSpeedBackend) else "plain"
+        stage = self._config.zero_stage
+        return f"{name}, zero_stage {stage}, {self._dtype}, {self._world.size} ranks"
+
+    def _update(self) -> float:
+        try:
+            return self._backend.step()
+        except FloatingPointError as error:
+            raise NonFiniteGradientError(
+                f"the gradient of step {self._steps + 1} is not finite ({error}); lower the "
+                "learning rate or look for broken examples"
+            ) from error
 
     def _clip_attention(self) -> int:
         assert self._logits is not None
@@ -168,7 +197,6 @@ class TrainingEngine:
         return self._logits.apply_clip(
             self._qk_threshold,
             all_reduce_max=self._world.all_reduce_max,
-            edit=self._backend.edit_weight,
         )
 
 

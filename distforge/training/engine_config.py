@@ -66,9 +66,13 @@ class EngineConfig:
             raise InputError(f"backend 'plain' is one process, not {world_size}; use 'auto'")
         return self.backend == "deepspeed" or world_size > 1 or self.zero_stage > 0
 
-    def clips_itself(self, dtype: str) -> bool:
+    def clips_itself(self) -> bool:
         """Whether gradients lie whole and reduced in ``param.grad`` when a step begins."""
-        return self.zero_stage == 0 and dtype == "float32"
+        return self.zero_stage == 0
+
+    def halves_weights(self, dtype: str) -> bool:
+        """Whether weights are kept in ``dtype`` beside fp32 masters; else all of them are fp32."""
+        return dtype == "float16" and self.zero_stage > 0
 
 
 def resolve_dtype(dtype: Dtype, device: torch.device) -> str:

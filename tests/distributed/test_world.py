@@ -1,0 +1,72 @@
+"""The collectives that training uses, and the harness that starts the ranks."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from distforge.training.distributed import World
+from tests.distributed.harness import RankFailure, run_ranks
+
+
+def collectives(world: World):
+    own = {"rank": world.rank, "text": "ä" * (5 * world.rank), "list": [world.rank] * world.rank}
+    largest = torch.tensor([float(world.rank), -float(world.rank)])
+    world.all_reduce_max(largest)
+    world.barrier()
+    return (
+        (world.rank, world.size, world.is_main),
+        world.all_reduce_sum([1.0, 10.0**world.rank, 2.0**-40]),
+        largest.tolist(),
+        world.gather_objects(own),
+        world.broadcast_object(["from", world.rank]),
+    )
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_collectives(size):
+    answers = run_ranks(size, collectives)
+    assert [a[0] for a in answers] == [(r, size, r == 0) for r in range(size)]
+    gathered = [{"rank": r, "text": "ä" * (5 * r), "list": [r] * r} for r in range(size)]
+    for _, total, largest, objects, sent in answers:
+        # float64: 2^-40 beside 111 would be lost in float32
+        assert total == [size, sum(10.0**r for r in range(size)), size * 2.0**-40]
+        assert largest == [size - 1, 0]
+        assert objects == gathered
+        assert sent == ["from", 0]
+
+
+def fail_on_last(world: World):
+    if world.rank == world.size - 1:
+        raise KeyError("the reason")
+    world.barrier()
+
+
+def die_on_last(world: World):
+    if world.rank == world.size - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    world.barrier()
+
+
+def hang(world: World):
+    signal.pause()
+
+
+def test_a_failing_rank_shows_its_traceback():
+    with pytest.raises(RankFailure, match=r"(?s)in fail_on_last.*KeyError: 'the reason'"):
+        run_ranks(2, fail_on_last)
+
+
+def test_a_killed_rank_ends_the_test():
+    with pytest.raises(RankFailure):
+        run_ranks(2, die_on_last)
+
+
+def test_ranks_that_hang_are_killed_at_the_deadline():
+    run_ranks(1, collectives)  # the server is up
+    began = time.monotonic()
+    with pytest.raises(RankFailure, match="deadline"):
+        run_ranks(2, hang, deadline_seconds=2.0)
+    assert time.monotonic() - began < 20

@@ -1,0 +1,104 @@
+"""What configurations are accepted, what they mean, and the DeepSpeed JSON derived from them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from distforge.errors import InputError
+from distforge.training.deepspeed_config import deepspeed_config
+from distforge.training.engine_config import EngineConfig, resolve_dtype
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "wrong,named",
+    [
+        ({"backend": "fsdp"}, "backend is 'fsdp'"),
+        ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"zero_stage": 4}, "zero_stage is 4"),
+        ({"backend": "plain", "zero_stage": 1}, "zero_stage is 1 with backend 'plain'"),
+        ({"offload_optimizer": True}, "offload_optimizer needs zero_stage"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm is -1.0"),
+        ({"qk_clip_every": -1}, "qk_clip_every -1"),
+    ],
+)
+def test_wrong_values_are_named(wrong, named):
+    with pytest.raises(InputError, match=named):
+        EngineConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    "config,size,deepspeed",
+    [
+        (EngineConfig(), 1, False),
+        (EngineConfig(), 2, True),
+        (EngineConfig(zero_stage=1), 1, True),
+        (EngineConfig(backend="deepspeed"), 1, True),
+        (EngineConfig(backend="plain"), 1, False),
+    ],
+)
+def test_backend(config, size, deepspeed):
+    assert config.uses_deepspeed(size) is deepspeed
+
+
+def test_plain_is_one_process():
+    with pytest.raises(InputError, match="one process, not 2"):
+        EngineConfig(backend="plain").uses_deepspeed(2)
+
+
+def test_dtype_on_a_cpu():
+    assert resolve_dtype("auto", CPU) == "float32"
+    assert resolve_dtype("bfloat16", CPU) == "bfloat16"
+    with pytest.raises(InputError, match="float16"):
+        resolve_dtype("float16", CPU)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_deepspeed_json(stage):
+    config = EngineConfig(zero_stage=stage, max_grad_norm=0.7)
+    result = deepspeed_config(config, "float32", world_size=4, accumulation=3)
+    assert json.loads(json.dumps(result)) == result
+    assert result["train_batch_size"] == 12
+    assert result["gradient_accumulation_steps"] == 3
+    assert result["zero_optimization"]["stage"] == stage
+    assert result["zero_optimization"]["round_robin_gradients"] is False
+    assert result["gradient_clipping"] == (0.0 if stage == 0 else 0.7)
+    assert result["zero_allow_untested_optimizer"] is True
+    assert result["zero_force_ds_cpu_optimizer"] is False
+    assert not result.keys() & {"optimizer", "scheduler", "fp16", "bf16", "torch_autocast"}
+
+
+@pytest.mark.parametrize(
+    "dtype,stage,section",
+    [
+        ("bfloat16", 0, "torch_autocast"),
+        ("bfloat16", 3, "torch_autocast"),
+        ("float16", 0, "torch_autocast"),
+        ("float16", 1, "fp16"),
+    ],
+)
+def test_low_precision_section(dtype, stage, section):
+    result = deepspeed_config(EngineConfig(zero_stage=stage), dtype, 2, 1)
+    assert result.keys() & {"fp16", "bf16", "torch_autocast"} == {section}
+    assert result[section]["enabled"] is True
+
+
+def test_offload():
+    config = EngineConfig(zero_stage=2, offload_optimizer=True)
+    zero = deepspeed_config(config, "float32", 2, 1)["zero_optimization"]
+    assert zero["offload_optimizer"]["device"] == "cpu"
+
+
+def test_the_json_is_derived_without_importing_deepspeed():
+    program = (
+        "import sys\n"
+        "from distforge.training.deepspeed_config import deepspeed_config\n"
+        "from distforge.training.engine_config import EngineConfig\n"
+        "deepspeed_config(EngineConfig(zero_stage=3), 'bfloat16', 2, 2)\n"
+        "sys.exit('deepspeed' in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
