@@ -79,6 +79,15 @@ def verify_manifest(directory: Path) -> str:
     return _identify(entries)
 
 
+def manifest_id(directory: Path) -> str:
+    """The id that the manifest of ``directory`` states, without looking at the files it lists.
+
+    Raises:
+        InputError: the manifest is absent, malformed or points outside the directory.
+    """
+    return _identify(_read_entries(Path(directory) / MANIFEST_NAME))
+
+
 def _check_file(file: Path, entry: dict[str, Any], mend: str) -> None:
     size = file.stat().st_size
     if size != entry["bytes"]:

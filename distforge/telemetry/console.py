@@ -54,7 +54,7 @@ class RunConsole:
         self._interval = interval_seconds
         self._clock = clock
         self._latest: dict[str, float] = {}
-        self._stage: _Stage | None = None
+        self._stage: _LineStage | _BarStage | None = None
 
     @contextmanager
     def progress(
@@ -69,10 +69,12 @@ class RunConsole:
         """
         assert self._stage is None, "stages of progress do not nest"
         self._latest.clear()
-        kind = _BarStage if self.console.is_terminal else _LineStage
-        stage = kind(
-            self.console, total_steps, description, start_step, self._interval, self._clock
-        )
+        stage: _LineStage | _BarStage
+        if self.console.is_terminal:
+            stage = _BarStage(self.console, total_steps, description, start_step)
+        else:
+            pace = _Pace(total_steps, start_step, self._clock)
+            stage = _LineStage(self.console, description, pace, self._interval)
         self._stage = stage
         try:
             yield
@@ -85,6 +87,24 @@ class RunConsole:
         self._latest.update((name, metrics[name]) for name in _SHOWN if name in metrics)
         if self._stage is not None:
             self._stage.advance(step, describe_metrics(self._latest))
+
+    def show_epoch(self, metrics: names.BakingMetrics) -> None:
+        """Prints one line for an epoch: overall accuracy, the weakest strategy, progress."""
+        known = {name: value for name, value in metrics.accuracy.items() if math.isfinite(value)}
+        weakest = min(known, key=lambda name: known[name], default=None)
+        parts = [
+            f"epoch {metrics.epoch:g}",
+            f"loss {metrics.loss:.4f}",
+            f"accuracy {metrics.accuracy_overall:.1%}",
+            f"weakest {weakest} {known[weakest]:.1%}" if weakest is not None else "",
+            f"thinking {metrics.token_usage['thinking']:.1%}",
+            f"convergence {metrics.convergence_progress:.1%}",
+        ]
+        self.say("  ".join(part for part in parts if part))
+
+    def say(self, text: str) -> None:
+        """Prints one line as it is, above the progress bar where there is one."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def describe_metrics(latest: Mapping[str, float]) -> str:
@@ -104,40 +124,43 @@ def describe_metrics(latest: Mapping[str, float]) -> str:
     return "  ".join(parts)
 
 
+class _Pace:
+    """Time gone and time left of a stage."""
+
+    def __init__(self, total_steps: int, start_step: int, clock: Callable[[], float]) -> None:
+        self.total_steps, self.clock = total_steps, clock
+        self._start_step, self._began = start_step, clock()
+
+    def describe(self, step: int) -> str:
+        elapsed, done = self.clock() - self._began, step - self._start_step
+        left = elapsed / done * (self.total_steps - step) if done > 0 else math.nan
+        return f"elapsed {format_seconds(elapsed)}  ETA {format_seconds(left)}"
+
+
 class _LineStage:
     def __init__(
-        self,
-        console: Console,
-        total_steps: int,
-        description: str,
-        start_step: int,
-        interval: float,
-        clock: Callable[[], float],
+        self, console: Console, description: str, pace: _Pace, interval_seconds: float
     ) -> None:
-        self._console, self._total, self._description = console, total_steps, description
-        self._start_step, self._interval, self._clock = start_step, interval, clock
-        self._began = clock()
+        self._console, self._description, self._pace = console, description, pace
+        self._interval = interval_seconds
         self._shown_at = -math.inf
         self._pending: str | None = None
 
     def advance(self, step: int, text: str) -> None:
-        now = self._clock()
-        elapsed, done = now - self._began, step - self._start_step
-        left = elapsed / done * (self._total - step) if done > 0 else math.nan
-        self._pending = (
-            f"{self._description}  step {step}/{self._total}  {text}  "
-            f"elapsed {format_seconds(elapsed)}  ETA {format_seconds(left)}"
-        )
-        if now - self._shown_at >= self._interval or step >= self._total:
-            self._show(now)
+        position = f"step {step}/{self._pace.total_steps}"
+        parts = (self._description, position, text, self._pace.describe(step))
+        self._pending = "  ".join(part for part in parts if part)
+        due = self._pace.clock() - self._shown_at >= self._interval
+        if due or step >= self._pace.total_steps:
+            self._show()
 
-    def _show(self, now: float) -> None:
+    def _show(self) -> None:
         if self._pending is not None:
             self._console.print(self._pending, markup=False, highlight=False, soft_wrap=True)
-            self._pending, self._shown_at = None, now
+            self._pending, self._shown_at = None, self._pace.clock()
 
     def close(self) -> None:
-        self._show(self._clock())
+        self._show()
 
 
 class _BarStage:
@@ -147,8 +170,6 @@ class _BarStage:
         total_steps: int,
         description: str,
         start_step: int,
-        interval: float,
-        clock: Callable[[], float],
     ) -> None:
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from distforge.errors import InputError
 
@@ -74,7 +74,7 @@ class MetricsWriter:
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "seconds": round(self._clock() - self._start, 3),
         }
-        record.update((name, _encode(value)) for name, value in metrics.items())
+        record.update((name, _encode(as_number(name, value))) for name, value in metrics.items())
         self._stream.write(json.dumps(record, allow_nan=False) + "\n")
         self._stream.flush()
 
@@ -114,37 +114,48 @@ def _drop_partial_line(path: Path) -> None:
             os.fsync(stream.fileno())
 
 
-def _encode(value: float) -> float | str:
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"a metric is {value!r} ({type(value).__name__}); give a number")
-    number = value if isinstance(value, int) else float(value)
+def as_number(name: str, value: Any) -> float:
+    """A metric's value as a plain number; a tensor of one element becomes a float.
+
+    Raises:
+        TypeError: it is not a number.
+    """
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        raise TypeError(f"the metric {name} is {value!r} ({type(value).__name__}); give a number")
+    return value if isinstance(value, int) else float(value)
+
+
+def _encode(number: float) -> float | str:
     if math.isfinite(number):
         return number
-    return next(text for text, known in _NON_FINITE.items() if str(known) == str(number))
+    if math.isnan(number):
+        return "NaN"
+    return "Infinity" if number > 0 else "-Infinity"
 
 
-def _parse(path: Path, number: int, line: bytes) -> MetricRecord:
+def _parse(path: Path, line_number: int, line: bytes) -> MetricRecord:
     mend = "remove or repair that line"
     try:
         record = json.loads(line)
     except ValueError as error:
-        raise InputError(f"{path}, line {number} is not JSON ({error}); {mend}") from None
+        raise InputError(f"{path}, line {line_number} is not JSON ({error}); {mend}") from None
     if not isinstance(record, dict) or any(key not in record for key in _OWN_KEYS):
-        raise InputError(f"{path}, line {number} lacks one of {', '.join(_OWN_KEYS)}; {mend}")
+        raise InputError(f"{path}, line {line_number} lacks one of {', '.join(_OWN_KEYS)}; {mend}")
     step, stamp, seconds = (record.pop(key) for key in _OWN_KEYS)
     if type(step) is not int or not isinstance(stamp, str) or not _is_number(seconds):
         raise InputError(
-            f"{path}, line {number} has a step, time or seconds of a wrong type; {mend}"
+            f"{path}, line {line_number} has a step, time or seconds of a wrong type; {mend}"
         )
-    metrics = {
-        name: _NON_FINITE.get(value, value) if isinstance(value, str) else value
-        for name, value in record.items()
-    }
-    for name, value in metrics.items():
-        if not _is_number(value):
-            raise InputError(f"{path}, line {number}: {name} is {value!r}, not a number; {mend}")
+    metrics: dict[str, float] = {}
+    for name, value in record.items():
+        number = _NON_FINITE.get(value) if isinstance(value, str) else value
+        if not _is_number(number):
+            raise InputError(
+                f"{path}, line {line_number}: {name} is {value!r}, not a number; {mend}"
+            )
+        metrics[name] = number
     return MetricRecord(step=step, time=stamp, seconds=float(seconds), metrics=metrics)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -130,7 +130,10 @@ class WandBLogger:
 
 
 def check_name(what: str, value: str) -> None:
-    """Raises InputError unless ``value`` is 1-128 of ``[A-Za-z0-9._-]``, not starting with a dot."""
+    """Raises InputError unless ``value`` is a name that is safe in a path, a URL and a filter.
+
+    Allowed are 1 to 128 of ``[A-Za-z0-9._-]``, the first not a dot.
+    """
     if not isinstance(value, str) or not _NAME.match(value):
         raise InputError(
             f"{what} is {value!r}; use 1 to 128 letters, digits, dots, underscores and hyphens, "
