@@ -44,7 +44,7 @@ NVCC_FLAGS = [
     "-std=c++20",
     "-O3",
     "-Xcompiler=-fPIC,-fvisibility=hidden",
-    "--expt-relaxed-constexpr",
+    "-Icsrc",
     "-Xfatbin=-compress-all",
     "--threads=4",
 ]
@@ -172,8 +172,11 @@ class Toolchain:
         )
 
     def sources(self) -> list[Path]:
-        patterns = ["**/*.cpp", "**/*.cu"] if self.nvcc else ["**/*.cpp"]
-        return sorted(path for pattern in patterns for path in CSRC.glob(pattern))
+        """Kernels are .cu without torch, which nvcc compiles fast for many architectures; what
+        binds them to torch is *_cuda.cpp. Both are left out of a CPU build."""
+        if self.nvcc:
+            return sorted([*CSRC.rglob("*.cpp"), *CSRC.rglob("*.cu")])
+        return sorted(path for path in CSRC.rglob("*.cpp") if not path.stem.endswith("_cuda"))
 
     def nvcc_flags(self) -> list[str]:
         return [*NVCC_FLAGS, *gencode_flags(self.architectures)]
@@ -219,10 +222,10 @@ def ninja_file(tools: Toolchain, folder: Path, output: Path) -> str:
         "  description = g++ $in",
     ]
     if tools.nvcc:
+        nvcc = f"{tools.nvcc} -MD -MF $out.d {shlex.join(tools.nvcc_flags())}"
         lines += [
             "rule nvcc",
-            f"  command = {tools.nvcc} -MD -MF $out.d {shlex.join(tools.nvcc_flags())} {shared} "
-            "-c $in -o $out",
+            f"  command = {nvcc} -c $in -o $out",
             "  depfile = $out.d",
             "  deps = gcc",
             "  description = nvcc $in",

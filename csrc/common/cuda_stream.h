@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/headeronly/util/Exception.h>
 
@@ -11,18 +10,14 @@ aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
 
 namespace distforge {
 
-inline cudaStream_t current_cuda_stream(int32_t device_index) {
+// The stream as the pointer that it is (a cudaStream_t), so that no CUDA header is needed.
+inline void* current_cuda_stream(int32_t device_index) {
   STD_TORCH_CHECK(&aoti_torch_get_current_cuda_stream != nullptr,
                   "this torch does not export its CUDA stream");
   void* stream = nullptr;
   STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device_index, &stream) == AOTI_TORCH_SUCCESS,
                   "torch did not give its current CUDA stream");
-  return static_cast<cudaStream_t>(stream);
-}
-
-inline void check_launch() {
-  const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, "CUDA launch failed: ", cudaGetErrorString(error));
+  return stream;
 }
 
 }  // namespace distforge

@@ -1,16 +1,11 @@
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
+#include <cuda_runtime.h>
 
 #include <algorithm>
 
-#include "common/cuda_stream.h"
 #include "grokfast/grokfast.h"
 
 namespace distforge::grokfast {
 namespace {
-
-using torch::stable::Tensor;
 
 constexpr int kThreads = 256;
 constexpr int kVector = 4;
@@ -50,30 +45,20 @@ bool aligned_for_vectors(const Buffers& b) {
   return bits % (kVector * sizeof(float)) == 0;
 }
 
-Tensor grokfast_momentum_cuda(const Tensor& grad, std::optional<Tensor> ema, const Tensor& momentum,
-                              double alpha, double lamb, double beta, bool nesterov) {
-  Tensor update = torch::stable::empty_like(grad);
-  const Buffers buffers = check_and_unpack(grad, ema, momentum, update, lamb);
-  if (buffers.numel == 0) return update;
-  const int32_t device = grad.get_device_index();
-  const torch::stable::accelerator::DeviceGuard guard(device);
-  const cudaStream_t stream = current_cuda_stream(device);
-  const Coefficients coefficients = make_coefficients(alpha, lamb, beta);
+}  // namespace
+
+const char* launch_cuda(const Coefficients& coefficients, const Buffers& buffers, bool nesterov,
+                        void* stream) {
   const int64_t num_vectors = aligned_for_vectors(buffers) ? buffers.numel / kVector : 0;
   const int64_t work = std::max(num_vectors, buffers.numel - num_vectors * kVector);
   const int64_t blocks = std::min((work + kThreads - 1) / kThreads, kMaxBlocks);
   dispatch(buffers.ema != nullptr, nesterov, [&](auto has_ema, auto is_nesterov) {
     momentum_kernel<decltype(has_ema)::value, decltype(is_nesterov)::value>
-        <<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(coefficients, buffers,
-                                                                 num_vectors);
+        <<<static_cast<unsigned>(blocks), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+            coefficients, buffers, num_vectors);
   });
-  check_launch();
-  return update;
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
-}  // namespace
 }  // namespace distforge::grokfast
-
-STABLE_TORCH_LIBRARY_IMPL(distforge, CUDA, m) {
-  m.impl("grokfast_momentum_", TORCH_BOX(&distforge::grokfast::grokfast_momentum_cuda));
-}

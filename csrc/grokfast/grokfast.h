@@ -1,12 +1,11 @@
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-
 #include <cstdint>
-#include <optional>
+#include <type_traits>
 
-#include "common/checks.h"
 #include "common/macros.h"
+
+// No torch in here: nvcc parses this once for each architecture.
 
 namespace distforge::grokfast {
 
@@ -51,19 +50,6 @@ struct Buffers {
   int64_t numel;
 };
 
-inline Buffers check_and_unpack(const torch::stable::Tensor& grad,
-                                const std::optional<torch::stable::Tensor>& ema,
-                                const torch::stable::Tensor& momentum,
-                                torch::stable::Tensor& update, double lamb) {
-  check_float32_contiguous(grad, "grad");
-  check_like(momentum, grad, "momentum");
-  const bool has_ema = ema.has_value() && (ema->numel() > 0 || grad.numel() == 0);
-  STD_TORCH_CHECK(has_ema || lamb == 0.0, "ema may be left out only when lamb is 0");
-  if (has_ema) check_like(*ema, grad, "ema");
-  return {grad.const_data_ptr<float>(), has_ema ? ema->mutable_data_ptr<float>() : nullptr,
-          momentum.mutable_data_ptr<float>(), update.mutable_data_ptr<float>(), grad.numel()};
-}
-
 // Calls `launch` with the two choices as compile-time constants.
 template <typename Launch>
 void dispatch(bool has_ema, bool nesterov, const Launch& launch) {
@@ -76,5 +62,9 @@ void dispatch(bool has_ema, bool nesterov, const Launch& launch) {
              : launch(bool_constant<false>{}, bool_constant<false>{});
   }
 }
+
+// Runs the step on a CUDA device's stream (grokfast.cu). Returns null, or what CUDA complains of.
+const char* launch_cuda(const Coefficients& coefficients, const Buffers& buffers, bool nesterov,
+                        void* stream);
 
 }  // namespace distforge::grokfast

@@ -2,7 +2,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "common/cpu_capability.h"
-#include "grokfast/grokfast.h"
+#include "grokfast/arguments.h"
 
 namespace distforge::grokfast {
 namespace {

@@ -116,11 +116,9 @@ def test_cuda_sources_compile_for_every_architecture_without_spills(source, tmp_
         NVCC,
         *setup.NVCC_FLAGS,
         *setup.gencode_flags(architectures),
-        *setup.define_flags(),
-        *setup.include_flags(),
         *("-Xptxas=-v", "-c", str(source), "-o", str(tmp_path / "kernel.o")),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     report = done.stdout + done.stderr
     compiled = set(re.findall(r"Compiling entry function '\w+' for 'sm_(\w+)'", report))
