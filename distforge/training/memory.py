@@ -1,0 +1,101 @@
+"""How much memory a training step needs, before it is tried."""
+
+from __future__ import annotations
+
+from distforge.training.engine_config import EngineConfig
+
+_FLOAT32 = 4
+# DeepSpeed's default for stage 3: gathered weights up to this many elements are not released.
+_STAGE3_MAX_LIVE = 1_000_000_000
+
+
+def estimate_memory(
+    num_parameters: int,
+    config: EngineConfig,
+    dtype: str,
+    world_size: int,
+    optimizer_buffers_per_parameter: float,
+    micro_batch_tokens: int,
+    hidden_size: int,
+    num_layers: int,
+    intermediate_size: int,
+    vocab_size: int,
+    num_heads: int,
+    sequence_length: int,
+) -> dict[str, int]:
+    """Bytes on each rank's device at the peak of a step, by what they hold.
+
+    With P parameters, W ranks, e = 4 bytes for dtype "float32" and 2 for 16 bits, and b fp32
+    ``optimizer_buffers_per_parameter`` (2 for AdamW, 1 to 2 for MuonGrokfast):
+
+    ===========  =======================  =========  ==================================
+    backend      weights                  gradients  optimizer
+    ===========  =======================  =========  ==================================
+    plain        4 P (+ 2 P of autocast)  4 P        4 b P
+    stage 0      e P                      e P        4 b P (+ 8 P with 16 bits)
+    stage 1      e P                      e P        4 (2 + b) P / W
+    stage 2      e P                      e P / W    4 (2 + b) P / W
+    stage 3      e (P / W + min(P, 1e9))  e P / W    4 (2 + b) P / W
+    ===========  =======================  =========  ==================================
+
+    The 2 are the fp32 master weights and the fp32 gradients of the update. Stage 3 shards the
+    weights, yet DeepSpeed keeps up to 1e9 gathered elements alive, so a small model is whole
+    again while it computes. With ``offload_optimizer`` the optimizer's part lies in "host", which
+    ``total`` leaves out. (Rajbhandari et al. 2020, "ZeRO", section 3, with our buffers for Adam's.)
+
+    Activations of T = ``micro_batch_tokens`` (padding included) in N layers of width h, MLP width f
+    and H heads, counted in a Llama block with fused attention: three tensors of each norm (6 h, in
+    fp32), queries, keys, values and output (4 h), gate, up, activated gate and product (4 f), the
+    softmax's fp32 normaliser (H) and an attention mask of ``sequence_length``; a norm at the end.
+    With ``activation_checkpointing``: h for each layer and one layer whole. Attention that is not
+    fused (on a CPU: any with dropout) keeps its scores besides, H times ``sequence_length``
+    three times, which is not counted.
+
+    Logits are the bound that every token is a target: logits, their log-softmax and its gradient,
+    12 bytes for each of T times ``vocab_size``; examples with a long question need less.
+
+    The scratch of the optimizer's own step, communication buckets and the allocator's
+    fragmentation are not counted.
+
+    Returns:
+        "weights", "gradients", "optimizer", "activations", "logits", their "total", and "host".
+    """
+    low = _FLOAT32 if dtype == "float32" else 2
+    weights, gradients, optimizer = _model_state(
+        num_parameters, config, low, world_size, optimizer_buffers_per_parameter
+    )
+    norm = 3 * hidden_size * _FLOAT32
+    attention = (4 * hidden_size + sequence_length) * low + num_heads * _FLOAT32
+    per_layer = 2 * norm + attention + 4 * intermediate_size * low
+    if config.activation_checkpointing:
+        per_token = num_layers * hidden_size * low + per_layer + norm
+    else:
+        per_token = num_layers * per_layer + norm
+    result = {
+        "weights": weights,
+        "gradients": gradients,
+        "optimizer": 0 if config.offload_optimizer else optimizer,
+        "activations": micro_batch_tokens * per_token,
+        "logits": 12 * micro_batch_tokens * vocab_size,
+    }
+    result["total"] = sum(result.values())
+    result["host"] = optimizer if config.offload_optimizer else 0
+    return result
+
+
+def _model_state(
+    parameters: int, config: EngineConfig, low: int, world_size: int, buffers: float
+) -> tuple[int, int, int]:
+    """Bytes of weights, gradients and optimizer; the table above, row by row."""
+    full, shard = parameters, -(-parameters // world_size)
+    if not config.uses_deepspeed(world_size):
+        autocast = 0 if low == _FLOAT32 else low * full
+        return _FLOAT32 * full + autocast, _FLOAT32 * full, round(_FLOAT32 * buffers * full)
+    if config.zero_stage == 0:
+        masters = 0 if low == _FLOAT32 else 2
+        return low * full, low * full, round(_FLOAT32 * (masters + buffers) * full)
+    weights = low * full
+    if config.zero_stage == 3:
+        weights = low * (shard + min(full, _STAGE3_MAX_LIVE))
+    gradients = low * (full if config.zero_stage == 1 else shard)
+    return weights, gradients, round(_FLOAT32 * (2 + buffers) * shard)
