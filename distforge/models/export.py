@@ -11,7 +11,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge.errors import InputError
-from distforge.models.quiet import no_progress_bars
+from distforge.models.quiet import quiet_transformers
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _OWN_SUBDIRECTORY = "additional_chat_templates"
@@ -66,7 +66,7 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory
         pad_token_id=tokenizer.pad_token_id,
     )
     try:
-        with no_progress_bars():
+        with quiet_transformers():
             model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
     finally:

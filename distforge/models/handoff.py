@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,109 +14,166 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from distforge.errors import InputError
 
 MINIMUM_IMPROVEMENT = 0.20
+"""Fraction by which phase 2's champion must be fitter than where it started."""
 
-Loaded = tuple[PreTrainedModel, str, dict[str, Any]]
+_PHASE2_KEYS = frozenset({"phase", "champion_selected", "fitness_improvement"})
+_WEIGHT_KEYS = ("state_dict", "model_state_dict")
 
 
-def read_pair(path: Path) -> Loaded:
-    """Model, tokenizer directory and metadata of ``X.safetensors`` beside ``X.json``.
+@dataclass(frozen=True)
+class Handoff:
+    """The parts of a handed-over champion, checked for form; no model is built yet.
 
-    The JSON is ``{"config": …, "tokenizer": directory, "metadata": …}``: a transformers
-    configuration with its model_type, the tokenizer's directory relative to the file, and what
-    phase 2 says of the champion. Raises `InputError` naming the file that is wrong.
+    ``config`` is a transformers configuration with its ``model_type``; ``tokenizer`` an existing
+    directory at or below the file's own.
+    """
+
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+    tokenizer: Path
+    metadata: dict[str, Any]
+
+
+def read_pair(path: Path) -> Handoff:
+    """``X.safetensors`` with ``X.json`` beside it.
+
+    The JSON is ``{"config": …, "tokenizer": directory, "metadata": …}``, the directory relative to
+    the file and its own by default. Raises `InputError` naming the file that is wrong.
     """
     described = path.with_suffix(".json")
-    try:
-        description = json.loads(described.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{described} is missing; expected it beside {path.name}") from None
-    except ValueError as error:
-        raise InputError(f"{described} is not valid JSON ({error})") from error
+    if not described.is_file():
+        raise InputError(
+            f"{described} is missing; write it beside {path.name} as "
+            '{"config": …, "tokenizer": …, "metadata": …}'
+        )
+    description = read_json(described)
+    config, tokenizer, metadata = _describe(description, described)
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a readable safetensors file ({error})") from error
-    return _assemble(path, weights, description)
+        raise InputError(
+            f"{path} is not a readable safetensors file: {error}; copy or save it again"
+        ) from error
+    return Handoff(config, weights, tokenizer, metadata)
 
 
-def read_pickle(path: Path) -> Loaded:
-    """The same from a legacy ``.pt``: ``{"state_dict": …, "config": …, "tokenizer": …, …}``.
+def read_pickle(path: Path) -> Handoff:
+    """A legacy ``.pt``: ``{"state_dict": …, "config": …, "tokenizer": …, "metadata": …}``.
 
-    Only plain tensors and containers are read (``weights_only``); a pickle that wants anything else
-    is refused before it can do it.
+    The weights may be called ``model_state_dict`` as well. Only plain tensors and containers are
+    read (``weights_only``); a pickle that wants anything else is refused with `InputError` before
+    any of it runs.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except pickle.UnpicklingError as error:  # torch's text explains how to open it all the same
         raise InputError(
-            f"{path} is a pickle that holds more than plain tensors and is not opened; save the "
-            "weights as .safetensors"
+            f"{path} is not a pickle of plain tensors alone and is not opened; save the weights as "
+            ".safetensors with a .json beside it"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a readable checkpoint ({error})") from error
-    if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
-        raise InputError(f"{path} has no 'state_dict'; expected it with 'config' and 'tokenizer'")
-    return _assemble(path, dict(content["state_dict"]), content)
-
-
-def _assemble(path: Path, weights: dict[str, Tensor], description: Any) -> Loaded:
-    config = description.get("config") if isinstance(description, Mapping) else None
-    if not isinstance(config, Mapping) or not isinstance(config.get("model_type"), str):
-        raise InputError(f"{path}: no 'config' with a model_type; expected transformers' config")
-    metadata = dict(description.get("metadata") or {})
-    check_metadata(metadata, path)
-    values = {key: value for key, value in config.items() if key not in ("model_type", "auto_map")}
-    try:
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(config["model_type"], **values)
-        )
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: its config does not describe a causal LM ({error})") from error
-    _load_weights(path, model, weights)
-    return model, str(_tokenizer_directory(path, description.get("tokenizer", "."))), metadata
-
-
-def _load_weights(path: Path, model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
-    try:
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        raise InputError(f"{path}: weights of another shape than its config's ({error})") from error
-    model.tie_weights()
-    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
-    wrong = [name for name in (*missing, *unexpected) if name not in tied]
-    if wrong:
+    except Exception as error:  # the unpickler meets arbitrary bytes: any type can come of it
         raise InputError(
-            f"{path}: weights missing or unknown to its config: {', '.join(wrong[:3])}"
-            f"{' and others' if len(wrong) > 3 else ''}"
-        )
+            f"{path} is not a readable checkpoint ({type(error).__name__}); copy or save it again"
+        ) from error
+    config, tokenizer, metadata = _describe(content, path)
+    weights = next((content[key] for key in _WEIGHT_KEYS if key in content), None)
+    if not isinstance(weights, Mapping) or not weights:
+        raise InputError(f"{path} has no 'state_dict'; save the weights under it beside 'config'")
+    for name, value in weights.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise InputError(
+                f"{path}: {name!r} in its state_dict is a {type(value).__name__}; save named "
+                "tensors alone there"
+            )
+    return Handoff(config, dict(weights), tokenizer, metadata)
 
 
-def _tokenizer_directory(path: Path, name: Any) -> Path:
-    root = path.parent.resolve()
-    directory = (root / str(name)).resolve()
-    if not directory.is_relative_to(root):
-        raise InputError(f"{path}: its tokenizer {name!r} lies outside {path.parent}")
-    if not directory.is_dir():
-        raise InputError(f"{path}: its tokenizer directory {name!r} does not exist")
-    return directory
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; `InputError` with the file's name for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not readable as JSON: {error}; mend it") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}; expected a JSON object")
+    return content
 
 
 def check_metadata(metadata: Mapping[str, Any], path: Path) -> None:
-    """Refuse metadata that says this is not phase 2's chosen champion; none at all is accepted."""
-    if not metadata:
+    """Refuse metadata that is not of phase 2's chosen champion, with all that is wrong.
+
+    It must have ``phase`` 2, ``champion_selected`` true and ``fitness_improvement`` at least 0.20
+    (a fraction). Metadata with none of the three is not phase 2's and is accepted.
+    """
+    if _PHASE2_KEYS.isdisjoint(metadata):
         return
-    missing = []
+    wrong = []
     if metadata.get("phase") != 2:
-        missing.append(f"phase is {metadata.get('phase')!r}, not 2")
+        wrong.append(f"phase is {metadata.get('phase')!r}, not 2")
     if metadata.get("champion_selected") is not True:
-        missing.append("champion_selected is not true")
+        wrong.append(f"champion_selected is {metadata.get('champion_selected')!r}, not true")
     gain = metadata.get("fitness_improvement")
-    if isinstance(gain, bool) or not isinstance(gain, int | float) or gain < MINIMUM_IMPROVEMENT:
-        missing.append(f"fitness_improvement is {gain!r}, not at least {MINIMUM_IMPROVEMENT}")
-    if missing:
-        raise InputError(f"{path} is not a champion of phase 2: {'; '.join(missing)}")
+    if isinstance(gain, bool) or not isinstance(gain, int | float):
+        gain_is_enough = False
+    else:
+        gain_is_enough = gain >= MINIMUM_IMPROVEMENT
+    if not gain_is_enough:
+        wrong.append(f"fitness_improvement is {gain!r}, not at least {MINIMUM_IMPROVEMENT:.2f}")
+    if wrong:
+        raise InputError(
+            f"{path} is not a champion of phase 2: {'; '.join(wrong)}; hand over the champion that "
+            "phase 2 selected"
+        )
+
+
+def check_config(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a transformers configuration that asks for code from elsewhere.
+
+    transformers runs a kernel of the hub when an ``attn_implementation`` (or another) names one.
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            check_config(value, path)
+        named = value.values() if isinstance(value, Mapping) else (value,)
+        if key.endswith("_implementation") and any(re.search("[/:@]", str(v)) for v in named):
+            raise InputError(
+                f"{path}: {key} is {value!r}, which names code on the hub; remove it, or name "
+                "one of transformers' own such as 'sdpa'"
+            )
+
+
+def _describe(description: Any, path: Path) -> tuple[dict[str, Any], Path, dict[str, Any]]:
+    config = description.get("config") if isinstance(description, Mapping) else None
+    if not isinstance(config, Mapping) or not isinstance(config.get("model_type"), str):
+        raise InputError(
+            f"{path} has no 'config' with a model_type; expected a transformers configuration there"
+        )
+    check_config(config, path)
+    metadata = description.get("metadata") or {}
+    if not isinstance(metadata, Mapping):
+        raise InputError(f"{path}: its metadata is a {type(metadata).__name__}; expected a table")
+    check_metadata(metadata, path)
+    tokenizer = _tokenizer_directory(description.get("tokenizer", "."), path)
+    return dict(config), tokenizer, dict(metadata)
+
+
+def _tokenizer_directory(name: Any, path: Path) -> Path:
+    root = path.parent.resolve()
+    if not isinstance(name, str) or "\0" in name:
+        raise InputError(f"{path}: its tokenizer is {name!r}; expected the name of a directory")
+    directory = (root / name).resolve()
+    if not directory.is_relative_to(root):
+        raise InputError(
+            f"{path}: its tokenizer {name!r} lies outside {path.parent}; copy it there and name it "
+            "relative to the file"
+        )
+    if not directory.is_dir():
+        raise InputError(
+            f"{path}: its tokenizer directory {name!r} does not exist; save the tokenizer there "
+            "with tokenizer.save_pretrained"
+        )
+    return directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import re
@@ -10,131 +11,259 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from distforge.errors import InputError
-from distforge.models.handoff import read_pair, read_pickle
+from distforge.models.handoff import Handoff, check_config, read_json, read_pair, read_pickle
+from distforge.models.quiet import quiet_transformers
 
 logger = logging.getLogger(__name__)
 
+_READERS = {".safetensors": read_pair, ".pt": read_pickle, ".pth": read_pickle}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_HUB_EXCLUDED = ("*/*", "consolidated*")  # other formats of the same weights
 
 
 @dataclass(frozen=True)
 class Champion:
     """A loaded model in fp32 and evaluation mode, its tokenizer, and where they came from.
 
-    ``sha256`` covers the weight files; it is empty for a model from the hub. ``metadata`` is what
-    phase 2 wrote beside the weights.
+    The tokenizer has an end of sequence and a padding id. ``source`` is as it was given.
+    ``sha256`` is the hexadecimal digest of the weights file; of several, of their sha256sum
+    listing in name order. ``metadata`` is what phase 2 wrote beside the weights.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     source: str
-    sha256: str = ""
+    sha256: str
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def load_champion(source: str) -> Champion:
     """Load from a path, or from the hub when ``source`` is no path and looks like a hub name.
 
-    No code from the model's side is run: weights are safetensors, or a pickle of plain tensors.
+    Nothing that comes with the model is executed: weights are safetensors, or a pickle of plain
+    tensors, and remote code is off.
 
     Raises:
-        InputError: nothing there, broken or incomplete weights, a tokenizer that lacks an end of
-            sequence or has more ids than the model has rows, or phase-2 metadata that does not
-            describe a chosen champion.
+        InputError: nothing there, broken or incomplete weights, a tokenizer that is missing, lacks
+            an end of sequence or has more ids than the model has rows, or phase-2 metadata that
+            does not describe a selected champion.
     """
-    transformers_logging.disable_progress_bar()
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_file():
-        reader = {".safetensors": read_pair, ".pt": read_pickle, ".pth": read_pickle}.get(
-            path.suffix
-        )
+        reader = _READERS.get(path.suffix)
         if reader is None:
-            raise InputError(f"{path} ends in {path.suffix!r}; expected .safetensors or .pt")
-        model, tokenizer_source, metadata = reader(path)
-        files = [path]
-    elif path.is_dir():
-        _require_weights(path)
-        model, tokenizer_source, metadata = _load_pretrained(source), source, {}
-        files = sorted(path.glob("*.safetensors"))
-    elif source.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(source) or path.suffix:
-        raise InputError(
-            f"champion {source!r} does not exist; give a Hugging Face directory, a .safetensors or "
-            ".pt file, or have one made with champion.make = true"
-        )
+            raise InputError(
+                f"champion {source!r} is a file that ends in {path.suffix!r}; expected "
+                ".safetensors or .pt"
+            )
+        handoff = reader(path)
+        model, metadata, files = _build(handoff, path), handoff.metadata, [path]
+        tokenizer = _load_tokenizer(handoff.tokenizer)
     else:
-        model, tokenizer_source, metadata, files = _load_pretrained(source), source, {}, []
-    tokenizer = _load_tokenizer(tokenizer_source)
+        directory = path if path.is_dir() else _fetch(source)
+        files, metadata = _weight_files(directory), {}
+        model, tokenizer = _load_directory(directory), _load_tokenizer(directory)
+    _check_model(model, source)
     _check_pairing(model, tokenizer, source)
     return Champion(model.float().eval(), tokenizer, source, _sha256(files), metadata)
 
 
-def _require_weights(path: Path) -> None:
-    if not (path / "config.json").is_file():
-        raise InputError(f"{path} has no config.json; expected a Hugging Face model directory")
-    if not any(path.glob("*.safetensors")):
+def _fetch(source: str) -> Path:
+    """The hub's files of that name, in the local cache."""
+    path = Path(source)
+    owner_is_here = len(path.parts) > 1 and path.parent.is_dir()
+    if not _HUB_NAME.fullmatch(source) or path.suffix in _READERS or owner_is_here:
         raise InputError(
-            f"{path} has no .safetensors weights; save the model again with save_pretrained"
+            f"champion {source!r} does not exist; give a Hugging Face directory, a .safetensors or "
+            ".pt file or a hub name, or have one made with champion.make = true"
         )
-
-
-def _load_pretrained(source: str) -> PreTrainedModel:
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        return Path(
+            snapshot_download(
+                source, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_EXCLUDED)
+            )
         )
-    except Exception as error:  # safetensors and transformers raise many types for a bad file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"champion {source!r} cannot be loaded: {reason}") from error
-    wrong = sorted({*info["missing_keys"], *map(str, info["mismatched_keys"])})
-    if wrong:
+    except Exception as error:  # the hub's client raises its own and its network library's types
         raise InputError(
-            f"champion {source!r}: its weights lack or misshape {', '.join(wrong[:3])}"
-            f"{' and others' if len(wrong) > 3 else ''}; expected the weights that its config names"
+            f"champion {source!r} is no path here and cannot be had from the hub "
+            f"({_first_line(error)}); check the name, or download it where there is a network and "
+            "give its directory"
+        ) from error
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    config = directory / "config.json"
+    if not config.is_file():
+        raise InputError(
+            f"{directory} has no config.json; expected a directory that save_pretrained wrote"
         )
+    check_config(read_json(config), config)
+    if (directory / "adapter_config.json").exists():
+        raise InputError(
+            f"{directory} holds an adapter; merge it with merge_and_unload and save the model"
+        )
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise InputError(
+            f"{directory} has no .safetensors weights; save the model again with save_pretrained"
+        )
+    return files
+
+
+def _load_directory(directory: Path) -> PreTrainedModel:
+    try:
+        with quiet_transformers():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # so that they are listed; refused below
+                output_loading_info=True,
+            )
+    except Exception as error:  # transformers and safetensors raise many types for a bad file
+        raise InputError(
+            f"the model in {directory} cannot be loaded: {_first_line(error)}; save it again with "
+            "save_pretrained"
+        ) from error
+    _check_complete(info, directory)
     return model
 
 
-def _load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+def _build(handoff: Handoff, path: Path) -> PreTrainedModel:
+    values = {k: v for k, v in handoff.config.items() if k not in ("model_type", "auto_map")}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except Exception as error:  # as above: the reason is passed on, not hidden
+        config = AutoConfig.for_model(handoff.config["model_type"], **values)
+        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        with quiet_transformers():
+            model, info = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=handoff.weights,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # configurations validate themselves with many types
         raise InputError(
-            f"no tokenizer can be loaded from {source!r} ({error}); save one there with "
-            "tokenizer.save_pretrained"
+            f"{path}: its config does not describe a causal language model of this transformers: "
+            f"{type(error).__name__}: {_first_line(error)}"
         ) from error
+    _check_complete(info, path)
+    for copy, original in (getattr(model, "all_tied_weights_keys", None) or {}).items():
+        pair = [handoff.weights.get(name) for name in (copy, original)]
+        if pair[0] is not None and pair[1] is not None and not torch.equal(pair[0], pair[1]):
+            raise InputError(
+                f"{path}: its config ties {copy} to {original}, but they differ; set "
+                "tie_word_embeddings to false in the config"
+            )
+    return model
+
+
+def _check_complete(info: dict[str, Any], origin: Path) -> None:
+    """transformers only warns of these, and puts random weights in their place."""
+    misshapen = [
+        f"{name} has shape {tuple(found)} instead of {tuple(expected)}"
+        for name, found, expected in sorted(info["mismatched_keys"])
+    ]
+    faults = misshapen + [f"{name} is missing" for name in sorted(info["missing_keys"])]
+    if faults:
+        raise InputError(
+            f"{origin}: its weights do not fit its config: {_some(faults)}; save both from one "
+            "model"
+        )
+    if info["unexpected_keys"]:
+        logger.warning(
+            "%s: weights that its config does not know are ignored: %s",
+            origin,
+            _some(sorted(info["unexpected_keys"])),
+        )
+
+
+def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
+        # Some classes make themselves an empty vocabulary when their files are missing.
+        empty = tokenizer.get_vocab().keys() <= tokenizer.get_added_vocab().keys()
+        reason = "it has no vocabulary" if empty else ""
+    except Exception as error:  # as for models: the reason is passed on, not hidden
+        reason = _first_line(error)
+    if reason:
+        raise InputError(
+            f"no tokenizer can be loaded from {directory}: {reason}; save it there with "
+            "tokenizer.save_pretrained"
+        )
     if tokenizer.eos_token_id is None:
         raise InputError(
-            f"the tokenizer in {source!r} has no eos token; set tokenizer.eos_token and save it"
+            f"the tokenizer in {directory} has no end of sequence; name one of its tokens with "
+            "tokenizer.eos_token = ... and save it again, or set eos_token in "
+            "tokenizer_config.json"
         )
     if tokenizer.pad_token_id is None:
-        logger.warning("the tokenizer in %s has no pad token; padding with eos", source)
+        _say_padding(str(directory), str(tokenizer.eos_token))
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
+@functools.cache
+def _say_padding(directory: str, eos: str) -> None:
+    """Once a process and directory."""
+    logger.warning("the tokenizer in %s has no padding token; padding with %s", directory, eos)
+
+
+def _check_model(model: PreTrainedModel, source: str) -> None:
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise InputError(f"champion {source!r} is quantized; give its full-precision weights")
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise InputError(
+                f"champion {source!r}: {name} holds values that are not finite; use a checkpoint "
+                "from before they appeared"
+            )
+
+
 def _check_pairing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= rows:
         raise InputError(
-            f"champion {source!r}: its tokenizer has {len(tokenizer)} ids, its embedding {rows} "
-            "rows; they do not belong together"
+            f"champion {source!r}: its tokenizer has ids up to {largest}, its embedding {rows} "
+            "rows; save the model and the tokenizer that belong together, or resize the model "
+            f"with resize_token_embeddings({largest + 1})"
         )
 
 
 def _sha256(files: list[Path]) -> str:
-    if not files:
-        return ""
-    digest = hashlib.sha256()
+    digests = []
     for file in files:
         with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    if len(digests) == 1:
+        return digests[0]
+    lines = (f"{digest}  {file.name}\n" for digest, file in zip(digests, files, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _some(items: list[str]) -> str:
+    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return ", ".join(items[:3]) + more
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

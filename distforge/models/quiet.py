@@ -1,4 +1,4 @@
-"""transformers without its progress bars, which would break the run's own console."""
+"""transformers without its own output, which would break the run's console."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from transformers.utils import logging
 
 
 @contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Turn transformers' progress bars off inside the block, and on again if they were."""
-    shown = logging.is_progress_bar_enabled()
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no warnings of transformers inside the block; as before after it.
+
+    What a warning would say (weights that are missing, say) is the caller's to check.
+    """
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        if shown:
+        logging.set_verbosity(verbosity)
+        if bars:
             logging.enable_progress_bar()

@@ -27,11 +27,13 @@ def add_thinking_tokens(
     Args:
         model: changed in place; optimizers must be built afterwards.
         tokenizer: changed in place.
-        seed: of the drawn rows.
+        seed: of the drawn rows; torch's own random state is left as it was.
 
     Raises:
-        InputError: the tokenizer cannot write a token as one visible id.
+        InputError: a token is given twice, or the tokenizer cannot write a token as one visible id.
     """
+    if not tokens or len(set(tokens)) != len(tokens):
+        raise InputError(f"the thinking tokens are {list(tokens)}; give at least one, each once")
     rows = model.get_input_embeddings().weight.shape[0]
     before = tokenizer.get_vocab()
     in_use = sorted({index for index in before.values() if index < rows})
@@ -43,7 +45,8 @@ def add_thinking_tokens(
         tokenizer.add_tokens(added)
     ids = [_single_id(tokenizer, token) for token in tokens]
     if max(ids) >= rows:
-        model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+        with torch.random.fork_rng():  # for the values that are drawn over below
+            model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
     new = [
         index
         for token, index in zip(tokens, ids, strict=True)
@@ -59,11 +62,12 @@ def add_thinking_tokens(
 def _single_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     """Checked alone and inside a word, where pre-tokenizers and stripping would show."""
     alone = tokenizer.encode(token, add_special_tokens=False)
-    inside = tokenizer.encode(f"a{token}b", add_special_tokens=False)
+    text = f"a{token}b {token}{token} c"
+    inside = tokenizer.encode(text, add_special_tokens=False)
     shown = tokenizer.decode(inside, skip_special_tokens=True)
-    if len(alone) != 1 or inside.count(alone[0]) != 1 or token not in shown:
+    if len(alone) != 1 or inside.count(alone[0]) != 3 or shown.count(token) != 3:
         raise InputError(
-            f"the tokenizer writes {token!r} as ids {alone} and decodes 'a{token}b' to {shown!r}; "
+            f"the tokenizer writes {token!r} as ids {alone} and decodes {text!r} to {shown!r}; "
             "expected one id that decoding shows: remove the token, or make it not special, in "
             "tokenizer.json and tokenizer_config.json"
         )
