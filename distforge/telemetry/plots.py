@@ -1,9 +1,10 @@
 """The plots of a run, drawn without a display."""
 
 import io
+import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distforge.data.strategies import STRATEGIES, USAGE_TYPES
 from distforge.telemetry import metrics as names
@@ -43,7 +44,7 @@ class RunPlots:
             fontweight="bold",
             color=_INK,
         )
-        axes = figure.subplots(2, 2, gridspec_kw={"height_ratios": [1.0, 1.15]})
+        axes = figure.subplots(2, 2, height_ratios=[1.0, 1.15])
         self.draw_loss(axes[0, 0])
         self.draw_accuracy(axes[0, 1])
         self.draw_strategies(axes[1, 0])
@@ -101,13 +102,13 @@ class RunPlots:
                 linewidth=2.0,
                 marker="o",
                 markersize=4.5,
-                label="generated answers (validation)",
+                label="answers (validation)",
             )
         if not steps and not token_steps:
             _say_empty(axes)
         self._draw_marks(axes)
         axes.set_xlim(left=0)
-        axes.legend(loc="lower right", fontsize=8.5, frameon=True, framealpha=0.9, edgecolor="none")
+        _place_key(axes, *axes.get_legend_handles_labels())
 
     def _draw_marks(self, axes: "Axes") -> None:
         target = self._summary.targets.accuracy_overall
@@ -158,8 +159,10 @@ class RunPlots:
 def _new_figure(width: float, height: float) -> "Figure":
     # The object interface: pyplot would keep figures alive and choose a backend for the process.
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    return Figure(figsize=(width, height), layout=layout, facecolor="white")
 
 
 def _png(figure: "Figure") -> bytes:
@@ -224,15 +227,21 @@ def _key(axes: "Axes", bars: list[tuple[str, str]], target: str) -> None:
 
     handles: list[Patch | Line2D] = [Patch(color=color, label=label) for label, color in bars]
     handles.append(Line2D([], [], color=_TARGET, linestyle="--", label=target))
+    _place_key(axes, handles, [str(handle.get_label()) for handle in handles])
+
+
+def _place_key(axes: "Axes", handles: Sequence[Any], labels: Sequence[str]) -> None:
     axes.legend(
-        handles=handles,
+        handles,
+        labels,
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
-        ncols=len(handles),
+        ncols=len(labels),
         fontsize=8.5,
         frameon=False,
         borderaxespad=0.1,
         handlelength=1.4,
+        columnspacing=1.2,
     )
 
 
@@ -243,11 +252,12 @@ def _say_empty(axes: "Axes") -> None:
 
 
 def _running_mean(values: list[float]) -> list[float]:
-    """A bias-corrected exponential mean over about a fiftieth of the run."""
-    keep = 1.0 - 1.0 / max(len(values) / 50.0, 1.0)
-    mean, weight, means = 0.0, 0.0, []
-    for value in values:
-        mean = keep * mean + (1.0 - keep) * value
-        weight = keep * weight + (1.0 - keep)
-        means.append(mean / weight)
+    """The mean over a centred window of about a fiftieth of the run, narrower at the ends."""
+    reach = len(values) // 100
+    sums = [0.0, *itertools.accumulate(values)]
+    means = []
+    for i in range(len(values)):
+        # As far to the left as to the right, or the ends of a slope would be bent.
+        near = min(reach, i, len(values) - 1 - i)
+        means.append((sums[i + near + 1] - sums[i - near]) / (2 * near + 1))
     return means

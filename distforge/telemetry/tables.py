@@ -90,7 +90,7 @@ def accuracy_table(summary: BakingSummary) -> Table:
 
 def usage_table(summary: BakingSummary) -> Table:
     """Token usage by type against its target; the caption says whether step 1 converged."""
-    table = _table("Step 1: thinking tokens in free generations", "token usage", "baked")
+    table = _table("Step 1: thinking tokens used", "token usage", "baked")
     table.caption = Text(f"converged: {'yes' if summary.converged else 'no'}", style="bold")
     table.caption_justify = "left"
     for row in usage_rows(summary):
