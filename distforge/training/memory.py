@@ -25,23 +25,24 @@ def estimate_memory(
 ) -> dict[str, int]:
     """Bytes on each rank's device at the peak of a step, by what they hold.
 
-    With P parameters, W ranks, e = 4 bytes for dtype "float32" and 2 for 16 bits, and b fp32
-    ``optimizer_buffers_per_parameter`` (2 for AdamW, 1 to 2 for MuonGrokfast):
+    With P parameters, W ranks, b fp32 ``optimizer_buffers_per_parameter`` (2 for AdamW, 1 to 2 for
+    MuonGrokfast), and bytes e = 4; float16 above stage 0, where weights are halved, has e = 2:
 
-    ===========  =======================  =========  ==================================
-    backend      weights                  gradients  optimizer
-    ===========  =======================  =========  ==================================
-    plain        4 P (+ 2 P of autocast)  4 P        4 b P
-    stage 0      e P                      e P        4 b P (+ 8 P with 16 bits)
-    stage 1      e P                      e P        4 (2 + b) P / W
-    stage 2      e P                      e P / W    4 (2 + b) P / W
-    stage 3      e (P / W + min(P, 1e9))  e P / W    4 (2 + b) P / W
-    ===========  =======================  =========  ==================================
+    ================  =======================  =========  =================
+    backend           weights                  gradients  optimizer
+    ================  =======================  =========  =================
+    plain or stage 0  4 P                      4 P        4 b P
+    stage 1           e P                      e P        4 (2 + b) P / W
+    stage 2           e P                      e P / W    4 (2 + b) P / W
+    stage 3           e (P / W + min(P, 1e9))  e P / W    4 (2 + b) P / W
+    ================  =======================  =========  =================
 
-    The 2 are the fp32 master weights and the fp32 gradients of the update. Stage 3 shards the
-    weights, yet DeepSpeed keeps up to 1e9 gathered elements alive, so a small model is whole
-    again while it computes. With ``offload_optimizer`` the optimizer's part lies in "host", which
-    ``total`` leaves out. (Rajbhandari et al. 2020, "ZeRO", section 3, with our buffers for Adam's.)
+    Where 16 bits are computed over fp32 weights, autocast's copies add 2 P to the weights. The 2
+    are fp32 master weights and the fp32 gradients of the update; stage 3 has no masters when its
+    weights are fp32 on the device, so 1 there. Stage 3 shards the weights, yet DeepSpeed keeps up
+    to 1e9 gathered elements alive, so a small model is whole again while it computes. With
+    ``offload_optimizer`` the optimizer's part lies in "host", which ``total`` leaves out.
+    (Rajbhandari et al. 2020, "ZeRO", section 3, with our buffers for Adam's.)
 
     Activations of T = ``micro_batch_tokens`` (padding included) in N layers of width h, MLP width f
     and H heads, counted in a Llama block with fused attention: three tensors of each norm (6 h, in
@@ -62,7 +63,12 @@ def estimate_memory(
     """
     low = _FLOAT32 if dtype == "float32" else 2
     weights, gradients, optimizer = _model_state(
-        num_parameters, config, low, world_size, optimizer_buffers_per_parameter
+        num_parameters,
+        config,
+        low,
+        config.halves_weights(dtype),
+        world_size,
+        optimizer_buffers_per_parameter,
     )
     norm = 3 * hidden_size * _FLOAT32
     attention = (4 * hidden_size + sequence_length) * low + num_heads * _FLOAT32
@@ -84,18 +90,21 @@ def estimate_memory(
 
 
 def _model_state(
-    parameters: int, config: EngineConfig, low: int, world_size: int, buffers: float
+    parameters: int,
+    config: EngineConfig,
+    low: int,
+    halved: bool,
+    world_size: int,
+    buffers: float,
 ) -> tuple[int, int, int]:
     """Bytes of weights, gradients and optimizer; the table above, row by row."""
     full, shard = parameters, -(-parameters // world_size)
-    if not config.uses_deepspeed(world_size):
-        autocast = 0 if low == _FLOAT32 else low * full
-        return _FLOAT32 * full + autocast, _FLOAT32 * full, round(_FLOAT32 * buffers * full)
+    size = low if halved else _FLOAT32
+    autocast = 0 if low == size else low * full
     if config.zero_stage == 0:
-        masters = 0 if low == _FLOAT32 else 2
-        return low * full, low * full, round(_FLOAT32 * (masters + buffers) * full)
-    weights = low * full
-    if config.zero_stage == 3:
-        weights = low * (shard + min(full, _STAGE3_MAX_LIVE))
-    gradients = low * (full if config.zero_stage == 1 else shard)
-    return weights, gradients, round(_FLOAT32 * (2 + buffers) * shard)
+        return size * full + autocast, size * full, round(_FLOAT32 * buffers * full)
+    live = shard + min(full, _STAGE3_MAX_LIVE) if config.zero_stage == 3 else full
+    gradients = size * (full if config.zero_stage == 1 else shard)
+    aliased = config.zero_stage == 3 and not halved and not config.offload_optimizer
+    extra = 1 if aliased else 2
+    return size * live + autocast, gradients, round(_FLOAT32 * (extra + buffers) * shard)

@@ -115,12 +115,12 @@ def state_bytes(dtype="float32", world_size=4, **config):
         ({"world_size": 1}, [4000, 4000, 8000, 0]),
         ({"world_size": 1, "dtype": "bfloat16"}, [6000, 4000, 8000, 0]),
         ({"zero_stage": 0}, [4000, 4000, 8000, 0]),
-        ({"zero_stage": 0, "dtype": "bfloat16"}, [2000, 2000, 16000, 0]),
-        ({"zero_stage": 1, "dtype": "bfloat16"}, [2000, 2000, 4000, 0]),
-        ({"zero_stage": 2, "dtype": "bfloat16"}, [2000, 500, 4000, 0]),
+        ({"zero_stage": 0, "dtype": "bfloat16"}, [6000, 4000, 8000, 0]),
+        ({"zero_stage": 1, "dtype": "bfloat16"}, [6000, 4000, 4000, 0]),
+        ({"zero_stage": 2, "dtype": "bfloat16"}, [6000, 1000, 4000, 0]),
         ({"zero_stage": 2, "offload_optimizer": True}, [4000, 1000, 0, 4000]),
         ({"zero_stage": 3, "dtype": "float16"}, [2500, 500, 4000, 0]),
-        ({"zero_stage": 3, "world_size": 3}, [4 * 1334, 4 * 334, 16 * 334, 0]),
+        ({"zero_stage": 3, "world_size": 3}, [4 * 1334, 4 * 334, 12 * 334, 0]),
     ],
 )
 def test_sharding_of_weights_gradients_and_optimizer(case, expected):
