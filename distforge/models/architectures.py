@@ -1,73 +1,130 @@
-"""Shapes of the models that distforge makes itself: Llama, small."""
+"""Small Llama-style models, made from random weights.
 
-from __future__ import annotations
+`PRESETS["embedded"]` is the champion that two CPU cores can pretrain in minutes;
+`PRESETS["25m"]` is the same family at 25M parameters.
+"""
 
+import math
 from dataclasses import dataclass
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from distforge.errors import InputError
 
 
 @dataclass(frozen=True)
 class ArchitectureConfig:
-    """A Llama-style decoder; the defaults are the embedded champion's (1.3M parameters).
+    """The shape of a Llama-style causal language model.
 
-    hidden_size must divide by num_heads into an even head size (rotary positions), and num_heads
-    by num_kv_heads. max_position_embeddings is the longest sequence in tokens.
+    Raises:
+        ValueError: a size below 1, heads that do not divide the width, or key-value heads that do
+            not divide the heads.
     """
 
     hidden_size: int = 160
+    """Width of the residual stream."""
     num_layers: int = 4
+    """Transformer blocks."""
     num_heads: int = 5
+    """Query heads; each is hidden_size / num_heads wide, an even number (rotary pairs)."""
     num_kv_heads: int = 5
+    """Key-value heads; fewer than num_heads is grouped-query attention."""
     intermediate_size: int = 432
+    """Width of the gated feed-forward."""
     max_position_embeddings: int = 512
-    rope_theta: float = 10_000.0
+    """Longest sequence, in tokens."""
     tie_word_embeddings: bool = True
+    """One matrix for the input embedding and the LM head."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary frequencies."""
+    rms_norm_eps: float = 1e-5
+    """Added to the mean square in RMSNorm."""
 
     def __post_init__(self) -> None:
-        sizes = (
-            self.hidden_size,
-            self.num_layers,
-            self.num_heads,
-            self.num_kv_heads,
-            self.intermediate_size,
-            self.max_position_embeddings,
-        )
-        if min(sizes) < 1:
-            raise InputError(f"an architecture has a size below 1 in {self}")
+        sizes = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size")
+        for name in (*sizes, "max_position_embeddings"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} should be at least 1")
         if self.hidden_size % (2 * self.num_heads):
-            raise InputError(
-                f"hidden_size is {self.hidden_size}; expected an even multiple of num_heads "
-                f"({self.num_heads})"
+            raise ValueError(
+                f"hidden_size = {self.hidden_size} should be a multiple of 2 * num_heads = "
+                f"{2 * self.num_heads}"
             )
         if self.num_heads % self.num_kv_heads:
-            raise InputError(
-                f"num_heads is {self.num_heads}; expected a multiple of num_kv_heads "
-                f"({self.num_kv_heads})"
+            raise ValueError(
+                f"num_heads = {self.num_heads} should be a multiple of num_kv_heads = "
+                f"{self.num_kv_heads}"
             )
+        if self.rope_theta <= 0 or self.rms_norm_eps <= 0:
+            raise ValueError(
+                f"rope_theta = {self.rope_theta} and rms_norm_eps = {self.rms_norm_eps} "
+                "should be positive"
+            )
+
+
+PRESETS: dict[str, ArchitectureConfig] = {
+    "embedded": ArchitectureConfig(),
+    "25m": ArchitectureConfig(
+        hidden_size=512, num_layers=8, num_heads=8, num_kv_heads=8, intermediate_size=1376
+    ),
+}
+
+
+def preset(name: str) -> ArchitectureConfig:
+    """The architecture of that name in `PRESETS`; InputError for another name."""
+    if name not in PRESETS:
+        raise InputError(f"architecture {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
 
 
 def build_model(
-    architecture: ArchitectureConfig, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> LlamaForCausalLM:
-    """A model with random weights in fp32, drawn from ``seed``, for the ids of ``tokenizer``."""
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=architecture.hidden_size,
-            num_hidden_layers=architecture.num_layers,
-            num_attention_heads=architecture.num_heads,
-            num_key_value_heads=architecture.num_kv_heads,
-            intermediate_size=architecture.intermediate_size,
-            max_position_embeddings=architecture.max_position_embeddings,
-            rope_parameters={"rope_type": "default", "rope_theta": architecture.rope_theta},
-            tie_word_embeddings=architecture.tie_word_embeddings,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    arch: ArchitectureConfig,
+    vocab_size: int,
+    seed: int,
+    *,
+    eos_token_id: int,
+    pad_token_id: int,
+    bos_token_id: int | None = None,
+) -> PreTrainedModel:
+    """A randomly initialised fp32 model in training mode; the same seed gives the same weights.
+
+    Matrices are normal with std sqrt(2 / (5 d)) ("small init", Nguyen & Salazar 2019, section
+    2.2), and those that write into the residual stream a further 1 / sqrt(2 L) smaller (GPT-2,
+    section 2.3), so the stream's variance does not grow with depth. The caller's random state
+    is left as it was.
+
+    Raises:
+        InputError: a token id outside [0, vocab_size).
+    """
+    ids = {"eos": eos_token_id, "pad": pad_token_id, "bos": bos_token_id}
+    for name, token_id in ids.items():
+        if token_id is not None and not 0 <= token_id < vocab_size:
+            raise InputError(
+                f"{name}_token_id = {token_id} should be in [0, {vocab_size}), the vocabulary; "
+                "give the id that the tokenizer uses"
+            )
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=arch.hidden_size,
+        intermediate_size=arch.intermediate_size,
+        num_hidden_layers=arch.num_layers,
+        num_attention_heads=arch.num_heads,
+        num_key_value_heads=arch.num_kv_heads,
+        max_position_embeddings=arch.max_position_embeddings,
+        tie_word_embeddings=arch.tie_word_embeddings,
+        rope_parameters={"rope_type": "default", "rope_theta": arch.rope_theta},
+        rms_norm_eps=arch.rms_norm_eps,
+        initializer_range=math.sqrt(2 / (5 * arch.hidden_size)),
+        bos_token_id=bos_token_id,
+        eos_token_id=eos_token_id,
+        pad_token_id=pad_token_id,
     )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config).float()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.mul_(1 / math.sqrt(2 * arch.num_layers))
+    return model.train()
