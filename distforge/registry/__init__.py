@@ -4,10 +4,11 @@ Importing this package starts nothing: MLflow is imported when a registry is fir
 """
 
 from distforge.registry.manifest import MANIFEST_NAME, verify_manifest, write_manifest
-from distforge.registry.registry import ModelRegistry, ModelVersion, RegistryConfig
+from distforge.registry.registry import Lineage, ModelRegistry, ModelVersion, RegistryConfig
 
 __all__ = [
     "MANIFEST_NAME",
+    "Lineage",
     "ModelRegistry",
     "ModelVersion",
     "RegistryConfig",

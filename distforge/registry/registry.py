@@ -1,30 +1,34 @@
 """The model registry: a small face over MLflow's, embedded in one SQLite file by default.
 
 A registered version is an exported model directory with its manifest, the metrics it reached, and
-its parent, so that every model can be traced to the champion it came from.
+its parent, so that every model can be traced to the champion it came from, and every champion to
+what was made of it. The model stays where it is; the registry records where, and its sha256.
 """
 
 from __future__ import annotations
 
-import logging
-import os
+import json
+import math
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distforge.errors import InputError
-from distforge.registry.manifest import verify_manifest, write_manifest
+from distforge.registry.manifest import MANIFEST_NAME, verify_manifest, write_manifest
+from distforge.registry.store import experiment_id, open_store, source_commit
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
+ALIASES = ("champion", "baked-latest", "baked-best", "rl-latest", "rl-best")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_EXPERIMENT = "distforge"
-_PARENT, _MANIFEST, _PATH, _READY = "parent", "manifest", "model_path", "ready"
+_METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+_VERSION = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})/([1-9][0-9]{0,9})")
+_PARENT, _MANIFEST, _PATH = "parent", "manifest", "model_path"
+_OWN_TAGS = frozenset({"phase", "step", _MANIFEST, _PATH})
+_MAX_TAG = 5000
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,8 @@ class RegistryConfig:
     """Where models are registered.
 
     enabled: False registers nothing.
-    uri: an MLflow store, such as ``sqlite:///models.db``; empty is ``registry.db`` beside the run
-        directories.
+    uri: an SQLite file, or an MLflow store such as ``sqlite:///models.db``; empty is
+        ``registry.db`` beside the run directories.
     """
 
     enabled: bool = True
@@ -52,89 +56,123 @@ class ModelVersion:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Lineage:
+    """Where a version comes from (nearest first) and what was made of it (parents first)."""
+
+    version: ModelVersion
+    ancestors: tuple[ModelVersion, ...]
+    descendants: tuple[ModelVersion, ...]
+
+
 class ModelRegistry:
     """Registers, finds and verifies model versions.
 
     Args:
-        uri: an MLflow tracking and registry store; a SQLite file is made when it is not there.
+        uri: the path of an SQLite file (made when absent), or an MLflow store's URI.
 
     Raises:
         InputError: the store cannot be opened.
     """
 
-    def __init__(self, uri: str) -> None:
-        self._client = _open(uri)
+    def __init__(self, uri: str | Path) -> None:
+        self._uri = uri
+        self._client = open_store(uri)
 
     def register_model(
         self,
         phase: int,
         step: int,
         model_type: str,
-        model_path: Path,
-        metadata: Mapping[str, Any],
+        model_path: str | Path,
+        metadata: Mapping[str, Any] | None = None,
     ) -> str:
         """Register the model in ``model_path``; its version, such as ``"baked_reasoning/3"``.
 
         Args:
-            phase, step: where in the pipeline it was made.
+            phase, step: where in the pipeline it was made, 0 or more.
             model_type: the registered name, in [A-Za-z0-9._-].
             model_path: an exported model directory; a manifest is written into it, or verified
                 when it has one.
             metadata: ``parent`` (a version, or absent), ``metrics`` (name to number), and anything
-                else as tags.
+                else as tags; what is not a string is kept as JSON, empty values are left out.
 
-        Registering the same content again returns the version it has. Raises `InputError` for a
-        bad name, a missing or damaged directory, or an unknown parent.
+        Registering the same content under the same name again returns the version it has, and
+        records where the content is now.
+
+        Raises:
+            InputError: a bad name, a missing or damaged directory, or an unknown parent.
         """
-        _require_name("model_type", model_type)
-        if not (model_path / "config.json").is_file():
-            raise InputError(f"{model_path} is not an exported model; expected a config.json in it")
-        has_manifest = (model_path / "manifest.json").exists()
-        manifest = verify_manifest(model_path) if has_manifest else write_manifest(model_path)
-        parent = str(metadata.get(_PARENT) or "")
-        if parent:
-            self.get(parent)
+        metadata = dict(metadata or {})
+        metrics = _checked_metrics(metadata.pop("metrics", None))
+        tags = _checked_tags(phase, step, model_type, metadata)
+        if tags.get(_PARENT):
+            self.get(tags[_PARENT])
+        path = _model_directory(Path(model_path))
+        manifest = _manifest_of(path)
         known = self.find(model_type, manifest=manifest)
         if known:
+            name, number = _split(known[-1].version)
+            self._client.set_model_version_tag(name, number, _PATH, str(path))
             return known[-1].version
-        return self._create(phase, step, model_type, model_path, manifest, metadata)
+        return self._create(model_type, {**tags, _MANIFEST: manifest, _PATH: str(path)}, metrics)
 
     def get(self, version: str) -> ModelVersion:
         """The version called ``name/number``; `InputError` if there is none."""
         from mlflow.exceptions import MlflowException
 
-        name, _, number = version.partition("/")
-        _require_name("model name", name)
-        if not number.isdigit():
-            raise InputError(f"version {version!r} is not of the form name/number")
+        name, number = _split(version)
         try:
-            return self._read(self._client.get_model_version(name, number))
+            found = self._client.get_model_version(name, number)
         except MlflowException as error:
-            raise InputError(f"the registry has no version {version!r}") from error
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise InputError(
+                f"the registry {str(self._uri)!r} has no version {version!r}; choose one "
+                "that it has"
+            ) from error
+        return self._read(found)
 
-    def find(self, model_type: str, **tags: str) -> list[ModelVersion]:
-        """Ready versions of a model with all these tags, oldest first."""
-        _require_name("model_type", model_type)
-        found = self._client.search_model_versions(f"name = '{model_type}'")
+    def find(self, model_type: str | None = None, **tags: object) -> list[ModelVersion]:
+        """Ready versions with all these tags (of one name where given), by name and number; without
+        arguments, all."""
+        condition = None
+        if model_type is not None:
+            _require_name("model_type", model_type)
+            condition = f"name = '{model_type}'"
+        wanted = {key: str(value) for key, value in tags.items()}
         matching = [
             v
-            for v in found
-            if v.tags.get(_READY) == "true"
-            and all(v.tags.get(key) == value for key, value in tags.items())
+            for v in self._search(condition)
+            if v.status == "READY" and all(v.tags.get(key) == wanted[key] for key in wanted)
         ]
-        return [self._read(v) for v in sorted(matching, key=lambda v: int(v.version))]
+        return [self._read(v) for v in sorted(matching, key=lambda v: (v.name, int(v.version)))]
 
     def by_alias(self, model_type: str, alias: str) -> ModelVersion | None:
         """The version an alias points to, or None."""
-        number = self._client.get_registered_model(model_type).aliases.get(alias)
-        return None if number is None else self.get(f"{model_type}/{number}")
+        from mlflow.exceptions import MlflowException
+
+        _require_name("model_type", model_type)
+        _require_alias(alias)
+        try:
+            aliases = self._client.get_registered_model(model_type).aliases
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return self.get(f"{model_type}/{aliases[alias]}") if alias in aliases else None
 
     def promote(self, version: str, alias: str) -> None:
-        """Point ``alias`` at a ready version; `InputError` for a bad name or unknown version."""
-        _require_name("alias", alias)
-        if self.get(version).tags.get(_READY) != "true":
+        """Point ``alias``, one of `ALIASES`, at a version.
+
+        Raises:
+            InputError: an unknown alias or version, or a version that is not ready.
+        """
+        _require_alias(alias)
+        name, number = _split(version)
+        self.get(version)
+        if self._client.get_model_version(name, number).status != "READY":
             raise InputError(f"version {version!r} is not ready; register it again")
-        name, _, number = version.partition("/")
         self._client.set_registered_model_alias(name, alias, number)
 
     def ancestors(self, version: str) -> list[ModelVersion]:
@@ -146,8 +184,17 @@ class ModelRegistry:
 
     def children(self, version: str) -> list[ModelVersion]:
         """All versions, of any name, that have this one as their parent."""
-        names = [model.name for model in self._client.search_registered_models()]
-        return [child for name in names for child in self.find(name, parent=version)]
+        return self.find(parent=self.get(version).version)
+
+    def lineage(self, version: str) -> Lineage:
+        """The version's history, both ways."""
+        first, *ancestors = self.ancestors(version)
+        known = self.find()
+        found = [first]
+        # Grows while it is walked: children of children are found in turn.
+        for parent in found:
+            found.extend(child for child in known if child.parent == parent.version)
+        return Lineage(first, tuple(ancestors), tuple(found[1:]))
 
     def verify(self, version: str) -> str:
         """Check every file of a version against what was registered; the manifest's id."""
@@ -156,52 +203,40 @@ class ModelRegistry:
         if found != registered.manifest:
             raise InputError(
                 f"{registered.model_path} holds other content (manifest {found[:12]}) than version "
-                f"{version} was registered with ({registered.manifest[:12]})"
+                f"{version} was registered with ({registered.manifest[:12]}); restore the files, "
+                "or register the directory as a new version"
             )
         return found
 
-    def _create(
-        self,
-        phase: int,
-        step: int,
-        model_type: str,
-        model_path: Path,
-        manifest: str,
-        metadata: Mapping[str, Any],
-    ) -> str:
+    def _create(self, model_type: str, tags: dict[str, str], metrics: dict[str, float]) -> str:
         from mlflow.exceptions import MlflowException
 
-        experiment = self._client.get_experiment_by_name(_EXPERIMENT)
-        experiment_id = (
-            experiment.experiment_id if experiment else self._client.create_experiment(_EXPERIMENT)
-        )
-        run = self._client.create_run(experiment_id, run_name=model_type)
-        for name, value in dict(metadata.get("metrics") or {}).items():
-            self._client.log_metric(run.info.run_id, name, float(value))
-        self._client.set_terminated(run.info.run_id)
-        tags = {
-            "phase": phase,
-            "step": step,
-            _MANIFEST: manifest,
-            _PATH: model_path.resolve(),
-            **{key: value for key, value in metadata.items() if key != "metrics" and value},
-        }
-        if commit := _git_commit():
-            tags["git_commit"] = commit
         try:
             self._client.create_registered_model(model_type)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        created = self._client.create_model_version(
-            model_type,
-            source=str(model_path.resolve()),
-            run_id=run.info.run_id,
-            tags={key: str(value) for key, value in tags.items()},
-        )
-        # Last: a version without this tag was cut off while it was written, and is not found.
-        self._client.set_model_version_tag(model_type, created.version, _READY, "true")
+        run = self._client.create_run(experiment_id(self._client, self._uri), run_name=model_type)
+        status = "FAILED"
+        try:
+            for name, value in metrics.items():
+                self._client.log_metric(run.info.run_id, name, value)
+            # The tags go in with the version: a version is never seen without them.
+            created = self._client.create_model_version(
+                model_type, source=tags[_PATH], run_id=run.info.run_id, tags=tags
+            )
+            status = "FINISHED"
+        finally:
+            self._client.set_terminated(run.info.run_id, status)
         return f"{model_type}/{created.version}"
+
+    def _search(self, condition: str | None) -> list[MlflowVersion]:
+        page = self._client.search_model_versions(condition)
+        found = [*page]
+        while page.token:
+            page = self._client.search_model_versions(condition, page_token=page.token)
+            found.extend(page)
+        return found
 
     def _read(self, version: MlflowVersion) -> ModelVersion:
         run = self._client.get_run(version.run_id)
@@ -215,40 +250,77 @@ class ModelRegistry:
         )
 
 
-def _open(uri: str) -> MlflowClient:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        client.search_registered_models(max_results=1)
-    except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the registry {uri!r} cannot be opened ({reason})") from error
-    return client
-
-
-def _require_name(what: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
+def _model_directory(path: Path) -> Path:
+    resolved = path.resolve()
+    if not (resolved / "config.json").is_file():
         raise InputError(
-            f"{what} is {name!r}; expected letters, digits, '.', '_' and '-', beginning with a "
-            "letter or digit"
+            f"{path} is not an exported model; expected a directory with a config.json in it"
         )
+    return resolved
 
 
-def _git_commit() -> str:
-    """The commit this code was run from, or an empty string outside a git checkout."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
+def _manifest_of(path: Path) -> str:
+    return verify_manifest(path) if (path / MANIFEST_NAME).exists() else write_manifest(path)
+
+
+def _checked_tags(
+    phase: int, step: int, model_type: str, metadata: Mapping[str, Any]
+) -> dict[str, str]:
+    _require_name("model_type", model_type)
+    for name, number in (("phase", phase), ("step", step)):
+        if type(number) is not int or number < 0:
+            raise InputError(f"{name} is {number!r}; expected a whole number, 0 or more")
+    tags = {"phase": str(phase), "step": str(step)}
+    if commit := source_commit():
+        tags["git_commit"] = commit
+    for key, value in metadata.items():
+        _require_name("a metadata key", key)
+        if key in _OWN_TAGS:
+            raise InputError(f"the metadata have the key {key!r}, which the registry sets; drop it")
+        if value is None or value == "":
+            continue
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+        if len(text) > _MAX_TAG:
+            raise InputError(
+                f"the metadata's {key!r} has {len(text)} characters; at most {_MAX_TAG} fit a tag, "
+                "so put it into a file of the model"
+            )
+        tags[key] = text
+    return tags
+
+
+def _checked_metrics(metrics: Any) -> dict[str, float]:
+    checked = {}
+    for name, value in dict(metrics or {}).items():
+        if not isinstance(name, str) or not _METRIC.fullmatch(name):
+            raise InputError(
+                f"a metric is called {name!r}; use letters, digits, '.', '_', '-', '/'"
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"the metric {name!r} is {value!r}; expected a number")
+        # What was not measured is left out: a store holds no NaN that compares like a number.
+        if math.isfinite(value):
+            checked[name] = float(value)
+    return checked
+
+
+def _split(version: str) -> tuple[str, str]:
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        raise InputError(
+            f"version {version!r} is not of the form name/number, such as baked_reasoning/3"
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return found.stdout.strip() if found.returncode == 0 else ""
+    return match[1], match[2]
+
+
+def _require_alias(alias: str) -> None:
+    if alias not in ALIASES:
+        raise InputError(f"alias is {alias!r}; expected one of {', '.join(ALIASES)}")
+
+
+def _require_name(what: str, name: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InputError(
+            f"{what} is {name!r}; expected letters, digits, '.', '_' and '-', at most 100, "
+            "beginning with a letter or digit"
+        )
