@@ -274,7 +274,10 @@ class NinjaBuild(build_ext):
         jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
         ninja = [find_ninja(), "-f", str(folder / "build.ninja"), *jobs]
         if subprocess.run(ninja, cwd=ROOT).returncode != 0:
-            raise fail("the native extension did not compile; the compiler's message stands above")
+            raise fail(
+                "the native extension did not compile; the message of the compiler stands above "
+                "(a missing Python.h means that the headers of Python are not installed)"
+            )
         self.copy_file(str(ROOT / module), str(output))
 
 
