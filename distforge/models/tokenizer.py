@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from distforge.data.strategies import THINKING_TOKENS
 
 PAD, EOS = "<pad>", "<eos>"
-_PIECES = Regex(r"\d|[A-Z](?![a-z])| ?[A-Za-z]+|[^\sA-Za-z\d]|\s")
+_PIECES = Regex(r"\d|[A-Z](?![a-z])| ?[A-Z]?[a-z]+|[^\sA-Za-z\d]|\s")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

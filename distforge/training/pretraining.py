@@ -43,7 +43,7 @@ class ChampionRecipe:
     """
 
     architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
-    vocab_size: int = 600
+    vocab_size: int = 1200
     num_examples: int = 40_000
     seed: int = 1001
     prompted_fraction: float = 0.7

@@ -20,18 +20,21 @@ class SwapTracking(Task):
     strategy = "chain_of_thought"
 
     def draw(self, rng: random.Random, difficulty: int) -> Params:
-        pairs = [(a, b) for a in CUPS for b in CUPS if a < b]
-        swaps = tuple("".join(rng.sample(rng.choice(pairs), 2)) for _ in range(3 + difficulty))
-        return rng.choice(CUPS), swaps
-
-    def canonical(self, params: Params) -> Params:
-        start, swaps = params
-        return start, tuple("".join(sorted(swap)) for swap in swaps)
+        start = cup = rng.choice(CUPS)
+        swaps = []
+        for _ in range(3 + difficulty):
+            # Were pairs uniform, the ball would rest in most swaps, and "it stays" a fair guess.
+            moves = rng.random() < 0.6
+            first = cup if moves else rng.choice([c for c in CUPS if c != cup])
+            second = rng.choice([c for c in CUPS if c not in (cup, first)])
+            swaps.append("".join(sorted((first, second))))
+            cup = second if moves else cup
+        return start, tuple(swaps)
 
     def render(self, params: Params, rng: random.Random) -> tuple[str, str, str]:
         cup, swaps = params
-        listed = ", ".join(f"{day} {swap}" for day, swap in zip(DAYS, swaps, strict=False))
-        question = f"The ball starts under:{cup}. Swaps: {listed}. Where is it?"
+        listed = ",".join(f"{day} {swap}" for day, swap in zip(DAYS, swaps, strict=False))
+        question = f"The ball starts under:{cup}. Swaps:{listed}. Where is it?"
         steps = [f"<step>{cup}"]
         for day, swap in zip(DAYS, swaps, strict=False):
             first, second = swap[0], swap[1]
@@ -40,17 +43,22 @@ class SwapTracking(Task):
         return question, "".join(steps), cup
 
     def solve(self, question: str) -> str:
-        match = read(r"under:([a-e])\. Swaps: ([^.]+)\.", question)
+        match = read(r"under:([a-e])\. Swaps:([^.]+)\.", question)
         content = {cup: cup == match[1] for cup in CUPS}
-        for swap in match[2].split(", "):
+        for swap in match[2].split(","):
             first, second = swap[-2], swap[-1]
             content[first], content[second] = content[second], content[first]
         return next(cup for cup, ball in content.items() if ball)
 
     def check_form(self, question: str, reasoning: str) -> None:
-        asked = read(r"Swaps: ([^.]+)\.", question)[1].split(", ")
-        told = re.findall(r"<step>(\w+ [a-e]{2}):[a-e]", reasoning)
-        require(told == asked, f"the trace follows the swaps {told}, the question asks {asked}")
+        start, swaps = read(r"under:([a-e])\. Swaps:([^.]+)\.", question).groups()
+        asked = swaps.split(",")
+        told = re.findall(r"<step>(\w+ [a-e]{2}):([a-e])", reasoning)
+        require([swap for swap, _ in told] == asked, f"expected the swaps {asked}, found {told}")
+        require(reasoning.startswith(f"<step>{start}<step>"), f"expected to begin at {start}")
+        for count, (_, cup) in enumerate(told, 1):
+            shorter = question.replace(swaps, ",".join(asked[:count]))
+            require(self.solve(shorter) == cup, f"after {count} swaps it is not under {cup}")
 
 
 class RunningTotal(Task):
@@ -72,11 +80,11 @@ class RunningTotal(Task):
     def render(self, params: Params, rng: random.Random) -> tuple[str, str, str]:
         total, changes = params
         name, thing = rng.choice(NAMES), rng.choice(THINGS)
-        events = ", ".join(
+        events = ",".join(
             f"{day} {'gains' if change > 0 else 'loses'} {abs(change)}"
             for day, change in zip(DAYS, changes, strict=False)
         )
-        question = f"{name} has {total} {thing}. {events}. How many {thing} are left?"
+        question = f"{name} has {total} {thing}. Events:{events}. How many {thing} are left?"
         steps = []
         for day, change in zip(DAYS, changes, strict=False):
             sign = "+" if change > 0 else "-"

@@ -42,7 +42,7 @@ class SecretNumber(Task):
         labelled = ",".join(f"{label}{c}" for label, c in zip(LABELS, candidates, strict=False))
         question = (
             f"The secret number is one of {labelled}. "
-            f"It is {', '.join(clues)}. What is it plus {extra}?"
+            f"It is:{','.join(clues)}. What is it plus {extra}?"
         )
         lines, secret = [], 0
         for label, candidate in zip(LABELS, candidates, strict=False):
@@ -57,9 +57,9 @@ class SecretNumber(Task):
         return question, "".join(lines), str(secret + extra)
 
     def solve(self, question: str) -> str:
-        match = read(r"one of ([\dA-E,]+)\. It is (.+)\. What is it plus (\d+)", question)
+        match = read(r"one of ([\dA-E,]+)\. It is:(.+)\. What is it plus (\d+)", question)
         fits = {int(number[1:]) for number in match[1].split(",")}
-        for clue in match[2].split(", "):
+        for clue in match[2].split(","):
             fits -= {number for number in fits if not _holds(clue, number)}
         require(len(fits) == 1, f"{sorted(fits)} all fit {question!r}")
         return str(fits.pop() + int(match[3]))

@@ -77,6 +77,14 @@ def test_open_tags_are_refused(reasoning: str) -> None:
         verify_trace(corrupted(examples("precedence", 1)[0], reasoning=reasoning))
 
 
+def test_false_state_of_a_swap_is_refused() -> None:
+    for example in examples("swap_tracking", 20):
+        cup = re.findall(r":([a-e])<step>", example.reasoning)[1]
+        spoiled = example.reasoning.replace(f":{cup}<", f":{'a' if cup != 'a' else 'b'}<")
+        with pytest.raises(TraceError, match="swaps it is not under"):
+            verify_trace(corrupted(example, reasoning=spoiled))
+
+
 def test_bayes_against_enumeration() -> None:
     """Draw from the bags exhaustively: picks x red draws x blue draws, all equally likely."""
     for example in examples("two_bags", 30):
