@@ -140,6 +140,12 @@ def _load_directory(directory: Path) -> PreTrainedModel:
             "save_pretrained"
         ) from error
     _check_complete(info, directory)
+    if info["unexpected_keys"]:  # usual on the hub: heads and towers of a larger model
+        logger.warning(
+            "%s: weights that its config does not know are ignored: %s",
+            directory,
+            _some(sorted(info["unexpected_keys"])),
+        )
     return model
 
 
@@ -163,13 +169,11 @@ def _build(handoff: Handoff, path: Path) -> PreTrainedModel:
             f"{type(error).__name__}: {_first_line(error)}"
         ) from error
     _check_complete(info, path)
-    for copy, original in (getattr(model, "all_tied_weights_keys", None) or {}).items():
-        pair = [handoff.weights.get(name) for name in (copy, original)]
-        if pair[0] is not None and pair[1] is not None and not torch.equal(pair[0], pair[1]):
-            raise InputError(
-                f"{path}: its config ties {copy} to {original}, but they differ; set "
-                "tie_word_embeddings to false in the config"
-            )
+    if info["unexpected_keys"]:
+        raise InputError(
+            f"{path}: its config does not know {_some(sorted(info['unexpected_keys']))}; save "
+            "weights and config from one model"
+        )
     return model
 
 
@@ -184,12 +188,6 @@ def _check_complete(info: dict[str, Any], origin: Path) -> None:
         raise InputError(
             f"{origin}: its weights do not fit its config: {_some(faults)}; save both from one "
             "model"
-        )
-    if info["unexpected_keys"]:
-        logger.warning(
-            "%s: weights that its config does not know are ignored: %s",
-            origin,
-            _some(sorted(info["unexpected_keys"])),
         )
 
 
@@ -230,6 +228,14 @@ def _say_padding(directory: str, eos: str) -> None:
 def _check_model(model: PreTrainedModel, source: str) -> None:
     if getattr(model.config, "quantization_config", None) is not None:
         raise InputError(f"champion {source!r} is quantized; give its full-precision weights")
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = getattr(model, "_tied_weights_keys", None) and model.config.tie_word_embeddings
+    if tied and head.weight is not embedding.weight:
+        # transformers keeps both, until something ties them and one is lost.
+        raise InputError(
+            f"champion {source!r}: its config ties the output head to the embedding, but its "
+            "weights hold two that differ; set tie_word_embeddings to false in the config"
+        )
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise InputError(

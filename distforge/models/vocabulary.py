@@ -27,7 +27,7 @@ def add_thinking_tokens(
     Args:
         model: changed in place; optimizers must be built afterwards.
         tokenizer: changed in place.
-        seed: of the drawn rows; torch's own random state is left as it was.
+        seed: of the drawn rows; torch's CPU random state is left as it was.
 
     Raises:
         InputError: a token is given twice, or the tokenizer cannot write a token as one visible id.
@@ -45,7 +45,7 @@ def add_thinking_tokens(
         tokenizer.add_tokens(added)
     ids = [_single_id(tokenizer, token) for token in tokens]
     if max(ids) >= rows:
-        with torch.random.fork_rng():  # for the values that are drawn over below
+        with torch.random.fork_rng(devices=[]):  # for the values that are drawn over below
             model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
     new = [
         index
