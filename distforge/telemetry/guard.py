@@ -29,8 +29,10 @@ class Guard:
             return None
         try:
             return function(*args, **kwargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            # rich answers a closed output (`distforge ... | head`) by ending the process.
+            cause = error.__context__ if isinstance(error, SystemExit) else None
             self.alive = False
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = " ".join(f"{type(cause or error).__name__}: {cause or error}".split())
             _log.warning("%s logging stopped (%s); the run goes on without it", self.sink, reason)
             return None

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from rich.console import Console
 
@@ -30,7 +30,8 @@ class TelemetryConfig:
         console_interval_seconds: between two progress lines where the output is no terminal.
 
     Raises:
-        InputError: a name or tag outside ``[A-Za-z0-9._-]``, or an interval below 0.
+        InputError: an unknown mode, a name or tag outside ``[A-Za-z0-9._-]``, or a negative
+            interval.
     """
 
     wandb_mode: WandBMode = "offline"
@@ -39,6 +40,10 @@ class TelemetryConfig:
     console_interval_seconds: float = 10.0
 
     def __post_init__(self) -> None:
+        if self.wandb_mode not in get_args(WandBMode):
+            raise InputError(
+                f"wandb_mode is {self.wandb_mode!r}; choose one of {', '.join(get_args(WandBMode))}"
+            )
         check_name("wandb_project", self.wandb_project)
         for tag in self.tags:
             check_name("tag", tag)

@@ -1,0 +1,154 @@
+"""W&B, read back from the offline run's file."""
+
+import json
+import logging
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from distforge.errors import InputError
+from distforge.telemetry import WandBLogger
+from tests.unit.telemetry.test_metrics import make_metrics
+from tests.unit.telemetry.wandb_file import history, only_run_file, read_records
+
+
+def test_exactly_the_seventeen_are_in_the_offline_run(tmp_path: Path) -> None:
+    first, first_values = make_metrics(1.0)
+    second, second_values = make_metrics(3.0)
+    config = {"optimizer": {"lr": 0.02}}
+    with WandBLogger("project", "run", config, ["a", "b"], directory=tmp_path) as logger:
+        assert logger.active
+        logger.log_baking_epoch(first, step=10)
+        logger.log_baking_epoch(second, step=20)
+    records = read_records(only_run_file(tmp_path))
+
+    rows = history(records)
+    assert [row["_step"] for row in rows] == [10, 20]
+    for row, expected in zip(rows, (first_values, second_values), strict=True):
+        assert {key: value for key, value in row.items() if not key.startswith("_")} == expected
+    (run,) = [r.run for r in records if r.WhichOneof("record_type") == "run"]
+    assert (run.project, run.display_name, list(run.tags)) == ("project", "run", ["a", "b"])
+    kept = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert kept["optimizer"] == {"lr": 0.02}
+    (end,) = [r.exit for r in records if r.WhichOneof("record_type") == "exit"]
+    assert end.exit_code == 0
+
+
+def test_an_artifact_is_recorded_where_it_lies_and_a_failed_run_as_failed(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights").write_bytes(b"w" * 1000)
+    logger = WandBLogger("project", "run", directory=tmp_path)
+    logger.save_artifact(model, "baked", "model")
+    logger.finish(exit_code=1)
+    logger.finish()
+    records = read_records(only_run_file(tmp_path))
+    artifacts = [
+        r.request.log_artifact.artifact if r.WhichOneof("record_type") == "request" else r.artifact
+        for r in records
+        if r.WhichOneof("record_type") == "artifact"
+        or (
+            r.WhichOneof("record_type") == "request"
+            and r.request.WhichOneof("request_type") == "log_artifact"
+        )
+    ]
+    (artifact,) = artifacts
+    assert (artifact.name, artifact.type) == ("baked", "model")
+    (content,) = artifact.manifest.contents
+    assert (content.path, content.size) == ("weights", 1000)
+    assert content.local_path == str(model / "weights")
+    (end,) = [r.exit for r in records if r.WhichOneof("record_type") == "exit"]
+    assert end.exit_code == 1
+
+
+def test_disabled_imports_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    logger = WandBLogger("project", "run", mode="disabled", directory=tmp_path)
+    logger.log({"train/loss": 1.0}, 1)
+    logger.save_artifact(tmp_path, "a", "b")
+    logger.finish()
+    assert not logger.active
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_said_once_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with caplog.at_level(logging.WARNING):
+        logger = WandBLogger("project", "run", directory=tmp_path)
+        for step in range(3):
+            logger.log({"train/loss": 1.0}, step)
+        logger.finish()
+    (message,) = [r.getMessage() for r in caplog.records if r.name == "distforge.telemetry.guard"]
+    assert "W&B" in message
+    assert "ImportError" in message or "ModuleNotFoundError" in message
+
+
+def test_a_server_that_never_answers_costs_no_more_than_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        began = time.monotonic()
+        with caplog.at_level(logging.WARNING):
+            logger = WandBLogger(
+                "project", "run", mode="online", directory=tmp_path, deadline_seconds=2.0
+            )
+            logger.log({"train/loss": 1.0}, 1)
+            logger.finish()
+        # Starting W&B's service process is not under its deadline; a busy machine needs a while.
+        assert time.monotonic() - began < 60.0
+    assert not logger.active
+    assert "the run goes on without it" in caplog.text
+
+
+def test_a_failing_call_makes_it_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = WandBLogger("project", "run", directory=tmp_path)
+    run = logger._run
+    calls = []
+
+    def broken(*args: object, **kwargs: object) -> None:
+        calls.append(args)
+        raise OSError("the disk\nis full")
+
+    monkeypatch.setattr(run, "log", broken)
+    try:
+        with caplog.at_level(logging.WARNING):
+            logger.log({"train/loss": 1.0}, 1)
+            logger.log({"train/loss": 1.0}, 2)
+        assert len(calls) == 1
+        assert not logger.active
+        assert "W&B logging stopped (OSError: the disk is full)" in caplog.text
+    finally:
+        run.finish()
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", "a b", ".hidden", "a\n", "x" * 129])
+def test_hostile_names_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="project"):
+        WandBLogger(name, "run", mode="disabled")
+    with pytest.raises(InputError, match="W&B name"):
+        WandBLogger("project", name, mode="disabled")
+    with pytest.raises(InputError, match="tag"):
+        WandBLogger("project", "run", tags=[name], mode="disabled")
+    with pytest.raises(InputError, match="artifact name"):
+        WandBLogger("project", "run", mode="disabled").save_artifact(tmp_path, name, "model")
+
+
+def test_unusable_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="choose one of offline, online, disabled"):
+        WandBLogger("project", "run", mode="sometimes")  # type: ignore[arg-type]
+    for deadline in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="deadline_seconds"):
+            WandBLogger("project", "run", mode="disabled", deadline_seconds=deadline)
+    with pytest.raises(InputError, match="does not exist"):
+        WandBLogger("project", "run", mode="disabled").save_artifact(tmp_path / "no", "a", "b")
