@@ -125,9 +125,10 @@ def _register(config: Step1Config, summary: Step1Summary, directory: Path) -> st
             "converged": str(summary.converged).lower(),
         },
     )
+    registry.promote(parent, "champion")
     registry.promote(version, "baked-latest")
     best = registry.by_alias("baked_reasoning", "baked-best")
-    if best is None or summary.accuracy_overall >= best.metrics["accuracy_overall"]:
+    if best is None or summary.accuracy_overall >= best.metrics.get("accuracy_overall", 0.0):
         registry.promote(version, "baked-best")
     return version
 

@@ -92,15 +92,19 @@ def _decode(
     # Padding stands on the left, so that every row's next token comes at the same column.
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in encoded])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded])
-    # A config of its own: the model's may sample, or penalise repetition.
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=eos, pad_token_id=pad
     )
-    output = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        generation_config=settings,
-    )
+    # generate() fills what a given config leaves open from the model's own, which may penalise
+    # repetition or search with beams; so the model's own is set aside for the call.
+    own = model.generation_config
+    model.generation_config = settings
+    try:
+        output = model.generate(
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device)
+        )
+    finally:
+        model.generation_config = own
     generations = []
     for row in output[:, width:].tolist():
         finished = eos in row

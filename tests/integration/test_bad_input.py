@@ -27,6 +27,7 @@ class Hostile:
 def expect(
     capsys: pytest.CaptureFixture, config: str, output: Path, words: list[str], *messages: str
 ) -> None:
+    capsys.readouterr()  # what the test itself printed on its way here
     assert main(["bake", "--config", config, "--output", str(output), *words]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

@@ -178,7 +178,7 @@ def test_champion_is_kept_and_told_apart(work: Path, capsys: pytest.CaptureFixtu
     other = ["--champion.recipe.seed", "5", "--output", str(work / "other")]
     assert main(["bake", "--config", making, *other]) == 2
     assert "another recipe" in capsys.readouterr().err
-    assert not (work / "other").exists()
+    assert not (work / "other" / "tiny").exists()
     assert (work / "champion" / "model.safetensors").read_bytes() == before
 
 

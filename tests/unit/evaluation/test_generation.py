@@ -1,0 +1,68 @@
+"""Batched, cached generation against argmax over whole sequences, one prompt at a time."""
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from distforge.errors import InputError
+from distforge.evaluation.generation import Generation, generate
+from tests.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+PROMPTS = ["Question: 1?\n", "How many cups are red and blue?", "2", "The step is 2, so 10.\n" * 2]
+NEW_TOKENS = 12
+
+
+def naive(model: PreTrainedModel, prompt: str, eos: int) -> Generation:
+    ids = TOKENIZER.encode(prompt, add_special_tokens=False)
+    told: list[int] = []
+    for _ in range(NEW_TOKENS):
+        with torch.no_grad():
+            logits = model(torch.tensor([ids + told]), use_cache=False).logits
+        told.append(int(logits[0, -1].argmax()))
+        if told[-1] == eos:
+            return Generation(TOKENIZER.decode(told[:-1]), tuple(told[:-1]), True)
+    return Generation(TOKENIZER.decode(told), tuple(told), False)
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_equals_naive_argmax(make, batch_size: int) -> None:
+    model = make(len(TOKENIZER))
+    expected = [naive(model, prompt, TOKENIZER.eos_token_id) for prompt in PROMPTS]
+    assert generate(model, TOKENIZER, PROMPTS, NEW_TOKENS, batch_size) == expected
+
+
+def test_stops_at_the_end_of_sequence() -> None:
+    """Call the token that the model likes third the end: generations then end at its first use."""
+    model = tiny_llama(len(TOKENIZER))
+    free = naive(model, PROMPTS[0], TOKENIZER.eos_token_id)
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(free.token_ids[2])
+    (ended,) = generate(model, tokenizer, PROMPTS[:1], NEW_TOKENS, 1)
+    assert ended.finished
+    assert ended.token_ids == free.token_ids[: free.token_ids.index(free.token_ids[2])]
+
+
+def test_the_models_own_habits_do_not_count() -> None:
+    model = tiny_llama(len(TOKENIZER))
+    plain = generate(model, TOKENIZER, PROMPTS, NEW_TOKENS, 2)
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.num_beams = 3
+    assert generate(model, TOKENIZER, PROMPTS, NEW_TOKENS, 2) == plain
+    assert model.generation_config.num_beams == 3
+
+
+def test_mode_is_restored_and_progress_told() -> None:
+    model = tiny_llama(len(TOKENIZER)).train()
+    told = []
+    generate(
+        model, TOKENIZER, PROMPTS, 2, 3, progress=lambda done, total: told.append((done, total))
+    )
+    assert model.training
+    assert told == [(3, 4), (4, 4)]
+
+
+def test_context_is_respected() -> None:
+    with pytest.raises(InputError, match="context of 128"):
+        generate(tiny_llama(len(TOKENIZER)), TOKENIZER, ["2"], 128, 1)
