@@ -56,11 +56,16 @@ def test_offloaded_optimizer_trains_the_same_model(expected):
     assert relative_distance(ours, expected[1]) <= FLOAT32
 
 
-def test_muon_grokfast_with_qk_clip_on_two_ranks():
-    (alone, one), *_ = run_ranks(1, train_from_start, engine_config(backend="plain"), MUON)
-    for results, ours in run_ranks(2, train_from_start, engine_config(), MUON):
-        assert [r.loss for r in results] == pytest.approx([r.loss for r in alone], rel=FLOAT32)
-        assert relative_distance(ours, one) <= FLOAT32
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size", [1, 2])
+def test_muon_grokfast_with_qk_clip_under_deepspeed(size, dtype):
+    plain = engine_config(backend="plain", dtype=dtype)
+    (alone, one), *_ = run_ranks(1, train_from_start, plain, MUON)
+    tolerance = FLOAT32 if dtype == "float32" else BFLOAT16[0]
+    config = engine_config(backend="deepspeed", dtype=dtype)
+    for results, ours in run_ranks(size, train_from_start, config, MUON):
+        assert [r.loss for r in results] == pytest.approx([r.loss for r in alone], rel=tolerance)
+        assert relative_distance(ours, one) <= tolerance
         assert [r.clipped_heads for r in results] == [r.clipped_heads for r in alone]
     assert sum(r.clipped_heads for r in alone) > 0
 
