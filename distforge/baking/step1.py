@@ -20,7 +20,7 @@ from distforge.data import (
     write_examples,
 )
 from distforge.errors import InputError
-from distforge.evaluation.scoring import answer_questions, summarize
+from distforge.evaluation.scoring import Answered, answer_questions, summarize
 from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
 from distforge.models.vocabulary import add_thinking_tokens
@@ -95,6 +95,7 @@ def _bake(
         # place, and nothing is written into a directory that belongs to the user.
         export_model(champion.model, champion.tokenizer, directory / CHAMPION_DIRECTORY)
     add_thinking_tokens(champion.model, champion.tokenizer, THINKING_TOKENS, config.seed)
+    parameters = champion.model.num_parameters()  # before ZeRO 3 shards them
     trainer = PromptBakingTrainer(
         champion.model, champion.tokenizer, examples, config, world, log, directory
     )
@@ -106,17 +107,8 @@ def _bake(
     outcome = trainer.train()
     model_dir = directory / "model"
     trainer.save_baked_model(model_dir)
-    # The judge reads back what was exported: that, and not the trainer's copy, is the product.
-    baked = load_champion(str(model_dir))
     log.say(f"judging the exported model on {len(trainer.heldout)} held-out questions")
-    answered = answer_questions(
-        baked.model.to(world.device),
-        baked.tokenizer,
-        trainer.heldout,
-        world,
-        max_new_tokens=trainer.max_new_tokens,
-        batch_size=config.evaluation.batch_size,
-    )
+    answered = _ask_exported(model_dir, trainer, config, world)
     after = summarize(answered)
     convergence = trainer.check_convergence(after)
     summary = Step1Summary(
@@ -130,7 +122,7 @@ def _bake(
         best_step=outcome.best.step,
         stopped_early=outcome.stopped_early,
         seconds=round(time.monotonic() - began, 1),
-        parameters=sum(p.numel() for p in baked.model.parameters()),
+        parameters=parameters,
         model_dir=str(model_dir),
         heldout=str(data / "heldout.jsonl"),
         registry_version="",
@@ -149,6 +141,21 @@ def _bake(
         summary = publish(config, summary, answered, directory, log)
     world.barrier()
     return summary
+
+
+def _ask_exported(
+    model_dir: Path, trainer: PromptBakingTrainer, config: Step1Config, world: World
+) -> list[Answered]:
+    """Judge what was exported, read back from disk: that, not the trainer's copy, is shipped."""
+    baked = load_champion(str(model_dir))
+    return answer_questions(
+        baked.model.to(world.device),
+        baked.tokenizer,
+        trainer.heldout,
+        world,
+        max_new_tokens=trainer.max_new_tokens,
+        batch_size=config.evaluation.batch_size,
+    )
 
 
 def _report_start(
