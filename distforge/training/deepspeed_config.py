@@ -6,6 +6,10 @@ from typing import Any
 
 from distforge.training.engine_config import EngineConfig
 
+# Gradients are gathered up to this many elements and then reduced at once. ZeRO allocates the whole
+# bucket whatever the size of the model.
+BUCKET_ELEMENTS = 50_000_000
+
 
 def deepspeed_config(
     config: EngineConfig, dtype: str, world_size: int, accumulation: int
@@ -35,8 +39,8 @@ def deepspeed_config(
             "stage": config.zero_stage,
             "overlap_comm": False,
             "round_robin_gradients": False,
-            "reduce_bucket_size": 50_000_000,
-            "allgather_bucket_size": 50_000_000,
+            "reduce_bucket_size": BUCKET_ELEMENTS,
+            "allgather_bucket_size": BUCKET_ELEMENTS,
         },
         "steps_per_print": 2**31 - 1,
         "wall_clock_breakdown": False,

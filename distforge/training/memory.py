@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distforge.training.deepspeed_config import BUCKET_ELEMENTS
 from distforge.training.engine_config import EngineConfig
 
 _FLOAT32 = 4
@@ -55,13 +56,16 @@ def estimate_memory(
     Logits are the bound that every token is a target: logits, their log-softmax and its gradient,
     12 bytes for each of T times ``vocab_size``; examples with a long question need less.
 
-    The scratch of the optimizer's own step, communication buckets and the allocator's
-    fragmentation are not counted.
+    Buckets are ZeRO's buffer for reducing gradients: e times 5e7 from stage 1 on, however small
+    the model. The scratch of the optimizer's own step and the allocator's fragmentation are not
+    counted.
 
     Returns:
-        "weights", "gradients", "optimizer", "activations", "logits", their "total", and "host".
+        "weights", "gradients", "optimizer", "activations", "logits", "buckets", their "total", and
+        "host".
     """
     low = _FLOAT32 if dtype == "float32" else 2
+    element = low if config.halves_weights(dtype) else _FLOAT32
     weights, gradients, optimizer = _model_state(
         num_parameters,
         config,
@@ -83,6 +87,7 @@ def estimate_memory(
         "optimizer": 0 if config.offload_optimizer else optimizer,
         "activations": micro_batch_tokens * per_token,
         "logits": 12 * micro_batch_tokens * vocab_size,
+        "buckets": element * BUCKET_ELEMENTS if config.zero_stage else 0,
     }
     result["total"] = sum(result.values())
     result["host"] = optimizer if config.offload_optimizer else 0

@@ -1,16 +1,14 @@
 """The memory estimate against what training steps really allocate, and against ZeRO's table."""
 
-import json
-
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from distforge.optim import AdamWConfig, OptimizerConfig, build_optimizer
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.engine_config import EngineConfig
 from distforge.training.memory import estimate_memory
+from tests.peak_memory import peak_bytes
 from tests.tiny_models import tiny_gpt2, tiny_llama
 
 WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
@@ -40,20 +38,6 @@ def switch_off_dropout(model):
             dropout = getattr(module, name, None)
             if isinstance(dropout, torch.nn.Dropout):
                 dropout.p = 0.0
-
-
-def peak_bytes(step, path):
-    """Most bytes that one call holds at a time beyond what was there before, by the profiler."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        step()
-    recorded.export_chrome_trace(str(path))
-    events = json.loads(path.read_text())["traceEvents"]
-    changes = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]")
-    held = peak = 0
-    for _, change in changes:
-        held += change
-        peak = max(peak, held)
-    return peak
 
 
 @pytest.mark.parametrize("build", [tiny_llama, tiny_gpt2])
@@ -87,14 +71,14 @@ def test_measured_peak_of_a_step(tmp_path, build, checkpointing):
     assert measured / FACTOR < new < measured * FACTOR
 
 
-def state_bytes(dtype="float32", world_size=4, **config):
+def state_bytes(dtype="float32", world_size=4, zero_stage=0, **config):
     """Weights, gradients, optimizer, host for 1000 parameters and two buffers, nothing else."""
     nothing = dict.fromkeys(
         ("micro_batch_tokens", "hidden_size", "num_layers", "intermediate_size"), 0
     )
     estimate = estimate_memory(
         num_parameters=1000,
-        config=EngineConfig(**config),
+        config=EngineConfig(zero_stage=zero_stage, **config),
         dtype=dtype,
         world_size=world_size,
         optimizer_buffers_per_parameter=2,
@@ -105,7 +89,9 @@ def state_bytes(dtype="float32", world_size=4, **config):
     )
     assert estimate["activations"] == estimate["logits"] == 0
     parts = [estimate[name] for name in ("weights", "gradients", "optimizer")]
-    assert estimate["total"] == sum(parts)
+    assert estimate["total"] == sum(parts) + estimate["buckets"]
+    halved = dtype == "float16"
+    assert estimate["buckets"] == (50_000_000 * (2 if halved else 4) if zero_stage else 0)
     return [*parts, estimate["host"]]
 
 
