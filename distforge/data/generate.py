@@ -99,15 +99,19 @@ def _candidates(task: Task, seed: int) -> Iterator[Example]:
 
 
 def _fill(strategy: str, quotas: dict[str, int], seed: int) -> list[Example]:
-    """Take from the strategy's tasks in turn until train and held-out quotas are met."""
+    """Take from the strategy's tasks in turn, by their shares, until both quotas are met."""
     left = dict(quotas)
     chosen: list[Example] = []
-    sources = [_candidates(task, seed) for task in TASKS_BY_STRATEGY[strategy]]
+    sources = [
+        source
+        for task in TASKS_BY_STRATEGY[strategy]
+        for source in [_candidates(task, seed)] * task.share
+    ]
     while sources and any(left.values()):
         for source in tuple(sources):
             example = next((e for e in source if left[e.split] > 0), None)
             if example is None:
-                sources.remove(source)
+                sources = [other for other in sources if other is not source]
             elif left[example.split] > 0:
                 left[example.split] -= 1
                 chosen.append(_verified(example))

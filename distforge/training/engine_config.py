@@ -24,12 +24,13 @@ class EngineConfig:
         when there are several ranks or ``zero_stage`` > 0.
     zero_stage: 0 (weights, gradients and optimizer state on every rank) to 3 (all sharded).
     offload_optimizer: keep the optimizer's state in host memory (stages 1 to 3).
-    dtype: "auto" is bfloat16 on a GPU that has it, float16 on one that has not, float32 on a CPU,
-        where bfloat16 without matrix units is ten times slower.
+    dtype: "auto" is bfloat16 on a GPU or CPU that multiplies in it, float16 on a GPU that does not,
+        float32 on a CPU that does not, where bfloat16 is ten times slower.
     max_grad_norm: clip the global gradient norm to this; 0 is off.
     activation_checkpointing: recompute activations in the backward pass, to save memory.
     qk_clip_every: record attention logits and apply QK-Clip every so many steps; 0 is never.
         The threshold is the optimizer's.
+    optimizer_metrics_every: measure MuonGrokfast's update every so many steps; 0 is never.
     """
 
     backend: Backend = "auto"
@@ -39,6 +40,7 @@ class EngineConfig:
     max_grad_norm: float = 1.0
     activation_checkpointing: bool = False
     qk_clip_every: int = 10
+    optimizer_metrics_every: int = 50
 
     def __post_init__(self) -> None:
         if self.backend not in get_args(Backend):
@@ -54,11 +56,9 @@ class EngineConfig:
             )
         if self.offload_optimizer and self.zero_stage == 0:
             raise InputError("offload_optimizer needs zero_stage 1, 2 or 3; it is 0")
-        if self.max_grad_norm < 0 or self.qk_clip_every < 0:
-            raise InputError(
-                f"max_grad_norm is {self.max_grad_norm} and qk_clip_every {self.qk_clip_every}; "
-                "expected numbers >= 0"
-            )
+        for name in ("max_grad_norm", "qk_clip_every", "optimizer_metrics_every"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; expected a number >= 0")
 
     def uses_deepspeed(self, world_size: int) -> bool:
         """Whether this configuration runs through DeepSpeed on ``world_size`` ranks."""
@@ -82,7 +82,11 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> str:
     if dtype != "auto":
         return dtype
     if device.type == "cpu":
-        return "float32"
+        return "bfloat16" if _cpu_multiplies_bfloat16() else "float32"
     chosen = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     logger.info("dtype auto: %s on %s", chosen, torch.cuda.get_device_name(device))
     return chosen
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -29,10 +29,13 @@ class Task(ABC):
     ``draw`` samples parameters (difficulty 1 to 3), ``render`` writes question, reasoning and
     answer for them, ``solve`` answers a question from its text alone, and ``check_form`` raises
     `TraceError` where the reasoning breaks the strategy's own rules.
+
+    ``share``: how many questions it gives for each one of a task of share 1 of its strategy.
     """
 
     name: ClassVar[str]
     strategy: ClassVar[str]
+    share: ClassVar[int] = 1
 
     @abstractmethod
     def draw(self, rng: random.Random, difficulty: int) -> Params:

@@ -7,17 +7,23 @@ import re
 
 from distforge.data.tasks.base import Params, Task, read, require
 
-CUPS = "abcde"
+CUPS = "12345"
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 NAMES = ("Ann", "Tom", "Mia", "Leo", "Eva", "Max")
 THINGS = ("coins", "cards", "shells", "stamps")
 
 
 class SwapTracking(Task):
-    """Follow a ball under five cups through swaps: a permutation composed one swap at a time."""
+    """Follow a ball under five cups through swaps: a permutation composed one swap at a time.
+
+    Each step repeats where the ball is before it says where it goes. Cups are digits because every
+    other task teaches a model to copy digits; cups that were letters, and a trace that only told
+    the new place, were not learned in the time that the other tasks need.
+    """
 
     name = "swap_tracking"
     strategy = "chain_of_thought"
+    share = 2
 
     def draw(self, rng: random.Random, difficulty: int) -> Params:
         start = cup = rng.choice(CUPS)
@@ -27,38 +33,43 @@ class SwapTracking(Task):
             moves = rng.random() < 0.6
             first = cup if moves else rng.choice([c for c in CUPS if c != cup])
             second = rng.choice([c for c in CUPS if c not in (cup, first)])
-            swaps.append("".join(sorted((first, second))))
+            swaps.append("&".join(sorted((first, second))))
             cup = second if moves else cup
         return start, tuple(swaps)
 
     def render(self, params: Params, rng: random.Random) -> tuple[str, str, str]:
         cup, swaps = params
         listed = ",".join(f"{day} {swap}" for day, swap in zip(DAYS, swaps, strict=False))
-        question = f"The ball starts under:{cup}. Swaps:{listed}. Where is it?"
+        question = f"The ball starts under cup {cup}. Swaps:{listed}. Where is it?"
         steps = [f"<step>{cup}"]
         for day, swap in zip(DAYS, swaps, strict=False):
-            first, second = swap[0], swap[1]
-            cup = {first: second, second: first}.get(cup, cup)
-            steps.append(f"<step>{day} {swap}:{cup}")
+            first, second = swap.split("&")
+            after = {first: second, second: first}.get(cup, cup)
+            steps.append(f"<step>{day} {cup},{swap}:{after}")
+            cup = after
         return question, "".join(steps), cup
 
     def solve(self, question: str) -> str:
-        match = read(r"under:([a-e])\. Swaps:([^.]+)\.", question)
+        match = read(r"under cup ([1-5])\. Swaps:([^.]+)\.", question)
         content = {cup: cup == match[1] for cup in CUPS}
         for swap in match[2].split(","):
-            first, second = swap[-2], swap[-1]
+            first, second = swap[-3], swap[-1]
             content[first], content[second] = content[second], content[first]
         return next(cup for cup, ball in content.items() if ball)
 
     def check_form(self, question: str, reasoning: str) -> None:
-        start, swaps = read(r"under:([a-e])\. Swaps:([^.]+)\.", question).groups()
+        start, swaps = read(r"under cup ([1-5])\. Swaps:([^.]+)\.", question).groups()
         asked = swaps.split(",")
-        told = re.findall(r"<step>(\w+ [a-e]{2}):([a-e])", reasoning)
-        require([swap for swap, _ in told] == asked, f"expected the swaps {asked}, found {told}")
+        told = re.findall(r"<step>(\w+) ([1-5]),([1-5]&[1-5]):([1-5])", reasoning)
+        pairs = [f"{day} {pair}" for day, _, pair, _ in told]
+        require(pairs == asked, f"expected the swaps {asked}, found {pairs}")
         require(reasoning.startswith(f"<step>{start}<step>"), f"expected to begin at {start}")
-        for count, (_, cup) in enumerate(told, 1):
+        place = start
+        for count, (_, before, _, after) in enumerate(told, 1):
+            require(before == place, f"swap {count} begins under {before}, not under {place}")
             shorter = question.replace(swaps, ",".join(asked[:count]))
-            require(self.solve(shorter) == cup, f"after {count} swaps it is not under {cup}")
+            require(self.solve(shorter) == after, f"after {count} swaps it is not under {after}")
+            place = after
 
 
 class RunningTotal(Task):

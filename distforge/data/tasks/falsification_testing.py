@@ -22,6 +22,7 @@ class SecretNumber(Task):
 
     name = "secret_number"
     strategy = "falsification_testing"
+    share = 2
 
     def draw(self, rng: random.Random, difficulty: int) -> Params:
         while True:

@@ -79,9 +79,20 @@ def test_open_tags_are_refused(reasoning: str) -> None:
 
 def test_false_state_of_a_swap_is_refused() -> None:
     for example in examples("swap_tracking", 20):
-        cup = re.findall(r":([a-e])<step>", example.reasoning)[1]
-        spoiled = example.reasoning.replace(f":{cup}<", f":{'a' if cup != 'a' else 'b'}<")
-        with pytest.raises(TraceError, match="swaps it is not under"):
+        cup = re.findall(r":([1-5])<", example.reasoning)[-1]
+        other = "1" if cup != "1" else "2"
+        spoiled = example.reasoning.replace(f":{cup}<", f":{other}<")
+        with pytest.raises(TraceError, match=r"it is not under|begins under"):
+            verify_trace(corrupted(example, reasoning=spoiled))
+
+
+def test_a_swap_must_begin_where_the_last_one_ended() -> None:
+    for example in examples("swap_tracking", 20):
+        cup = re.findall(r" ([1-5]),", example.reasoning)[-1]
+        other = "1" if cup != "1" else "2"
+        start = example.reasoning.rindex(f" {cup},")
+        spoiled = example.reasoning[:start] + f" {other}," + example.reasoning[start + 3 :]
+        with pytest.raises(TraceError, match=f"begins under {other}, not under {cup}"):
             verify_trace(corrupted(example, reasoning=spoiled))
 
 

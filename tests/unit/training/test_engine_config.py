@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +24,8 @@ CPU = torch.device("cpu")
         ({"backend": "plain", "zero_stage": 1}, "zero_stage is 1 with backend 'plain'"),
         ({"offload_optimizer": True}, "offload_optimizer needs zero_stage"),
         ({"max_grad_norm": -1.0}, "max_grad_norm is -1.0"),
-        ({"qk_clip_every": -1}, "qk_clip_every -1"),
+        ({"qk_clip_every": -1}, "qk_clip_every is -1"),
+        ({"optimizer_metrics_every": -1}, "optimizer_metrics_every is -1"),
     ],
 )
 def test_wrong_values_are_named(wrong, named):
@@ -51,7 +53,9 @@ def test_plain_is_one_process():
 
 
 def test_dtype_on_a_cpu():
-    assert resolve_dtype("auto", CPU) == "float32"
+    flags = Path("/proc/cpuinfo").read_text()
+    multiplies_bfloat16 = "avx512_bf16" in flags or "amx_bf16" in flags
+    assert resolve_dtype("auto", CPU) == ("bfloat16" if multiplies_bfloat16 else "float32")
     assert resolve_dtype("bfloat16", CPU) == "bfloat16"
     with pytest.raises(InputError, match="float16"):
         resolve_dtype("float16", CPU)
