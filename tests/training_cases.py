@@ -42,9 +42,9 @@ def engine_config(**changes) -> EngineConfig:
 
 
 def examples(step: int) -> list[tuple[torch.Tensor, int]]:
-    """Twelve (ids, prompt length) of one step; 4 to 13 targets each."""
+    """Sixteen (ids, prompt length) of one step; 4 to 13 targets each."""
     generator = torch.Generator().manual_seed(100 + step)
-    lengths = [10 + i % 6 for i in range(12)]
+    lengths = [10 + i % 6 for i in range(16)]
     return [
         (torch.randint(2, VOCAB, (n,), generator=generator), 2 if i % 3 else 7)
         for i, n in enumerate(lengths)

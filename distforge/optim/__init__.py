@@ -6,6 +6,7 @@ from distforge.optim.muon_grokfast import MuonGrokfast
 from distforge.optim.param_groups import split_parameters
 from distforge.optim.qk_clip import qk_clip_
 from distforge.optim.schedule import ScheduleConfig, apply_lr, lr_factor
+from distforge.optim.sharding import bind_zero, load_universal
 
 __all__ = [
     "MuonGrokfast",
@@ -17,5 +18,7 @@ __all__ = [
     "apply_lr",
     "lr_factor",
     "split_parameters",
+    "bind_zero",
+    "load_universal",
     "qk_clip_",
 ]

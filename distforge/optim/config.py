@@ -77,6 +77,10 @@ class MuonGrokfastConfig:
         muon_patterns, adamw_patterns: shell patterns of parameter names ("*.router.weight") that
             overrule the choice of algorithm.
 
+        bucket_cap_mb: bound on the scratch of a step, in MiB, > 0: matrices go through the update
+            (and over the network, where the state is sharded) in buckets that respect it. The
+            largest matrix of each rank is the floor.
+
     Read by others, so that one object describes a phase
         qk_clip_threshold: largest attention logit allowed, >= 0; None or 0 switches QK-Clip off.
         kl_coefficient: weight of the KL term in the loss of reinforcement learning, >= 0.
@@ -100,6 +104,7 @@ class MuonGrokfastConfig:
     weight_decay: float = 0.01
     muon_patterns: tuple[str, ...] = ()
     adamw_patterns: tuple[str, ...] = ()
+    bucket_cap_mb: float = 64.0
     qk_clip_threshold: float | None = 30.0
     kl_coefficient: float = 0.0
 
@@ -121,6 +126,7 @@ class MuonGrokfastConfig:
         if not isinstance(self.ns_steps, int):
             raise InputError(f"ns_steps = {self.ns_steps!r} is not a whole number: give 1 to 100.")
         require_range("ns_steps", self.ns_steps, 1, 100, open_high=False)
+        require_range("bucket_cap_mb", self.bucket_cap_mb, 1e-3)
         require_choice("ns_coefficients", self.ns_coefficients, get_args(NewtonSchulzCoefficients))
         require_choice("ns_dtype", self.ns_dtype, get_args(NewtonSchulzDtype))
         require_choice("scale", self.scale, get_args(UpdateScale))

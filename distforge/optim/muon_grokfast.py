@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, get_args
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from distforge.errors import InputError
-from distforge.ops import grokfast_momentum_, newton_schulz
 from distforge.optim.adamw import adamw_update_
-from distforge.optim.batching import MAX_STACKED_ELEMENTS, Iteration, bounded, update_scale
-from distforge.optim.config import (
-    Algorithm,
-    MuonGrokfastConfig,
-    require_choice,
-    require_range,
-)
-from distforge.optim.param_groups import (
-    Layout,
-    NamedParameters,
-    as_matrices,
-    from_matrices,
-    split_parameters,
-)
+from distforge.optim.agreement import require_usable_gradients
+from distforge.optim.config import Algorithm, MuonGrokfastConfig, require_choice, require_range
+from distforge.optim.edits import InPlace, PendingEdits
+from distforge.optim.exchange import Peers, Routes
+from distforge.optim.layout import FlatShard, Fragment, Matrix, cut
+from distforge.optim.metrics import OptimizerMetrics, StepSample
+from distforge.optim.muon_step import SCRATCH_BYTES_PER_ELEMENT, Shard, muon_update
+from distforge.optim.param_groups import Layout, NamedParameters, as_matrices, split_parameters
+from distforge.optim.plan import plan_buckets
 
 ParamGroup = dict[str, Any]
 
@@ -43,9 +37,20 @@ class MuonGrokfast(torch.optim.Optimizer):
     3. O = NewtonSchulz(u), about U V^T of u's singular value decomposition (Jordan et al. 2024).
     4. W <- (1 - lr wd) W - lr s O, with s = sqrt(max(1, m/n)) or 0.2 sqrt(max(m, n)).
 
-    Steps 1 and 2 are one elementwise pass per tensor and step 3 one batch per shape
-    (distforge.ops), so each matrix is orthogonalised exactly once per step. Embeddings, head,
-    norms and biases get AdamW; distforge.optim.param_groups says which is which.
+    Steps 1 and 2 are one elementwise pass and step 3 one batch per shape (distforge.ops), bucket by
+    bucket, so that scratch is bounded. Embeddings, head, norms and biases get AdamW;
+    distforge.optim.param_groups says which is which.
+
+    One process or many, each matrix is orthogonalised exactly once per step, by its owner:
+
+    - alone, this process owns everything and nothing is sent;
+    - replicas (DDP, ZeRO stage 0; `share_work`): every rank has whole, reduced gradients; each
+      orthogonalises its share, and the results are gathered;
+    - shards (ZeRO 1 to 3; `distforge.optim.sharding.bind_zero`): momentum and average are flat
+      shards. Fragments of the momentum go to each matrix's owner by an all-to-all, and its update
+      comes back by another: at most 2 elements a Muon parameter and world size are sent by a rank.
+
+    The weights are the same whichever it is, up to rounding.
 
     State per parameter, float32 even where parameter and gradient are 16 bit (a bf16 average
     stalls as soon as g is close to h):
@@ -58,16 +63,15 @@ class MuonGrokfast(torch.optim.Optimizer):
 
     The first, second and last names are those that DeepSpeed's universal checkpoints look for.
     All hyperparameters live in ``param_groups``; ``param_groups[i]["lr"]`` drives schedulers and
-    ``["initial_lr"]`` keeps where it started. QK-Clip is applied after the step by its owner
-    (distforge.optim.qk_clip), because it needs the attention logits of the forward pass.
+    ``["initial_lr"]`` keeps where it started. QK-Clip (distforge.optim.qk_clip) is applied by its
+    owner through `edit_after_step`, because it needs the attention logits of the forward pass.
 
     A gradient that is infinite or not a number raises FloatingPointError before any state or
-    weight has changed, so a caller may drop the batch and go on. Parameters without a gradient
-    are skipped.
+    weight has changed, on all ranks that share the work, so a caller may drop the batch and go on.
+    Parameters without a gradient are skipped; a shard without one is an error.
 
     DeepSpeed orthogonalises on its own when a class name contains "muon" and parameters carry
-    an attribute ``use_muon``; this class never sets it. ``zero_stages`` lists the ZeRO stages
-    under which the step is right: whole matrices are needed, hence stage 0 only.
+    an attribute ``use_muon``; this class never sets it.
 
     Args:
         named_parameters: what ``model.named_parameters()`` gives, or ready parameter groups, each
@@ -80,18 +84,77 @@ class MuonGrokfast(torch.optim.Optimizer):
             Muon parameter that is not a matrix, or a sparse gradient.
     """
 
-    zero_stages: ClassVar[tuple[int, ...]] = (0,)
-
     def __init__(
         self, named_parameters: NamedParameters | Iterable[ParamGroup], config: MuonGrokfastConfig
     ) -> None:
         self.config = config
         items: list[Any] = list(named_parameters)
         ready = bool(items) and all(isinstance(item, dict) for item in items)
+        self._forget_surroundings()
         super().__init__(items if ready else split_parameters(items, config), defaults={})
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "config": self.config}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "config" in state:  # else it is torch.optim that loads a state_dict into this object
+            self._forget_surroundings()
+
+    def _forget_surroundings(self) -> None:
+        # None of this survives a copy: other parameters, perhaps another process.
+        self._peers: Peers | None = None
+        self._shards: dict[int, FlatShard] = {}
+        self._plans: dict[tuple[tuple[int, torch.Size], ...], list[Routes]] = {}
+        self._edits = PendingEdits()
+        self._sample: StepSample | None = None
+
+    def share_work(self, process_group: dist.ProcessGroup | None = None) -> None:
+        """Let each rank orthogonalise its share; for ranks that all have whole, reduced gradients.
+
+        Collective from now on: every rank of ``process_group`` (None: all) must step together,
+        with gradients for the same parameters.
+        """
+        device = self.param_groups[0]["params"][0].device
+        self._peers = _peers(process_group, device)
+        self._plans.clear()
+
+    def attach_shards(
+        self, shards: Iterable[FlatShard], device: torch.device, process_group: Any
+    ) -> None:
+        """Tell what the flat tensors stand for that now take the place of parameters.
+
+        Args:
+            shards: one for each flat tensor that will be in ``param_groups``, on every rank.
+            device: where matrices are put together and orthogonalised.
+            process_group: the ranks that hold the parts.
+        """
+        self._peers = _peers(process_group, device)
+        self._shards = {id(shard.tensor): shard for shard in shards}
+        self._plans.clear()
+
+    def edit_after_step(self, parameter: Tensor, in_place: InPlace) -> None:
+        """Have ``in_place`` change the parameter right after its next update, in every copy.
+
+        Args:
+            parameter: the model's own, sharded or not.
+            in_place: an elementwise affine change of a tensor of the parameter's shape.
+        """
+        self._edits.add(parameter, in_place)
+
+    def drop_edits(self) -> None:
+        """Forget the edits that no step has applied."""
+        self._edits.clear()
+
+    def start_sampling(self) -> None:
+        """Measure the next step; it costs some passes over the gradient."""
+        self._sample = StepSample()
+
+    def sampled(self) -> OptimizerMetrics:
+        """What was measured since `start_sampling`; collective where ranks share the work."""
+        assert self._sample is not None, "call start_sampling() before the step"
+        sample, self._sample = self._sample, None
+        return sample.reduced(self._peers)
 
     def add_param_group(self, param_group: ParamGroup) -> None:
         """Adds a group with "params" and "algorithm"; missing hyperparameters come from config.
@@ -130,15 +193,32 @@ class MuonGrokfast(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_gradients()
-        for iteration, members in self._muon_batches():
-            self._muon_update(iteration, members)
+        require_usable_gradients(self.param_groups, self._peers)
         for group in self.param_groups:
-            if group["algorithm"] == "adamw":
+            if any(id(param) in self._shards for param in group["params"]):
+                self._require_shard_gradients(group)
+            if group["algorithm"] == "muon":
+                self._muon_step(group)
+            else:
                 for param in group["params"]:
                     if param.grad is not None:
                         self._adamw_update(param, group)
+            self._apply_edits(group)
         return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch.optim.Optimizer's. A shard without Grokfast's average (lambda = 0) gets a
+        stand-in of zeros that takes no memory, because DeepSpeed's universal checkpoints want both
+        buffers of every shard; the next step drops it."""
+        result = super().state_dict()
+        packed = [key for group in result["param_groups"] for key in group["params"]]
+        params = [param for group in self.param_groups for param in group["params"]]
+        for key, param in zip(packed, params, strict=True):
+            state = result["state"].get(key, {})
+            if id(param) in self._shards and "exp_avg" in state and "exp_avg_sq" not in state:
+                stand_in = state["exp_avg"].new_zeros(()).expand(state["exp_avg"].shape)
+                result["state"][key] = {**state, "exp_avg_sq": stand_in}
+        return result
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores hyperparameters and state bit by bit, each buffer in the dtype it was saved in.
@@ -164,68 +244,71 @@ class MuonGrokfast(torch.optim.Optimizer):
                 if name != "step":
                     self.state[param][name] = value.detach().to(param.device, copy=True)
 
-    def _check_gradients(self) -> None:
-        named = [
-            (group.get("param_names", range(len(group["params"])))[index], param)
-            for group in self.param_groups
-            for index, param in enumerate(group["params"])
-            if param.grad is not None
-        ]
-        for name, param in named:
-            if param.grad.is_sparse:
-                raise InputError(
-                    f"parameter {name} has a sparse gradient: make its embedding with sparse=False."
-                )
-        grads = [param.grad for _, param in named]
-        # The largest magnitude, not the 2-norm: a legitimate gradient of 1e30 has no finite square.
-        if not grads or torch.nn.utils.get_total_norm(grads, math.inf).isfinite():
-            return
-        name = next(name for name, param in named if not param.grad.isfinite().all())
-        raise FloatingPointError(
-            f"the gradient of parameter {name} is not finite; no weight has changed: "
-            "drop this batch, or lower the learning rate or the loss scale."
-        )
+    def _require_shard_gradients(self, group: ParamGroup) -> None:
+        missing = [p for p in group["params"] if p.grad is None]
+        if missing:
+            names = [piece.name for piece in self._shards[id(missing[0])].pieces]
+            raise InputError(
+                f"the shard of {names[0]} and {len(names) - 1} others has no gradient; no weight "
+                "has changed: run backward before step, or leave frozen parameters out."
+            )
 
-    def _muon_batches(self) -> Iterator[tuple[Iteration, list[tuple[Tensor, ParamGroup]]]]:
-        batches: dict[Iteration, list[tuple[Tensor, ParamGroup]]] = defaultdict(list)
-        for group in self.param_groups:
-            if group["algorithm"] != "muon":
+    def _muon_step(self, group: ParamGroup) -> None:
+        # A model may be spread over devices; what is orthogonalised together is on one.
+        by_device: dict[torch.device, list[Tensor]] = defaultdict(list)
+        for param in group["params"]:
+            if param.grad is not None:
+                by_device[param.device].append(param)
+        for device, params in by_device.items():
+            peers = self._peers or Peers(device)
+            key = tuple((id(param), param.shape) for param in params)
+            if key not in self._plans:
+                self._plans[key] = self._plan(params, group, peers)
+            weights = [param.detach().contiguous().view(-1) for param in params]
+            shards = [
+                self._shard(param, weight, group)
+                for param, weight in zip(params, weights, strict=True)
+            ]
+            muon_update(group, shards, self._plans[key], peers, self._sample)
+            for param, weight in zip(params, weights, strict=True):
+                if weight.data_ptr() != param.data_ptr():  # it was not contiguous
+                    param.copy_(weight.view_as(param))
+
+    def _plan(self, params: Sequence[Tensor], group: ParamGroup, peers: Peers) -> list[Routes]:
+        matrices: list[Matrix] = []
+        for number, param in enumerate(params):
+            if id(param) in self._shards:
+                assert len(params) == 1, "DeepSpeed updates one flat tensor of a group at a time"
+                for piece in self._shards[id(param)].pieces:
+                    matrices += cut(piece.shape, group["layout"], piece.held)
                 continue
-            for param in group["params"]:
-                if param.grad is not None:
-                    batches[Iteration.of(param, group)].append((param, group))
-        for iteration, members in batches.items():
-            for chunk in bounded(members, MAX_STACKED_ELEMENTS):
-                yield iteration, chunk
+            as_matrices(param, group["layout"])  # refuses what has lost its shape
+            whole = [[Fragment(number, 0, 0, param.numel())]] * peers.size
+            shape = tuple(param.shape)
+            matrices += cut(shape, group["layout"], whole, replicated=peers.size > 1)
+        capacity = int(self.config.bucket_cap_mb * 2**20) // SCRATCH_BYTES_PER_ELEMENT
+        buckets = plan_buckets(matrices, peers.size, capacity)
+        return [Routes(bucket, peers.rank, peers.size) for bucket in buckets]
 
-    def _muon_update(self, iteration: Iteration, members: list[tuple[Tensor, ParamGroup]]) -> None:
-        stacks = [
-            iteration.cast(as_matrices(self._filtered_momentum(param, group), group["layout"]))
-            for param, group in members
-        ]
-        orthogonal = newton_schulz(torch.cat(stacks), iteration.coefficients, iteration.steps)
-        pieces = orthogonal.split([len(stack) for stack in stacks])
-        for (param, group), piece in zip(members, pieces, strict=True):
-            update = from_matrices(piece, param.shape, group["layout"])
-            scale = update_scale(group["scale"], iteration, transposed=group["transposed"])
-            param.mul_(1 - group["lr"] * group["weight_decay"])
-            param.add_(update, alpha=-group["lr"] * scale)
-
-    def _filtered_momentum(self, param: Tensor, group: ParamGroup) -> Tensor:
-        grad, state = _wide_gradient(param).contiguous(), self.state[param]
+    def _shard(self, param: Tensor, weight: Tensor, group: ParamGroup) -> Shard:
+        assert param.grad is not None
+        grad, state = param.grad.contiguous(), self.state[param]
+        wide = torch.promote_types(grad.dtype, torch.float32)
         if "exp_avg" not in state:
             state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"] = torch.zeros_like(grad)
+            state["exp_avg"] = torch.zeros_like(grad, dtype=wide)
         state["step"] = state["step"] + 1
-        return grokfast_momentum_(
-            grad,
-            _ema_slot(state, "exp_avg_sq", grad, group),
-            state["exp_avg"],
-            alpha=group["grokfast_alpha"],
-            lamb=group["grokfast_lambda"],
-            beta=group["momentum"],
-            nesterov=group["nesterov"],
-        )
+        ema = _ema_slot(state, "exp_avg_sq", grad, group)
+        flat_ema = None if ema is None else ema.view(-1)
+        return Shard(weight, grad.view(-1), state["exp_avg"].view(-1), flat_ema)
+
+    def _apply_edits(self, group: ParamGroup) -> None:
+        for param in group["params"]:
+            if id(param) in self._shards:
+                assert self._peers is not None
+                self._edits.apply_to_flat(self._shards[id(param)], self._peers.rank)
+            elif param.grad is not None:
+                self._edits.apply([param])
 
     def _adamw_update(self, param: Tensor, group: ParamGroup) -> None:
         grad, state = _wide_gradient(param), self.state[param]
@@ -294,6 +377,13 @@ def _ema_slot(state: dict[str, Any], name: str, grad: Tensor, group: ParamGroup)
         state.pop(name, None)
         return None
     if name not in state:
-        state[name] = grad.clone()
+        state[name] = grad.to(torch.promote_types(grad.dtype, torch.float32), copy=True)
     ema: Tensor = state[name]
     return ema
+
+
+def _peers(process_group: dist.ProcessGroup | None, device: torch.device) -> Peers:
+    if not dist.is_initialized():
+        raise InputError("there is no process group: call torch.distributed.init_process_group.")
+    rank, size = dist.get_rank(process_group), dist.get_world_size(process_group)
+    return Peers(device, process_group, rank, size)

@@ -6,6 +6,7 @@ map between activations, not a lookup table (embedding, head) and not a vector (
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from distforge.errors import InputError
@@ -226,8 +228,16 @@ def as_matrices(tensor: Tensor, layout: Layout) -> Tensor:
         return tensor.reshape(-1, shape[-2], shape[-1])
     raise InputError(
         f"a tensor of shape {tuple(shape)} cannot be seen as matrices in the layout {layout!r}: "
-        "Muon needs whole matrices (a flattened or partitioned one has lost its shape)."
+        "Muon needs whole matrices (a flattened or partitioned one has lost its shape; under ZeRO, "
+        "call distforge.optim.bind_zero right after deepspeed.initialize)."
     )
+
+
+@functools.cache
+def matrix_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, int, int]:
+    """(batch, m, n) of ``as_matrices`` for a parameter of that shape; InputError as there."""
+    batch, m, n = as_matrices(torch.empty(shape, device="meta"), layout).shape
+    return batch, m, n
 
 
 def from_matrices(matrices: Tensor, shape: tuple[int, ...], layout: Layout) -> Tensor:

@@ -21,6 +21,12 @@ TRAIN_EPOCH = "train/epoch"
 TRAIN_SKIPPED_STEPS = "train/skipped_steps"
 TRAIN_LOSS_SCALE = "train/loss_scale"
 
+# The optimizer, on the steps that it is sampled.
+OPTIMIZER_UPDATE_RMS = "optimizer/update_rms"
+OPTIMIZER_GRAD_EMA_COSINE = "optimizer/grad_ema_cosine"
+OPTIMIZER_NS_RESIDUAL = "optimizer/ns_residual"
+OPTIMIZER_CLIPPED_HEADS = "optimizer/clipped_heads"
+
 # An evaluation on held-out data that is not (yet) one of the 17.
 VALIDATION_LOSS = "validation/loss"
 VALIDATION_TOKEN_ACCURACY = "validation/token_accuracy"
@@ -37,6 +43,10 @@ PROGRESS_METRICS = (
     TRAIN_EPOCH,
     TRAIN_SKIPPED_STEPS,
     TRAIN_LOSS_SCALE,
+    OPTIMIZER_UPDATE_RMS,
+    OPTIMIZER_GRAD_EMA_COSINE,
+    OPTIMIZER_NS_RESIDUAL,
+    OPTIMIZER_CLIPPED_HEADS,
     VALIDATION_LOSS,
     VALIDATION_TOKEN_ACCURACY,
     VALIDATION_ACCURACY,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +21,12 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 
+from distforge.optim import MuonGrokfast
+from distforge.optim.sharding import bind_zero, load_universal
 from distforge.training.deepspeed_config import deepspeed_config
 from distforge.training.distributed import World, prepare_deepspeed
 from distforge.training.engine_config import EngineConfig
+from distforge.training.universal import convert_to_universal
 
 _OPTIMIZER_FILE = "optimizer.pt"
 _MODEL_FILE = "model.safetensors"
@@ -135,6 +139,7 @@ class DeepSpeedBackend(Backend):
             )
         deepspeed.init_distributed(dist_init_required=False)
         self._config = config
+        self._world = world
         self._dtype = dtype
         self._device = world.device
         # DeepSpeed divides by the accumulation and averages over ranks; the loss is a share of the
@@ -146,6 +151,8 @@ class DeepSpeedBackend(Backend):
             config=deepspeed_config(config, dtype, world.size, accumulation),
             dist_init_required=False,
         )
+        if isinstance(optimizer, MuonGrokfast):
+            bind_zero(optimizer, self._engine)
         self.forward_module = self._engine
         self.optimizer = optimizer
 
@@ -175,7 +182,11 @@ class DeepSpeedBackend(Backend):
         self._engine.save_checkpoint(
             str(directory),
             tag=_DEEPSPEED_TAG,
-            client_state={"scaler": scaler.state_dict()} if scaler is not None else {},
+            client_state={
+                # Without it, there may be no conversion to a universal checkpoint.
+                "universal_checkpoint_info": {},
+                **({"scaler": scaler.state_dict()} if scaler is not None else {}),
+            },
             save_latest=False,
         )
 
@@ -183,6 +194,21 @@ class DeepSpeedBackend(Backend):
         _, client_state = self._engine.load_checkpoint(str(directory), tag=_DEEPSPEED_TAG)
         if self._engine.torch_autocast_z0_gradscaler is not None:
             self._engine.torch_autocast_z0_gradscaler.load_state_dict(client_state["scaler"])
+
+    def load_converted(self, directory: Path) -> None:
+        """Read what `save` wrote on another number of ranks or at another stage of ZeRO 1 to 3."""
+        world = self._world
+        # Beside the checkpoint, because all ranks see it there; inside, its manifest would not fit.
+        converted = directory.with_name(f"{directory.name}.universal.tmp")
+        if world.is_main:
+            shutil.rmtree(converted, ignore_errors=True)
+            source, target = directory / _DEEPSPEED_TAG, converted / _DEEPSPEED_TAG
+            convert_to_universal(source, target, self._config.zero_stage)
+        world.barrier()
+        load_universal(self.optimizer, self._engine, str(converted), _DEEPSPEED_TAG)
+        world.barrier()
+        if world.is_main:
+            shutil.rmtree(converted)
 
     @contextmanager
     def whole_model(self, module: nn.Module) -> Iterator[nn.Module]:

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distforge.errors import InputError
 from distforge.models.attention import AttentionLogits
+from distforge.optim import MuonGrokfast
+from distforge.optim.metrics import OptimizerMetrics
 from distforge.optim.schedule import apply_lr
 from distforge.training.backends import Backend, DeepSpeedBackend, PlainBackend
 from distforge.training.distributed import World
@@ -39,6 +42,7 @@ class StepResult:
     ``loss``: mean cross-entropy in nats per target token. ``grad_norm``: global norm before
     clipping. ``lr``: of the first parameter group. ``token_accuracy``: fraction of targets that the
     argmax hits, teacher-forced. ``clipped_heads``: attention heads that QK-Clip scaled down.
+    ``optimizer``: measurements of MuonGrokfast, on the steps that are sampled.
     """
 
     loss: float
@@ -46,6 +50,7 @@ class StepResult:
     lr: float
     token_accuracy: float
     clipped_heads: int
+    optimizer: OptimizerMetrics | None = None
 
 
 class TrainingEngine:
@@ -59,8 +64,8 @@ class TrainingEngine:
         micro_batches: micro-batches a step, over all ranks together.
 
     Raises:
-        InputError: the micro-batches do not divide by the ranks, the dtype does not suit the
-            device, or the optimizer does not know the ZeRO stage.
+        InputError: the micro-batches do not divide by the ranks, or the dtype does not suit the
+            device.
     """
 
     def __init__(
@@ -80,14 +85,14 @@ class TrainingEngine:
         self.accumulation = micro_batches // world.size
         dtype = self._dtype = resolve_dtype(config.dtype, world.device)
         self._module = model.to(world.device)
+        if dtype == "bfloat16" and world.device.type == "cpu":
+            _avoid_fused_attention(model)
         if config.activation_checkpointing:
             model.gradient_checkpointing_enable(  # type: ignore[operator]
                 gradient_checkpointing_kwargs={"use_reentrant": False}
             )
         optimizer = build_optimizer(model)
-        _require_stage(optimizer, config.zero_stage)
         self._qk_threshold = _qk_threshold(optimizer) if config.qk_clip_every else 0.0
-        assert not (self._qk_threshold and config.zero_stage), "QK-Clip would miss ZeRO's masters"
         self._logits = AttentionLogits(model) if self._qk_threshold else None
         self._backend: Backend
         if config.uses_deepspeed(world.size):
@@ -135,10 +140,11 @@ class TrainingEngine:
                 "for broken examples"
             )
         lr = float(self._backend.optimizer.param_groups[0]["lr"])
-        norm = self._update()
         clipped = self._clip_attention() if sampled else 0
+        norm, measured = self._update()
         self._steps += 1
-        return StepResult(mean, norm, lr, correct / global_target_tokens, clipped)
+        accuracy = correct / global_target_tokens
+        return StepResult(mean, norm, lr, accuracy, clipped, measured)
 
     @contextmanager
     def whole_model(self) -> Iterator[nn.Module]:
@@ -155,48 +161,73 @@ class TrainingEngine:
         torch.save(state, directory / _rng_file(self._world.rank))
 
     def load(self, directory: Path) -> None:
-        """Read what `save` wrote, at the same backend, stage, precision and number of ranks;
-        collective. The directory must be trusted or its manifest verified: ZeRO's shards are
-        pickles. Raises InputError when it was saved otherwise, before anything has changed.
+        """Read what `save` wrote; collective.
+
+        The same layout (backend, stage, precision, ranks) resumes bit by bit. A checkpoint of ZeRO
+        1 to 3 is also read at another of these stages and on another number of ranks: weights and
+        optimizer are the same, the random state is that of the saved rank of the same number, or
+        of rank 0. The directory must be trusted or its manifest verified: ZeRO's shards are
+        pickles. Raises InputError when it cannot be read here, before anything has changed.
         """
         path = directory / _rng_file(self._world.rank)
+        path = path if path.is_file() else directory / _rng_file(0)
         if not path.is_file():
             raise InputError(
-                f"{directory} has no state of rank {self._world.rank}; resume on as many ranks "
-                "as saved it"
+                f"{directory} has no {path.name}: it is no checkpoint of a training engine"
             )
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["layout"] != self._layout():
-            raise InputError(
-                f"{directory} was saved by {state['layout']}, but this engine is "
-                f"{self._layout()}; resume with what saved it"
-            )
-        self._backend.load(directory)
+        if state["layout"] == self._layout():
+            self._backend.load(directory)
+        else:
+            self._require_convertible(directory, state["layout"])
+            assert isinstance(self._backend, DeepSpeedBackend)
+            self._backend.load_converted(directory)
         torch.set_rng_state(state["torch"])
         if "cuda" in state and self._world.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda"], self._world.device)
         self._steps = state["steps"]
+
+    def _require_convertible(self, directory: Path, saved: str) -> None:
+        mine = self._layout()
+        for layout in (saved, mine):
+            if not layout.startswith("deepspeed") or "zero_stage 0" in layout:
+                raise InputError(
+                    f"{directory} was saved by {saved}, but this engine is {mine}; resume with "
+                    "what saved it (only ZeRO 1 to 3 go from one to another)"
+                )
 
     def _layout(self) -> str:
         name = "deepspeed" if isinstance(self._backend, DeepSpeedBackend) else "plain"
         stage = self._config.zero_stage
         return f"{name}, zero_stage {stage}, {self._dtype}, {self._world.size} ranks"
 
-    def _update(self) -> float:
+    def _update(self) -> tuple[float, OptimizerMetrics | None]:
+        optimizer, every = self._backend.optimizer, self._config.optimizer_metrics_every
+        muon = optimizer if isinstance(optimizer, MuonGrokfast) else None
+        measured = muon if every and self._steps % every == 0 else None
+        if measured:
+            measured.start_sampling()
         try:
-            return self._backend.step()
+            norm = self._backend.step()
+            return norm, measured.sampled() if measured else None
         except FloatingPointError as error:
             raise NonFiniteGradientError(
                 f"the gradient of step {self._steps + 1} is not finite ({error}); lower the "
                 "learning rate or look for broken examples"
             ) from error
+        finally:
+            if muon:
+                muon.drop_edits()
 
     def _clip_attention(self) -> int:
+        """Have the optimizer scale the heads that grew too far, right after its update."""
+        optimizer = self._backend.optimizer
         assert self._logits is not None
-        self._logits.disable()
+        assert isinstance(optimizer, MuonGrokfast)
         return self._logits.apply_clip(
             self._qk_threshold,
             all_reduce_max=self._world.all_reduce_max,
+            edit=optimizer.edit_after_step,
         )
 
 
@@ -204,15 +235,13 @@ def _rng_file(rank: int) -> str:
     return f"rank_{rank}.pt"
 
 
-def _require_stage(optimizer: torch.optim.Optimizer, stage: int) -> None:
-    known = getattr(optimizer, "zero_stages", (0, 1, 2, 3))
-    if stage not in known:
-        raise InputError(
-            f"zero_stage is {stage}, but {type(optimizer).__name__} needs whole matrices and works "
-            f"with stage {', '.join(map(str, known))}; use that, or optimizer.name = 'adamw'"
-        )
+def _avoid_fused_attention(model: Any) -> None:
+    """On a CPU, torch's fused attention takes four times as long backward in bfloat16."""
+    if getattr(model.config, "_attn_implementation", None) == "sdpa":
+        model.set_attn_implementation("eager")
 
 
 def _qk_threshold(optimizer: torch.optim.Optimizer) -> float:
-    config = getattr(optimizer, "config", None)
-    return float(getattr(config, "qk_clip_threshold", None) or 0.0)
+    if not isinstance(optimizer, MuonGrokfast):
+        return 0.0
+    return optimizer.config.qk_clip_threshold or 0.0

@@ -57,6 +57,16 @@ class StepRecord:
 
     def as_metrics(self) -> dict[str, float]:
         """The metrics of this step by full name."""
+        measured = self.result.optimizer
+        of_the_optimizer = (
+            {
+                names.OPTIMIZER_UPDATE_RMS: measured.update_rms,
+                names.OPTIMIZER_GRAD_EMA_COSINE: measured.grad_ema_cosine,
+                names.OPTIMIZER_NS_RESIDUAL: measured.ns_residual,
+            }
+            if measured
+            else {}
+        )
         return {
             names.TRAIN_LOSS: self.result.loss,
             names.TRAIN_TOKEN_ACCURACY: self.result.token_accuracy,
@@ -64,6 +74,8 @@ class StepRecord:
             names.TRAIN_GRAD_NORM: self.result.grad_norm,
             names.TRAIN_TOKENS_PER_SECOND: self.tokens_per_second,
             names.TRAIN_EPOCH: self.epoch,
+            names.OPTIMIZER_CLIPPED_HEADS: self.result.clipped_heads,
+            **of_the_optimizer,
         }
 
 

@@ -42,7 +42,7 @@ def expected():
     return oracle()
 
 
-@pytest.mark.parametrize("portions", [1, 2, 4, 12])
+@pytest.mark.parametrize("portions", [1, 2, 4, 16])
 def test_any_cut_into_micro_batches_trains_the_same_model(expected, portions):
     results, ours = train_from_start(WORLD, engine_config(), portions=portions)
     losses, norms = zip(*expected[0], strict=True)
@@ -82,7 +82,7 @@ def test_token_accuracy_counts_argmax_hits():
     engine = make_engine(WORLD, engine_config())
     hits = 0
     with torch.no_grad():
-        for batch in micro_batches(0, 12):
+        for batch in micro_batches(0, 16):
             guess = engine._module(input_ids=batch["input_ids"]).logits.argmax(-1)[:, :-1]
             target = batch["labels"][:, 1:]
             hits += int(((guess == target) & (target != -100)).sum())
@@ -119,7 +119,7 @@ def test_a_checkpoint_of_another_precision_is_refused_untouched(tmp_path):
 
 
 def test_a_directory_without_state_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no state of rank 0"):
+    with pytest.raises(InputError, match=r"has no rank_0\.pt: it is no checkpoint"):
         make_engine(WORLD, engine_config()).load(tmp_path)
 
 
@@ -145,11 +145,6 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(optimizer):
         train(engine, WORLD, range(1))
     after = weights(engine)
     assert all(torch.equal(after[name], before[name]) for name in before)
-
-
-def test_optimizers_that_need_whole_matrices_are_refused_above_stage_0():
-    with pytest.raises(InputError, match=r"zero_stage is 2, but MuonGrokfast .* stage 0.*adamw"):
-        make_engine(WORLD, engine_config(zero_stage=2, qk_clip_every=0), MUON)
 
 
 def test_micro_batches_must_divide_by_the_ranks():

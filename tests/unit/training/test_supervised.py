@@ -9,10 +9,11 @@ from distforge.data import Example, ReasoningDataset
 from distforge.data.strategies import STRATEGY_PROMPTS
 from distforge.errors import InputError
 from distforge.optim import ScheduleConfig
+from distforge.optim.metrics import OptimizerMetrics
 from distforge.telemetry import metrics
 from distforge.training.distributed import World
 from distforge.training.engine import StepResult
-from distforge.training.supervised import SupervisedConfig, SupervisedLoop
+from distforge.training.supervised import StepRecord, SupervisedConfig, SupervisedLoop
 from tests.tiny_models import tiny_tokenizer
 
 PAD = 0
@@ -187,7 +188,19 @@ def test_a_record_as_metrics(dataset):
         metrics.TRAIN_TOKEN_ACCURACY: 0.5,
         metrics.TRAIN_TOKENS_PER_SECOND: record.tokens_per_second,
         metrics.TRAIN_EPOCH: 0.2,
+        metrics.OPTIMIZER_CLIPPED_HEADS: 0,
     }
+
+
+def test_what_the_optimizer_measured_is_in_the_record():
+    measured = OptimizerMetrics(0.2, 0.9, 0.3, 14)
+    result = StepResult(2.0, 3.0, 0.5, 0.5, 4, measured)
+    record = StepRecord(step=1, epoch=0.1, result=result, tokens_per_second=1.0)
+    given = record.as_metrics()
+    assert given[metrics.OPTIMIZER_UPDATE_RMS] == 0.2
+    assert given[metrics.OPTIMIZER_GRAD_EMA_COSINE] == 0.9
+    assert given[metrics.OPTIMIZER_NS_RESIDUAL] == 0.3
+    assert given[metrics.OPTIMIZER_CLIPPED_HEADS] == 4
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+"""Who orthogonalises which matrix, and in which order: the same plan on every rank.
+
+A plan depends on the layout alone, so ranks agree on it without a word. Every matrix has one owner
+and stands in one bucket; the buckets bound how much of a step is in memory at a time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distforge.optim.layout import Matrix
+from distforge.optim.param_groups import matrix_shape
+
+# An owner may have this much more than its share of the work where that saves moving a matrix.
+_SLACK = 1.05
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Matrices that travel together; ``owners[i]`` is the rank that orthogonalises number i."""
+
+    matrices: tuple[Matrix, ...]
+    owners: tuple[int, ...]
+
+
+def plan_buckets(matrices: Sequence[Matrix], world_size: int, capacity: int) -> list[Bucket]:
+    """Buckets that hold every matrix once.
+
+    Args:
+        matrices: in the order in which they lie in memory.
+        world_size: number of ranks, that of ``matrix.held``.
+        capacity: largest number of elements that a rank holds, and that it owns, of one bucket.
+            The first matrix of each owner is let in whatever its size: were a large one alone in
+            its bucket, the other ranks would wait for its owner.
+    """
+    owners = choose_owners(matrices, world_size)
+    queues: list[deque[Matrix]] = [deque() for _ in range(world_size)]
+    for matrix, owner in zip(matrices, owners, strict=True):
+        queues[owner].append(matrix)
+    buckets = []
+    while any(queues):
+        buckets.append(_fill(queues, capacity))
+    return buckets
+
+
+def choose_owners(matrices: Sequence[Matrix], world_size: int) -> list[int]:
+    """The owner of each matrix: the rank that holds most of it, unless it has enough work already.
+
+    The largest go first, and one whose majority holder is busy (or that is spread evenly) goes to
+    the rank with the least to do (Graham 1969, longest processing time first).
+    """
+    costs = [newton_schulz_cost(matrix) for matrix in matrices]
+    share = _SLACK * sum(costs) / world_size
+    load = [0.0] * world_size
+    owners = [0] * len(matrices)
+    for index in sorted(range(len(matrices)), key=lambda i: (-costs[i], i)):
+        owner = _majority_holder(matrices[index], world_size)
+        if owner is None or load[owner] + costs[index] > share:
+            owner = min(range(world_size), key=lambda rank: load[rank])
+        owners[index] = owner
+        load[owner] += costs[index]
+    return owners
+
+
+def newton_schulz_cost(matrix: Matrix) -> float:
+    """Multiplications of an iteration, up to a common factor: 2 s² l + s³ for s <= l."""
+    count, m, n = matrix_shape(matrix.shape, matrix.layout)
+    short, long = min(m, n), max(m, n)
+    return float(count * (2 * short**2 * long + short**3))
+
+
+def _majority_holder(matrix: Matrix, world_size: int) -> int | None:
+    if matrix.replicated:
+        return None
+    held = [matrix.held_by(rank) for rank in range(world_size)]
+    most = max(held)
+    return held.index(most) if held.count(most) == 1 else None
+
+
+def _fill(queues: list[deque[Matrix]], capacity: int) -> Bucket:
+    """Takes one matrix of each owner in turn, until the next one of no owner fits."""
+    size = len(queues)
+    owned, held = [0] * size, [0] * size
+    matrices: list[Matrix] = []
+    owners: list[int] = []
+    open_owners = set(range(size))
+    while open_owners:
+        for owner in sorted(open_owners):
+            matrix = queues[owner][0] if queues[owner] else None
+            if matrix is None or (owned[owner] and not _fits(matrix, owner, owned, held, capacity)):
+                open_owners.discard(owner)
+                continue
+            queues[owner].popleft()
+            matrices.append(matrix)
+            owners.append(owner)
+            owned[owner] += matrix.numel
+            for rank in range(size):
+                held[rank] += matrix.held_by(rank)
+    return Bucket(tuple(matrices), tuple(owners))
+
+
+def _fits(matrix: Matrix, owner: int, owned: list[int], held: list[int], capacity: int) -> bool:
+    return owned[owner] + matrix.numel <= capacity and all(
+        count + matrix.held_by(rank) <= capacity for rank, count in enumerate(held)
+    )
