@@ -1,6 +1,8 @@
 """What step 1 is worth, and what a step costs.
 
-    python benchmarks/bench_step.py --json benchmarks/results/step.json
+    python benchmarks/bench_step.py --run runs/quick --json benchmarks/results/step.json
+
+Without ``--run`` the baked model is trained first, as `distforge run` does.
 
 Accuracy: the baked model against its champion, and against a control from the same champion that
 learns to answer at once and is trained on as many tokens. Where the control stays far below, the
@@ -9,10 +11,11 @@ tasks need the reasoning that was baked in. Time: one optimizer step of MuonGrok
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from harness import Row, arguments, publish
@@ -84,21 +87,18 @@ def step_seconds(config: Step1Config, world: World) -> dict[str, float]:
     return {name: statistics.median(values[2:]) for name, values in times.items()}
 
 
-def main() -> None:
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--config", type=Path, default=Path("configs/quick.toml"))
-    options = parser.parse_args()
-    config = load_config(Step1Config, options.config, [])
-    world = init_world()
-    ensure_champion(config.champion, config.engine, config.data.max_length, world)
-    steps = QUICK_STEPS if options.quick else config.training.max_steps
-    longer = mean_length(config, direct=False) / mean_length(config, direct=True)
-    with tempfile.TemporaryDirectory() as output:
-        baked = run(config, "reasoning", steps, output)
-        direct = run(config, "direct", round(steps * longer), output)
-    seconds = step_seconds(config, world)
-    work = f"held-out accuracy after {steps} steps, {baked.questions} questions"
-    rows = [
+def finished_run(directory: Path) -> tuple[Step1Config, Step1Summary]:
+    """Configuration and summary of a run that has ended."""
+    summary = json.loads((directory / "summary.json").read_text())
+    names = {field.name for field in fields(Step1Summary)}
+    config = load_config(Step1Config, directory / "config.toml", [])
+    return config, Step1Summary(**{k: v for k, v in summary.items() if k in names})
+
+
+def accuracy_rows(baked: Step1Summary, direct: Step1Summary) -> list[Row]:
+    """The baked model against its champion, asked both ways, and against the control."""
+    work = f"held-out accuracy after {baked.steps} steps, {baked.questions} questions"
+    return [
         Row(
             work,
             baked.accuracy_overall,
@@ -113,6 +113,27 @@ def main() -> None:
             (f"direct answers, {direct.steps} steps (as many tokens)", direct.accuracy_overall),
         )
     ]
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--config", type=Path, default=Path("configs/quick.toml"))
+    parser.add_argument("--run", type=Path, help="a finished run, in place of training one")
+    options = parser.parse_args()
+    world = init_world()
+    if options.run:
+        config, baked = finished_run(options.run)
+    else:
+        config = load_config(Step1Config, options.config, [])
+        ensure_champion(config.champion, config.engine, config.data.max_length, world)
+    steps = QUICK_STEPS if options.quick else config.training.max_steps
+    longer = mean_length(config, direct=False) / mean_length(config, direct=True)
+    with tempfile.TemporaryDirectory() as output:
+        if not options.run:
+            baked = run(config, "reasoning", steps, output)
+        direct = run(config, "direct", round(steps * longer), output)
+    seconds = step_seconds(config, world)
+    rows = accuracy_rows(baked, direct)
     rows.append(
         Row(
             f"optimizer step, batch {config.training.batch_size}, {baked.parameters / 1e6:.1f}M",
