@@ -9,11 +9,19 @@
 
 #include "build_config.h"
 #include "common/cpu_capability.h"
+#include "newton_schulz/blocks.h"
 
 STABLE_TORCH_LIBRARY(distforge, m) {
   m.def(
       "grokfast_momentum_(Tensor grad, Tensor(a!)? ema, Tensor(b!) momentum, float alpha, "
       "float lamb, float beta, bool nesterov) -> Tensor");
+  m.def(
+      "grokfast_momentum_into_(Tensor[] grads, Tensor(a!)[] emas, Tensor(b!)[] momenta, "
+      "Tensor(c!)[] updates, float alpha, float lamb, float beta, bool nesterov) -> ()");
+  m.def("newton_schulz(Tensor x, float[] coefficients) -> Tensor");
+  m.def(
+      "orthogonal_update_(Tensor(a!)[] weights, Tensor[] updates, Tensor(b!)[] copies, float lr, "
+      "float weight_decay, float scale) -> ()");
 }
 
 PYBIND11_MODULE(_C, m) {
@@ -28,4 +36,10 @@ PYBIND11_MODULE(_C, m) {
     };
   });
   m.def("cpu_capability", &distforge::cpu_capability_name);
+  m.def("cpu_products", [] {
+    using namespace distforge::newton_schulz;
+    const std::string single = float_blocks().name;
+    const auto* half = bfloat16_blocks();
+    return single + "; bfloat16: " + (half != nullptr ? half->name : "as float32");
+  });
 }

@@ -36,6 +36,14 @@ CpuCapability cpu_capability() {
   return capability;
 }
 
+bool cpu_multiplies_bfloat16() {
+#ifdef DISTFORGE_X86
+  return cpu_capability() == CpuCapability::kAvx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 const char* cpu_capability_name() {
   switch (cpu_capability()) {
     case CpuCapability::kAvx512:

@@ -10,6 +10,9 @@ CpuCapability cpu_capability();
 
 const char* cpu_capability_name();
 
+// Whether there are dot products of bfloat16 (AVX-512 BF16) within that capability.
+bool cpu_multiplies_bfloat16();
+
 }  // namespace distforge
 
 // A kernel body is written once, always_inline, and instantiated in one function per instruction

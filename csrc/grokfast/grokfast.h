@@ -41,12 +41,14 @@ DISTFORGE_HOST_DEVICE float step(const Coefficients& c, float g, float& h, float
   }
 }
 
-// Buffers of one call, checked. `ema` is null where there is no EMA buffer.
+// The buffers of one tensor, checked. `ema` is null where there is no EMA buffer. Update is the
+// type that Newton-Schulz reads.
+template <typename Update>
 struct Buffers {
   const float* grad;
   float* ema;
   float* momentum;
-  float* update;
+  Update* update;
   int64_t numel;
 };
 
@@ -62,9 +64,5 @@ void dispatch(bool has_ema, bool nesterov, const Launch& launch) {
              : launch(bool_constant<false>{}, bool_constant<false>{});
   }
 }
-
-// Runs the step on a CUDA device's stream (grokfast.cu). Returns null, or what CUDA complains of.
-const char* launch_cuda(const Coefficients& coefficients, const Buffers& buffers, bool nesterov,
-                        void* stream);
 
 }  // namespace distforge::grokfast

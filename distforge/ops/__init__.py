@@ -4,9 +4,14 @@
 implementation runs and why, ``build_info()`` how the native one was built.
 """
 
-from distforge.ops.dispatch import grokfast_momentum_
+from distforge.ops.dispatch import (
+    grokfast_momentum_,
+    grokfast_momentum_into_,
+    newton_schulz,
+    orthogonal_update_,
+)
 from distforge.ops.native import Backend, backend, build_info
-from distforge.ops.reference import COEFFICIENTS, coefficient_schedule, newton_schulz
+from distforge.ops.reference import COEFFICIENTS, coefficient_schedule
 
 __all__ = [
     "COEFFICIENTS",
@@ -15,5 +20,7 @@ __all__ = [
     "build_info",
     "coefficient_schedule",
     "grokfast_momentum_",
+    "grokfast_momentum_into_",
     "newton_schulz",
+    "orthogonal_update_",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -29,9 +30,7 @@ def check_grokfast_momentum(
     grad: Tensor, ema: Tensor | None, momentum: Tensor, alpha: float, lamb: float, beta: float
 ) -> None:
     """Dtype, shape, device, layout and ranges of ``grokfast_momentum_``'s arguments."""
-    _check_range("alpha", alpha, upper=1.0)
-    _check_range("beta", beta, upper=1.0)
-    _check_range("lamb", lamb, upper=math.inf)
+    _check_filter(alpha, lamb, beta)
     buffers = {"grad": grad, "momentum": momentum}
     if ema is not None and has_ema(grad, ema):
         buffers["ema"] = ema
@@ -41,7 +40,7 @@ def check_grokfast_momentum(
             "give an EMA buffer shaped like grad, or lamb=0"
         )
     for name, tensor in buffers.items():
-        _check_buffer(name, tensor, grad)
+        _check_like(name, tensor, "grad", grad, ("dtype", "device", "shape"))
     _check_disjoint(buffers)
 
 
@@ -50,28 +49,134 @@ def has_ema(grad: Tensor, ema: Tensor | None) -> bool:
     return ema is not None and (ema.numel() > 0 or grad.numel() == 0)
 
 
+def check_grokfast_momentum_into(
+    grads: Sequence[Tensor],
+    emas: Sequence[Tensor] | None,
+    momenta: Sequence[Tensor],
+    updates: Sequence[Tensor],
+    alpha: float,
+    lamb: float,
+    beta: float,
+) -> None:
+    """As for ``grokfast_momentum_``, of each; an update needs only its gradient's element count."""
+    _check_filter(alpha, lamb, beta)
+    lists = {"grads": grads, "momenta": momenta, "updates": updates}
+    if emas:
+        lists["emas"] = emas
+    elif lamb != 0 and len(grads) > 0:
+        raise InputError(
+            f"emas is {emas!r} but lamb is {lamb}: give an EMA buffer for each gradient, or lamb=0"
+        )
+    _check_lengths(lists)
+    for index, grad in enumerate(grads):
+        _check_like(f"grads[{index}]", grad, "grads[0]", grads[0], ("dtype", "device"))
+        for name in ("momenta", "emas") if emas else ("momenta",):
+            tensor = lists[name][index]
+            alike = ("dtype", "device", "shape")
+            _check_like(f"{name}[{index}]", tensor, f"grads[{index}]", grad, alike)
+        _check_elementwise("updates", index, updates, grad, f"grads[{index}]")
+    _check_disjoint(_flattened(lists))
+
+
+def check_orthogonal_update(
+    weights: Sequence[Tensor],
+    updates: Sequence[Tensor],
+    copies: Sequence[Tensor],
+    lr: float,
+    weight_decay: float,
+    scale: float,
+) -> None:
+    """Dtype, element count, device, layout and ranges of ``orthogonal_update_``'s arguments."""
+    for name, value in (("lr", lr), ("weight_decay", weight_decay), ("scale", scale)):
+        _check_range(name, value, upper=math.inf)
+    lists = {"weight": weights, "update": updates}
+    if len(copies) > 0:
+        lists["copy"] = copies
+    _check_lengths(lists)
+    for index, weight in enumerate(weights):
+        _check_like(f"weight[{index}]", weight, "weight[0]", weights[0], ("dtype", "device"))
+        _check_elementwise("update", index, updates, weight, f"weight[{index}]")
+        if len(copies) > 0:
+            _check_elementwise("copy", index, copies, weight, f"weight[{index}]")
+    _check_disjoint(_flattened(lists))
+
+
+def as_list(tensors: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
+    """One tensor, many, or none, as a list."""
+    if tensors is None:
+        return []
+    return [tensors] if isinstance(tensors, Tensor) else list(tensors)
+
+
+def _check_filter(alpha: float, lamb: float, beta: float) -> None:
+    _check_range("alpha", alpha, upper=1.0)
+    _check_range("beta", beta, upper=1.0)
+    _check_range("lamb", lamb, upper=math.inf)
+
+
 def _check_range(name: str, value: float, upper: float) -> None:
     if not (isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= upper):
         bounds = "[0, 1]" if upper == 1.0 else "[0, inf)"
         raise InputError(f"{name} is {value!r}: expected a finite number in {bounds}")
 
 
-def _check_buffer(name: str, tensor: Tensor, grad: Tensor) -> None:
+def _check_lengths(lists: Mapping[str, Sequence[Tensor]]) -> None:
+    (first, reference), *others = lists.items()
+    for name, tensors in others:
+        if len(tensors) != len(reference):
+            raise InputError(
+                f"{name} has {len(tensors)} tensors where {first} has {len(reference)}: "
+                "give one for each"
+            )
+
+
+def _check_buffer(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise InputError(f"{name} is a {type(tensor).__name__}: expected a tensor")
     if tensor.dtype not in _FLOATS:
         raise InputError(f"{name} is {tensor.dtype}: expected {_names(_FLOATS)}")
-    for what in ("dtype", "device", "shape"):
-        found, wanted = getattr(tensor, what), getattr(grad, what)
-        if found != wanted:
-            raise InputError(f"{name} has {what} {found} where grad has {wanted}: make them equal")
     if not tensor.is_contiguous():
         raise InputError(
             f"{name} is not contiguous (strides {tensor.stride()}): pass a contiguous tensor"
         )
 
 
-def _check_disjoint(buffers: dict[str, Tensor]) -> None:
+def _check_like(
+    name: str, tensor: Tensor, other: str, reference: Tensor, attributes: Sequence[str]
+) -> None:
+    if isinstance(tensor, Tensor) and tensor.dtype in _FLOATS:
+        for what in attributes:
+            found, wanted = getattr(tensor, what), getattr(reference, what)
+            if found != wanted:
+                raise InputError(
+                    f"{name} has {what} {found} where {other} has {wanted}: make them equal"
+                )
+    _check_buffer(name, tensor)
+
+
+def _check_elementwise(
+    name: str, index: int, tensors: Sequence[Tensor], reference: Tensor, other: str
+) -> None:
+    """Any shape with the elements of the reference, on its device; one dtype for the whole list."""
+    tensor = tensors[index]
+    _check_like(f"{name}[{index}]", tensor, other, reference, ("device",))
+    _check_like(f"{name}[{index}]", tensor, f"{name}[0]", tensors[0], ("dtype",))
+    if tensor.numel() != reference.numel():
+        raise InputError(
+            f"{name}[{index}] has {tensor.numel()} elements where {other} has "
+            f"{reference.numel()}: make them equal"
+        )
+
+
+def _flattened(lists: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+    return {
+        f"{name}[{index}]": tensor
+        for name, tensors in lists.items()
+        for index, tensor in enumerate(tensors)
+    }
+
+
+def _check_disjoint(buffers: Mapping[str, Tensor]) -> None:
     """No buffer shares memory with another: the step would read what it has just overwritten."""
     # A traced, fake or wrapped tensor has no address to compare.
     if torch.compiler.is_compiling() or not all(_is_plain(t) for t in buffers.values()):

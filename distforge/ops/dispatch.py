@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from distforge.ops import native, reference
-from distforge.ops.checks import check_grokfast_momentum
+from distforge.ops.checks import (
+    as_list,
+    check_grokfast_momentum,
+    check_grokfast_momentum_into,
+    check_matrices,
+    check_orthogonal_update,
+)
+
+
+def newton_schulz(x: Tensor, coefficients: str = "quintic", steps: int = 5) -> Tensor:
+    problem = native.misfit("newton_schulz", [x])
+    if not problem and x.requires_grad and torch.is_grad_enabled():
+        problem = "the native kernel has no derivative"
+    if problem:
+        native.tell_once("newton_schulz", problem)
+        return reference.newton_schulz(x, coefficients, steps)
+    check_matrices(x)
+    schedule = reference.coefficient_schedule(coefficients, steps)
+    flat = [number for triple in schedule for number in triple]
+    result: Tensor = torch.ops.distforge.newton_schulz(x.detach().contiguous(), flat)
+    return result
 
 
 def grokfast_momentum_(
@@ -19,7 +41,7 @@ def grokfast_momentum_(
     beta: float,
     nesterov: bool,
 ) -> Tensor:
-    problem = native.misfit(grad)
+    problem = native.misfit("grokfast_momentum_", [grad])
     if problem:
         native.tell_once("grokfast_momentum_", problem)
         return reference.grokfast_momentum_(
@@ -32,4 +54,62 @@ def grokfast_momentum_(
     return update
 
 
-grokfast_momentum_.__doc__ = reference.grokfast_momentum_.__doc__
+def grokfast_momentum_into_(
+    grads: Sequence[Tensor],
+    emas: Sequence[Tensor] | None,
+    momenta: Sequence[Tensor],
+    updates: Sequence[Tensor],
+    *,
+    alpha: float,
+    lamb: float,
+    beta: float,
+    nesterov: bool,
+) -> None:
+    name = "grokfast_momentum_into_"
+    problem = native.misfit(name, grads) or native.misfit(name, updates, role="update")
+    if problem:
+        native.tell_once(name, problem)
+        reference.grokfast_momentum_into_(
+            grads, emas, momenta, updates, alpha=alpha, lamb=lamb, beta=beta, nesterov=nesterov
+        )
+        return
+    check_grokfast_momentum_into(grads, emas, momenta, updates, alpha, lamb, beta)
+    torch.ops.distforge.grokfast_momentum_into_(
+        grads, emas or [], momenta, updates, alpha, lamb, beta, nesterov
+    )
+
+
+def orthogonal_update_(
+    weight: Tensor | Sequence[Tensor],
+    update: Tensor | Sequence[Tensor],
+    *,
+    lr: float,
+    weight_decay: float,
+    scale: float,
+    copy: Tensor | Sequence[Tensor] | None = None,
+) -> None:
+    name = "orthogonal_update_"
+    weights, updates, copies = as_list(weight), as_list(update), as_list(copy)
+    problem = (
+        native.misfit(name, weights)
+        or native.misfit(name, updates, role="update")
+        or native.misfit(name, copies, role="copy")
+    )
+    if problem:
+        native.tell_once(name, problem)
+        reference.orthogonal_update_(
+            weights, updates, lr=lr, weight_decay=weight_decay, scale=scale, copy=copies
+        )
+        return
+    check_orthogonal_update(weights, updates, copies, lr, weight_decay, scale)
+    with torch.no_grad():
+        torch.ops.distforge.orthogonal_update_(weights, updates, copies, lr, weight_decay, scale)
+
+
+for _function in (
+    newton_schulz,
+    grokfast_momentum_,
+    grokfast_momentum_into_,
+    orthogonal_update_,
+):
+    _function.__doc__ = getattr(reference, _function.__name__).__doc__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -14,8 +14,30 @@ from torch import Tensor
 
 log = logging.getLogger("distforge.ops")
 
+OPERATORS = (
+    "grokfast_momentum_",
+    "grokfast_momentum_into_",
+    "newton_schulz",
+    "orthogonal_update_",
+)
+
 # The oldest GPU that the kernels are compiled for (setup.py lists all).
 _OLDEST_CAPABILITY = (7, 5)
+
+_FLOAT = (torch.float32,)
+_FLOAT_BFLOAT = (torch.float32, torch.bfloat16)
+_FLOAT_HALVES = (torch.float32, torch.bfloat16, torch.float16)
+
+# What the kernels take by operator and by the role of the tensor in it, on the CPU and on CUDA.
+_DTYPES: dict[tuple[str, str], dict[str, tuple[torch.dtype, ...]]] = {
+    ("newton_schulz", ""): {"cpu": _FLOAT_BFLOAT},
+    ("grokfast_momentum_", ""): {"cpu": _FLOAT, "cuda": _FLOAT},
+    ("grokfast_momentum_into_", ""): {"cpu": _FLOAT, "cuda": _FLOAT},
+    ("grokfast_momentum_into_", "update"): {"cpu": _FLOAT_BFLOAT, "cuda": _FLOAT_HALVES},
+    ("orthogonal_update_", ""): {"cpu": _FLOAT, "cuda": _FLOAT},
+    ("orthogonal_update_", "update"): {"cpu": _FLOAT_BFLOAT, "cuda": _FLOAT_HALVES},
+    ("orthogonal_update_", "copy"): {"cpu": (torch.bfloat16,), "cuda": _FLOAT_HALVES[1:]},
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +64,9 @@ def _load() -> _Extension:
         # Absent, or built against a torch that this one cannot serve: either way the reference is
         # right, and the reason is told where it is first used.
         return _Extension(None, f"the native extension cannot be loaded ({error})")
+    missing = [name for name in OPERATORS if not hasattr(torch.ops.distforge, name)]
+    if missing:
+        return _Extension(None, f"the native extension is older than this code ({missing[0]})")
     _register_fakes()
     return _Extension(module, "")
 
@@ -59,21 +84,44 @@ def _register_fakes() -> None:
     ) -> Tensor:
         return torch.empty_like(grad)
 
+    @torch.library.register_fake("distforge::newton_schulz")
+    def _(x: Tensor, coefficients: Sequence[float]) -> Tensor:
+        return torch.empty_like(x)
 
-def misfit(tensor: Tensor) -> str:
-    """Why the native operators cannot take this tensor; empty when they can."""
+    # These two return nothing: what they write has its shape already.
+    torch.library.register_fake("distforge::grokfast_momentum_into_", lambda *_: None)
+    torch.library.register_fake("distforge::orthogonal_update_", lambda *_: None)
+
+
+def misfit(operator: str, tensors: Sequence[Tensor], role: str = "") -> str:
+    """Why the native operator cannot take these tensors; empty when it can.
+
+    ``role`` says which of its arguments they are, where another than the first has dtypes of its
+    own ("update" or "copy").
+    """
     extension = _load()
     if extension.module is None:
         return extension.problem
-    if not isinstance(tensor, Tensor) or tensor.dtype != torch.float32:
-        return f"the native kernels take float32, not {getattr(tensor, 'dtype', type(tensor))}"
+    for tensor in tensors:
+        problem = _tensor_misfit(extension.module, _DTYPES[operator, role], tensor, role)
+        if problem:
+            return problem
+    return ""
+
+
+def _tensor_misfit(
+    module: ModuleType, dtypes: dict[str, tuple[torch.dtype, ...]], tensor: Tensor, role: str
+) -> str:
     if type(tensor) not in (Tensor, torch.nn.Parameter):
         return f"the native kernels take plain tensors, not {type(tensor).__name__}"
-    if tensor.device.type == "cuda":
-        return _cuda_misfit(extension.module, tensor.device)
-    if tensor.device.type != "cpu":
-        return f"there are no native kernels for the device {tensor.device.type}"
-    return ""
+    device = tensor.device.type
+    if device not in dtypes:
+        return f"it has no native kernel for the device {device}"
+    if tensor.dtype not in dtypes[device]:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes[device])
+        what = f" as {role}" if role else ""
+        return f"the native kernel takes {names}{what} on {device}, not {tensor.dtype}"
+    return _cuda_misfit(module, tensor.device) if device == "cuda" else ""
 
 
 def _cuda_misfit(module: ModuleType, device: torch.device) -> str:
@@ -94,19 +142,14 @@ def tell_once(operator: str, reason: str) -> None:
 
 
 def backend() -> Backend:
-    """Which implementation of the operators runs here on float32 CPU tensors, and why.
-
-    ``newton_schulz`` has no native kernel and is always the reference.
-    """
+    """Which implementation of the operators runs here on float32 CPU tensors, and why."""
     problem = _load().problem
     if problem:
-        operators = {"grokfast_momentum_": "reference", "newton_schulz": "reference"}
-        return Backend("reference", problem, operators)
+        return Backend("reference", problem, dict.fromkeys(OPERATORS, "reference"))
     info = build_info()
     targets = f"CPU: {info['cpu_capability']}, CUDA: {info['cuda_architectures']}"
     reason = f"distforge._C is loaded ({targets})"
-    operators = {"grokfast_momentum_": "native", "newton_schulz": "reference"}
-    return Backend("native", reason, operators)
+    return Backend("native", reason, dict.fromkeys(OPERATORS, "native"))
 
 
 def build_info() -> dict[str, str]:
@@ -114,11 +157,15 @@ def build_info() -> dict[str, str]:
 
     Keys: ``native`` ("yes", or why not), ``torch``, and when native: ``compiler``,
     ``compiler_flags``, ``built_with_torch``, ``nvcc``, ``cuda_architectures``, ``cpu_capability``
-    ("default", "avx2" or "avx512": the instruction set chosen at run time).
+    ("default", "avx2" or "avx512": the instruction set chosen at run time), ``cpu_products`` (what
+    Newton–Schulz multiplies with, by input dtype).
     """
     extension = _load()
     if extension.module is None:
         return {"native": f"no: {extension.problem}", "torch": torch.__version__}
     built: dict[str, str] = extension.module.build_info()
-    capability = {"cpu_capability": extension.module.cpu_capability()}
-    return {"native": "yes", "torch": torch.__version__, **built, **capability}
+    chosen = {
+        "cpu_capability": extension.module.cpu_capability(),
+        "cpu_products": extension.module.cpu_products(),
+    }
+    return {"native": "yes", "torch": torch.__version__, **built, **chosen}

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from distforge.errors import InputError
-from distforge.ops.checks import check_grokfast_momentum, check_matrices, has_ema
+from distforge.ops.checks import (
+    as_list,
+    check_grokfast_momentum,
+    check_grokfast_momentum_into,
+    check_matrices,
+    check_orthogonal_update,
+    has_ema,
+)
 
 Triple = tuple[float, float, float]
 
@@ -70,8 +79,10 @@ def newton_schulz(x: Tensor, coefficients: str = "quintic", steps: int = 5) -> T
         steps: iterations, at least 1.
 
     Returns:
-        A new tensor of x's shape and dtype. The products are computed in x's dtype. A matrix with a
-        NaN or an infinity becomes NaN; the others of the batch are not affected.
+        A new tensor of x's shape and dtype. The products are computed in x's dtype; the native
+        kernels may keep more (float32 sums, or all of it where the CPU does not multiply bfloat16),
+        never less. A matrix with a NaN or an infinity becomes NaN; the others of the batch are not
+        affected.
 
     Raises:
         InputError: fewer than two dimensions, not floating point, unknown set, bad ``steps``.
@@ -146,3 +157,83 @@ def grokfast_momentum_(
     if not nesterov:
         return momentum.clone()
     return torch.add(filtered * (1 - beta), momentum, alpha=beta)
+
+
+@torch.no_grad()
+def grokfast_momentum_into_(
+    grads: Sequence[Tensor],
+    emas: Sequence[Tensor] | None,
+    momenta: Sequence[Tensor],
+    updates: Sequence[Tensor],
+    *,
+    alpha: float,
+    lamb: float,
+    beta: float,
+    nesterov: bool,
+) -> None:
+    """``grokfast_momentum_`` of many tensors in one call, u written to where it is needed.
+
+    Saves the allocation of u, and with ``updates`` in the dtype of Newton–Schulz the cast and the
+    stacking too: an update may be a slice of a (batch, m, n) tensor.
+
+    Args:
+        grads: g of each tensor, contiguous, of one dtype and device; not modified.
+        emas: h of each, like its gradient; None or empty for no filter (λ = 0).
+        momenta: m of each, like its gradient.
+        updates: u of each, overwritten: contiguous, as many elements as the gradient in any shape,
+            one dtype for all (rounded to it from the gradients' dtype).
+        alpha, lamb, beta, nesterov: as in ``grokfast_momentum_``.
+
+    Raises:
+        InputError: as ``grokfast_momentum_``, or lists of different lengths; nothing has been
+            modified then.
+    """
+    check_grokfast_momentum_into(grads, emas, momenta, updates, alpha, lamb, beta)
+    for index, grad in enumerate(grads):
+        ema = emas[index] if emas else None
+        momentum = momenta[index]
+        u = grokfast_momentum_(
+            grad, ema, momentum, alpha=alpha, lamb=lamb, beta=beta, nesterov=nesterov
+        )
+        updates[index].copy_(u.view(updates[index].shape))
+
+
+@torch.no_grad()
+def orthogonal_update_(
+    weight: Tensor | Sequence[Tensor],
+    update: Tensor | Sequence[Tensor],
+    *,
+    lr: float,
+    weight_decay: float,
+    scale: float,
+    copy: Tensor | Sequence[Tensor] | None = None,
+) -> None:
+    """Decoupled weight decay and the orthogonal update, in place: W ← (1 − lr·wd)·W − lr·s·O.
+
+    Elementwise, hence right for a shard of a matrix too, and for a list of tensors in one call
+    (Jordan et al. 2024, "Muon", with the decay of Loshchilov and Hutter 2019, arXiv 1711.05101).
+
+    Args:
+        weight: W, contiguous, one tensor or a list of one dtype and device; usually the float32
+            master. Computed in float32 at least and rounded once.
+        update: O, contiguous, as many elements as its weight in any shape and dtype: what
+            ``newton_schulz`` returned, or a slice of it.
+        lr: learning rate, ≥ 0.
+        weight_decay: wd, ≥ 0.
+        scale: s, ≥ 0, of the shape of the whole matrix.
+        copy: overwritten with the new W rounded to copy's dtype; contiguous, as many elements as
+            its weight. None for no copy.
+
+    Raises:
+        InputError: a tensor of the wrong type, device, size or layout, tensors that share memory,
+            lists of different lengths, or a scalar out of range; nothing has been modified then.
+    """
+    weights, updates, copies = as_list(weight), as_list(update), as_list(copy)
+    check_orthogonal_update(weights, updates, copies, lr, weight_decay, scale)
+    for index, master in enumerate(weights):
+        wide = torch.promote_types(master.dtype, torch.float32)
+        o = updates[index].view(master.shape).to(wide)
+        new = torch.add(master.to(wide) * (1 - lr * weight_decay), o, alpha=-lr * scale)
+        master.copy_(new)
+        if copies:
+            copies[index].copy_(new.view(copies[index].shape))

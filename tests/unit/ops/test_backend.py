@@ -25,14 +25,18 @@ def test_build_info_tells_the_compiler_and_the_instruction_set():
 def test_backend_names_the_implementation_of_each_operator():
     found = ops.backend()
     assert found.name == "native"
-    assert found.operators == {"grokfast_momentum_": "native", "newton_schulz": "reference"}
+    assert dict(found.operators) == dict.fromkeys(native.OPERATORS, "native")
+    assert set(native.OPERATORS) <= set(ops.__all__)
     assert ops.build_info()["cpu_capability"] in found.reason
 
 
 def test_unfit_tensors_are_told_with_the_reason():
-    assert native.misfit(torch.ones(3)) == ""
-    assert "float64" in native.misfit(torch.ones(3, dtype=torch.float64))
-    assert "meta" in native.misfit(torch.ones(3, device="meta"))
+    name = "orthogonal_update_"
+    assert native.misfit(name, [torch.ones(3)]) == ""
+    assert native.misfit(name, [torch.ones(3, dtype=torch.bfloat16)], role="update") == ""
+    assert "float64" in native.misfit(name, [torch.ones(3), torch.ones(3, dtype=torch.float64)])
+    assert "as copy" in native.misfit(name, [torch.ones(3)], role="copy")
+    assert "device meta" in native.misfit(name, [torch.ones(3, device="meta")])
 
 
 BLOCKED = """

@@ -1,0 +1,159 @@
+// One block of a product, written once and compiled for each instruction set: the including file
+// sets the compiler's target, opens a namespace, and defines kLanes (floats in a register) and
+// kRows (rows of a register tile). It is included more than once, hence no guard. No function of
+// the standard library is called: the linker keeps one copy of an inline function, which could be
+// the one that needs the widest instruction set.
+
+constexpr int kVectors = 3;
+constexpr int64_t kPanel = kVectors * kLanes;
+// Words of the summed dimension between two rounds through the accumulators: what the tiles of a
+// block read meanwhile, 200 KB, stays in the L2 cache.
+constexpr int64_t kDepth = 256;
+
+static_assert(kBlock % kPanel == 0 && kPanel % kRows == 0 && kRows % 4 == 0);
+
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
+typedef uint32_t Words __attribute__((vector_size(kLanes * sizeof(float))));
+
+inline int64_t smaller(int64_t x, int64_t y) { return x < y ? x : y; }
+
+inline Vector multiply_add(const float*, Vector sum, Words x, Words y) {
+  return sum + (Vector)x * (Vector)y;
+}
+
+#ifdef DISTFORGE_DOT_BFLOAT16
+inline Vector multiply_add(const bfloat16*, Vector sum, Words x, Words y) {
+  return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)y);
+}
+#endif
+
+// A register tile: kRows x (kTileVectors * kLanes) sums of products of `words` words. Both factors
+// have kPanel words from one to the next.
+template <typename T, int kTileVectors>
+__attribute__((noinline)) void tile(const uint32_t* a, const uint32_t* b, int64_t words,
+                                    float* sums, bool accumulate) {
+  Vector acc[kRows][kTileVectors] = {};
+  if (accumulate) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 3
+      for (int v = 0; v < kTileVectors; ++v) {
+        acc[i][v] = *reinterpret_cast<Vector*>(sums + i * kBlock + v * kLanes);
+      }
+    }
+  }
+  for (int64_t k = 0; k < words; ++k, a += kPanel, b += kPanel) {
+    Words row[kTileVectors];
+#pragma GCC unroll 3
+    for (int v = 0; v < kTileVectors; ++v) {
+      row[v] = *reinterpret_cast<const Words*>(b + v * kLanes);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      // A broadcast of bits, not of a float: a pair of bfloat16 may look like any NaN.
+      const Words factor = a[i] + Words{};
+#pragma GCC unroll 3
+      for (int v = 0; v < kTileVectors; ++v) {
+        acc[i][v] = multiply_add(static_cast<const T*>(nullptr), acc[i][v], factor, row[v]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 3
+    for (int v = 0; v < kTileVectors; ++v) {
+      *reinterpret_cast<Vector*>(sums + i * kBlock + v * kLanes) = acc[i][v];
+    }
+  }
+}
+
+// All tiles of a block, or those that touch the diagonal or lie below it, over k in [k0, k1).
+template <typename T>
+inline void sum_tiles(const Product<T>& p, Block block, int64_t rows, int64_t columns, int64_t k0,
+                      int64_t k1, float* sums, bool lower) {
+  const int64_t words = ceil_div(k1 - k0, Panels<T>::kPerWord);
+  for (int64_t j = 0; j < columns; j += kPanel) {
+    const T* b = p.b.at(k0, block.column * kBlock + j, kPanel);
+    for (int64_t i = 0; i < rows; i += kRows) {
+      const int64_t row = block.row * kBlock + i, in_panel = row % kPanel;
+      const T* a = p.a.at(k0, row - in_panel, kPanel) + in_panel * Panels<T>::kPerWord;
+      int64_t needed = columns - j;
+      if (lower) needed = smaller(needed, i + kRows - j);
+      if (needed <= 0) continue;
+      const auto run = needed > 2 * kLanes ? &tile<T, 3>
+                       : needed > kLanes   ? &tile<T, 2>
+                                           : &tile<T, 1>;
+      run(reinterpret_cast<const uint32_t*>(a), reinterpret_cast<const uint32_t*>(b), words,
+          sums + i * kBlock + j, k0 > 0);
+    }
+  }
+}
+
+// values[i][j] += scale d[i][j] for one row of one panel.
+inline void add_row(const float* d, int64_t, int64_t columns, float scale, float* values) {
+  for (int64_t j = 0; j < columns; ++j) values[j] += scale * d[j];
+}
+
+inline void add_row(const bfloat16* d, int64_t odd, int64_t columns, float scale, float* values) {
+  const auto* words = reinterpret_cast<const uint32_t*>(d);
+  const int shift = odd ? 0 : 16;
+  for (int64_t j = 0; j < columns; ++j) {
+    values[j] += scale * __builtin_bit_cast(float, (words[j] << shift) & 0xffff0000u);
+  }
+}
+
+// The values of a block from its sums: only what `lower` leaves is meaningful.
+template <typename T>
+inline void finish(const Product<T>& p, Block block, int64_t rows, int64_t columns, bool lower,
+                   float* values) {
+  for (int64_t i = 0; i < rows; ++i, values += kBlock) {
+    const int64_t row = block.row * kBlock + i;
+    const int64_t end = lower ? i + 1 : columns;
+    for (int64_t j = 0; j < end; ++j) values[j] *= p.product_scale;
+    for (int64_t j = 0; j < end; j += kPanel) {
+      const int64_t column = block.column * kBlock + j, count = smaller(kPanel, end - j);
+      if (p.d1) add_row(p.d1.at(row, column, kPanel), row % 2, count, p.d1_scale, values + j);
+      if (p.d2) add_row(p.d2.at(row, column, kPanel), row % 2, count, p.d2_scale, values + j);
+    }
+    if (block.row == block.column) values[i] += p.identity;
+  }
+}
+
+#include "newton_schulz/place_body.h"
+
+template <typename T>
+void run_block(const Product<T>& p, Block block, Workspace& w) {
+  const int64_t rows = smaller(kBlock, p.m - block.row * kBlock);
+  const int64_t columns = smaller(kBlock, p.n - block.column * kBlock);
+  const bool diagonal = p.symmetric && block.row == block.column;
+  constexpr int64_t kElements = kDepth * Panels<T>::kPerWord;
+  for (int64_t k0 = 0; k0 < p.k; k0 += kElements) {
+    sum_tiles(p, block, rows, columns, k0, smaller(k0 + kElements, p.k), w.values, diagonal);
+  }
+  finish(p, block, rows, columns, diagonal, w.values);
+  if (diagonal) mirror(w.values, rows);
+  if (p.c) place_panels(w.values, block, rows, columns, p.c);
+  const bool mirrored = p.symmetric && !diagonal;
+  const bool turned_out = p.out_float.turned || p.out_bfloat16.turned;
+  if (mirrored || p.ct || turned_out) {
+    transpose(w.values, w.turned, rows, columns);
+    const Block across{block.column, block.row};
+    if (mirrored) place_panels(w.turned, across, columns, rows, p.c);
+    if (p.ct) place_panels(w.turned, across, columns, rows, p.ct);
+    if (turned_out) place_out(p, w.turned, across, columns, rows);
+  }
+  if (!turned_out) place_out(p, w.values, block, rows, columns);
+}
+
+template <typename T>
+void place_block(Workspace& w, Block block, int64_t rows, int64_t columns, Panels<T> to,
+                 Panels<T> turned) {
+  place_panels(w.values, block, rows, columns, to);
+  transpose(w.values, w.turned, rows, columns);
+  place_panels(w.turned, {block.column, block.row}, columns, rows, turned);
+}
+
+template <typename T>
+BlockKernel<T> kernel_named(const char* name) {
+  return {kPanel, &run_block<T>, &place_block<T>, name};
+}

@@ -1,0 +1,267 @@
+#include "newton_schulz/iteration_cpu.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <type_traits>
+#include <vector>
+
+#include "common/bfloat16.h"
+
+namespace distforge::newton_schulz {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+
+int64_t round_up(int64_t value, int64_t multiple) { return ceil_div(value, multiple) * multiple; }
+
+// In double, where no square of a float overflows or vanishes; in sixteen sums, for the compiler's
+// vectors and for the precision.
+template <typename Element>
+double squared_norm(const Element* x, int64_t count) {
+  constexpr int64_t kSums = 16;
+  double sums[kSums] = {};
+  int64_t i = 0;
+  for (; i + kSums <= count; i += kSums) {
+    for (int64_t j = 0; j < kSums; ++j) {
+      const double value = static_cast<float>(x[i + j]);
+      sums[j] += value * value;
+    }
+  }
+  for (int64_t j = 0; i < count; ++i, ++j) {
+    const double value = static_cast<float>(x[i]);
+    sums[j] += value * value;
+  }
+  double total = 0.0;
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
+// A step is X <- (z_scale + Z) X. Early on z_scale = a is large beside Z = b R + c R^2 and is kept
+// apart, so that it is not rounded into Z; later they cancel (R is near 1, b + c near -a), and Z
+// takes it in before it is rounded. Measured: half the error of either rule alone.
+float separate_scale(const Schedule& schedule, size_t index) {
+  return index < 2 ? schedule[index].a : 0.0f;
+}
+
+}  // namespace
+
+Team team_of_one() {
+  return {1, [](int64_t count, const std::function<void(int64_t, int64_t)>& task) {
+            for (int64_t index = 0; index < count; ++index) task(index, 0);
+          }};
+}
+
+template <typename T>
+MatrixIteration<T>::MatrixIteration(const BlockKernel<T>& kernel, Shape shape, Team team)
+    : kernel_(kernel), shape_(shape), team_(std::move(team)), n_(shape.n()), k_(shape.k()) {
+  const int64_t squares = shape.gram_form() ? 5 : 2;
+  const auto bytes = [&](int64_t rows, int64_t columns) {
+    const int64_t words = ceil_div(rows, Matrix::kPerWord) * round_up(columns, kernel.panel_width);
+    return round_up(words * sizeof(float), kAlignment);
+  };
+  const int64_t wide = bytes(n_, k_), high = bytes(k_, n_), square = bytes(n_, n_);
+  const int64_t matrices = 2 * wide + high + squares * square;
+  const int64_t total = matrices + team_.workers * sizeof(Workspace);
+  memory_ = static_cast<unsigned char*>(::operator new(total, std::align_val_t{kAlignment}));
+  // The margins of the panels are multiplied, though never read: no denormal may slow that down.
+  std::memset(memory_, 0, total);
+  unsigned char* next = memory_;
+  const auto take = [&next](int64_t size, int64_t rows) {
+    T* begin = reinterpret_cast<T*>(next);
+    next += size;
+    return Matrix{begin, round_up(rows, Matrix::kPerWord)};
+  };
+  x_ = take(wide, n_);
+  next_x_ = take(wide, n_);
+  xt_ = take(high, k_);
+  for (int64_t i = 0; i < squares; ++i) square_[i] = take(square, n_);
+  workspaces_ = reinterpret_cast<Workspace*>(next);
+}
+
+template <typename T>
+MatrixIteration<T>::~MatrixIteration() {
+  ::operator delete(memory_, std::align_val_t{kAlignment});
+}
+
+template <typename T>
+template <typename Element>
+void MatrixIteration<T>::run(const Schedule& schedule, const Element* in, Element* out) {
+  const int64_t chunks = ceil_div(shape_.rows, kBlock);
+  std::vector<double> sums(chunks);
+  team_.run(chunks, [&](int64_t chunk, int64_t) {
+    const int64_t begin = chunk * kBlock, end = std::min(begin + kBlock, shape_.rows);
+    sums[chunk] = squared_norm(in + begin * shape_.columns, (end - begin) * shape_.columns);
+  });
+  double sum = 0.0;
+  for (const double part : sums) sum += part;
+  if (!std::isfinite(sum) || sum == 0.0) {
+    const float value = sum == 0.0 ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+    std::fill_n(out, shape_.rows * shape_.columns, Element(value));
+    return;
+  }
+  load(in, 1.0 / std::sqrt(sum));
+  Output output{};
+  if constexpr (std::is_same_v<Element, float>) {
+    output.as_float = {out, shape_.columns, shape_.tall()};
+  } else {
+    output.as_bfloat16 = {out, shape_.columns, shape_.tall()};
+  }
+  shape_.gram_form() ? gram_form(schedule, output) : direct_form(schedule, output);
+}
+
+// Fills X and X^T with the scaled input.
+template <typename T>
+template <typename Element>
+void MatrixIteration<T>::load(const Element* in, double scale) {
+  const Matrix same = shape_.tall() ? xt_ : x_;
+  const Matrix turned = shape_.tall() ? x_ : xt_;
+  const int64_t block_columns = ceil_div(shape_.columns, kBlock);
+  // A float holds the scale unless the norm is far from 1.
+  const float narrow = static_cast<float>(scale);
+  const bool fits = std::isnormal(narrow);
+  team_.run(ceil_div(shape_.rows, kBlock) * block_columns, [&](int64_t index, int64_t worker) {
+    const Block block = rectangle_block(index, block_columns);
+    const int64_t i0 = block.row * kBlock, j0 = block.column * kBlock;
+    const int64_t rows = std::min(kBlock, shape_.rows - i0);
+    const int64_t columns = std::min(kBlock, shape_.columns - j0);
+    Workspace& workspace = workspaces_[worker];
+    for (int64_t i = 0; i < rows; ++i) {
+      const Element* from = in + (i0 + i) * shape_.columns + j0;
+      float* to = workspace.values + i * kBlock;
+      for (int64_t j = 0; fits && j < columns; ++j) to[j] = static_cast<float>(from[j]) * narrow;
+      for (int64_t j = 0; !fits && j < columns; ++j) {
+        to[j] = static_cast<float>(static_cast<float>(from[j]) * scale);
+      }
+    }
+    kernel_.place(workspace, block, rows, columns, same, turned);
+  });
+}
+
+template <typename T>
+void MatrixIteration<T>::multiply(const Product<T>& product) {
+  const int64_t block_rows = ceil_div(product.m, kBlock);
+  const int64_t block_columns = ceil_div(product.n, kBlock);
+  const int64_t count = product.symmetric ? triangle_count(block_rows) : block_rows * block_columns;
+  team_.run(count, [&](int64_t index, int64_t worker) {
+    const Block block = product.symmetric ? triangle_block(index, block_rows)
+                                          : rectangle_block(index, block_columns);
+    kernel_.run(product, block, workspaces_[worker]);
+  });
+}
+
+// An addend whose factor is 0 is not read.
+template <typename T>
+void MatrixIteration<T>::add(Product<T>& product, float scale, Matrix d) {
+  if (scale == 0.0f) return;
+  if (!product.d1) {
+    product.d1 = d;
+    product.d1_scale = scale;
+  } else {
+    product.d2 = d;
+    product.d2_scale = scale;
+  }
+}
+
+// out = X X^T.
+template <typename T>
+void MatrixIteration<T>::gram(Matrix out) {
+  multiply({.m = n_, .n = n_, .k = k_, .a = xt_, .b = xt_, .c = out, .symmetric = true});
+}
+
+// out = b R + c R^2 + identity I.
+template <typename T>
+void MatrixIteration<T>::polynomial(const Step& step, float identity, Matrix r, Matrix out) {
+  Product<T> product{.m = n_,
+                     .n = n_,
+                     .k = n_,
+                     .a = r,
+                     .b = r,
+                     .product_scale = step.c,
+                     .identity = identity,
+                     .c = out,
+                     .symmetric = true};
+  add(product, step.b, r);
+  multiply(product);
+}
+
+// out = A B + d1_scale D1 + d2_scale D2 of n x n symmetric matrices that commute.
+template <typename T>
+void MatrixIteration<T>::symmetric(Matrix a, Matrix b, float d1_scale, Matrix d1, float d2_scale,
+                                   Matrix d2, Matrix out) {
+  Product<T> product{.m = n_, .n = n_, .k = n_, .a = a, .b = b, .c = out, .symmetric = true};
+  add(product, d1_scale, d1);
+  add(product, d2_scale, d2);
+  multiply(product);
+}
+
+// X <- x_scale X + Q X, and X^T with it.
+template <typename T>
+void MatrixIteration<T>::apply(float x_scale, Matrix q) {
+  Product<T> product{.m = n_, .n = k_, .k = n_, .a = q, .b = x_, .c = next_x_, .ct = xt_};
+  add(product, x_scale, x_);
+  multiply(product);
+  std::swap(x_, next_x_);
+}
+
+// The last of them, straight to the caller's matrix.
+template <typename T>
+void MatrixIteration<T>::finish(float x_scale, Matrix q, const Output& output) {
+  Product<T> product{.m = n_,
+                     .n = k_,
+                     .k = n_,
+                     .a = q,
+                     .b = x_,
+                     .out_float = output.as_float,
+                     .out_bfloat16 = output.as_bfloat16};
+  add(product, x_scale, x_);
+  multiply(product);
+}
+
+template <typename T>
+void MatrixIteration<T>::direct_form(const Schedule& schedule, const Output& output) {
+  for (size_t i = 0; i < schedule.size(); ++i) {
+    const float z_scale = separate_scale(schedule, i);
+    gram(square_[0]);
+    polynomial(schedule[i], schedule[i].a - z_scale, square_[0], square_[1]);
+    i + 1 < schedule.size() ? apply(z_scale, square_[1]) : finish(z_scale, square_[1], output);
+  }
+}
+
+// A step is also R <- (z_scale + Z) R (z_scale + Z), which spares X. The product of the factors
+// over a segment is kept as q_scale + Q, with Q apart for the same reason as Z.
+template <typename T>
+void MatrixIteration<T>::gram_form(const Schedule& schedule, const Output& output) {
+  Matrix r = square_[0], t = square_[1], z = square_[2], q = square_[3], next_q = square_[4];
+  size_t index = 0;
+  for (const int64_t length : gram_segments(schedule)) {
+    gram(r);
+    float q_scale = 1.0f;
+    for (int64_t i = 0; i < length; ++i, ++index) {
+      const float z_scale = separate_scale(schedule, index);
+      polynomial(schedule[index], schedule[index].a - z_scale, r, z);
+      if (i + 1 < length) {
+        symmetric(z, r, z_scale, r, 0.0f, r, t);
+        symmetric(t, z, z_scale, t, 0.0f, t, r);
+      }
+      if (i == 0) {
+        std::swap(q, z);
+      } else {
+        symmetric(z, q, z_scale, q, q_scale, z, next_q);
+        std::swap(q, next_q);
+      }
+      q_scale *= z_scale;
+    }
+    index < schedule.size() ? apply(q_scale, q) : finish(q_scale, q, output);
+  }
+}
+
+template class MatrixIteration<float>;
+template void MatrixIteration<float>::run(const Schedule&, const float*, float*);
+template void MatrixIteration<float>::run(const Schedule&, const bfloat16*, bfloat16*);
+template class MatrixIteration<bfloat16>;
+template void MatrixIteration<bfloat16>::run(const Schedule&, const bfloat16*, bfloat16*);
+
+}  // namespace distforge::newton_schulz

@@ -1,0 +1,82 @@
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "newton_schulz/arguments.h"
+#include "newton_schulz/blocks.h"
+#include "newton_schulz/iteration_cpu.h"
+
+namespace distforge::newton_schulz {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Multiply-adds below which a second thread costs more than it brings.
+constexpr double kGrainSize = 4e6;
+// From this order on the threads share one matrix: it fills the cache, and has blocks enough.
+constexpr int64_t kSharedOrder = 384;
+
+// All threads of torch's pool; each takes the next index that is free.
+Team team_of_all() {
+  const auto workers = static_cast<int64_t>(torch::stable::get_num_threads());
+  return {workers, [workers](int64_t count, const std::function<void(int64_t, int64_t)>& task) {
+            std::atomic<int64_t> next{0};
+            torch::stable::parallel_for(0, std::min(workers, count), 1,
+                                        [&](int64_t begin, int64_t end) {
+                                          for (int64_t worker = begin; worker < end; ++worker) {
+                                            for (int64_t i; (i = next.fetch_add(1)) < count;)
+                                              task(i, worker);
+                                          }
+                                        });
+          }};
+}
+
+template <typename T, typename Element>
+void run_batch(const BlockKernel<T>& kernel, const Schedule& schedule, Shape shape,
+               const Element* in, Element* out, int64_t count) {
+  const int64_t size = shape.rows * shape.columns;
+  const double work = 4.0 * schedule.size() * shape.n() * shape.n() * shape.k();
+  const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  // Whole rounds of one matrix a thread; what is left over is shared.
+  int64_t alone = shape.n() >= kSharedOrder ? 0 : count / threads * threads;
+  if (work < kGrainSize * threads) alone = count;
+  const auto grain = static_cast<int64_t>(kGrainSize / work) + 1;
+  torch::stable::parallel_for(0, alone, grain, [&](int64_t begin, int64_t end) {
+    MatrixIteration<T> iteration(kernel, shape, team_of_one());
+    for (int64_t i = begin; i < end; ++i) iteration.run(schedule, in + i * size, out + i * size);
+  });
+  if (alone == count) return;
+  MatrixIteration<T> iteration(kernel, shape, team_of_all());
+  for (int64_t i = alone; i < count; ++i) iteration.run(schedule, in + i * size, out + i * size);
+}
+
+Tensor newton_schulz_cpu(const Tensor& x, std::vector<double> coefficients) {
+  const Arguments arguments = check_and_unpack(x, coefficients);
+  Tensor result = torch::stable::empty_like(x);
+  if (x.numel() == 0) return result;
+  const auto& [schedule, shape, count] = arguments;
+  if (x.scalar_type() == ScalarType::Float) {
+    run_batch(float_blocks(), schedule, shape, x.const_data_ptr<float>(),
+              result.mutable_data_ptr<float>(), count);
+    return result;
+  }
+  const auto* in = static_cast<const bfloat16*>(x.const_data_ptr());
+  auto* out = static_cast<bfloat16*>(result.mutable_data_ptr());
+  if (const auto* kernel = bfloat16_blocks()) {
+    run_batch(*kernel, schedule, shape, in, out, count);
+  } else {
+    run_batch(float_blocks(), schedule, shape, in, out, count);
+  }
+  return result;
+}
+
+}  // namespace
+}  // namespace distforge::newton_schulz
+
+STABLE_TORCH_LIBRARY_IMPL(distforge, CPU, m) {
+  m.impl("newton_schulz", TORCH_BOX(&distforge::newton_schulz::newton_schulz_cpu));
+}

@@ -1,0 +1,238 @@
+// The CPU kernels without torch, built with the address and undefined-behaviour sanitizers by
+// tests/unit/ops/test_sanitized.py. Buffers have exactly the size that the kernels may touch. Every
+// instruction set that this processor has is run, and held against a plain loop in double.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "common/tensor_list.h"
+#include "grokfast/kernels_cpu.h"
+#include "newton_schulz/blocks.h"
+#include "newton_schulz/iteration_cpu.h"
+#include "orthogonal_update/kernels_cpu.h"
+
+namespace {
+
+using namespace distforge;
+using namespace distforge::newton_schulz;
+
+int failures = 0;
+
+void expect(bool ok, const char* what, const char* where, long a = 0, long b = 0) {
+  if (ok) return;
+  ++failures;
+  std::printf("FAILED: %s (%s, %ld, %ld)\n", what, where, a, b);
+}
+
+double random_value() { return 2.0 * std::rand() / RAND_MAX - 1.0; }
+
+template <typename T>
+std::unique_ptr<T[]> exactly(size_t count) {
+  std::unique_ptr<T[]> buffer(new T[count]);
+  for (size_t i = 0; i < count; ++i) buffer[i] = T(static_cast<float>(random_value()));
+  return buffer;
+}
+
+using Dense = std::vector<double>;
+
+// One step in double: X <- a X + (b A + c A^2) X, on an n x k matrix.
+Dense step_in_double(const Dense& x, int64_t n, int64_t k, const Step& s) {
+  Dense gram(n * n), polynomial(n * n), next(n * k);
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < n; ++j)
+      for (int64_t q = 0; q < k; ++q) gram[i * n + j] += x[i * k + q] * x[j * k + q];
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      double square = 0.0;
+      for (int64_t q = 0; q < n; ++q) square += gram[i * n + q] * gram[q * n + j];
+      polynomial[i * n + j] = s.b * gram[i * n + j] + s.c * square;
+    }
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < k; ++j) {
+      double sum = s.a * x[i * k + j];
+      for (int64_t q = 0; q < n; ++q) sum += polynomial[i * n + q] * x[q * k + j];
+      next[i * k + j] = sum;
+    }
+  return next;
+}
+
+Dense iterate_in_double(const float* in, Shape shape, const Schedule& schedule) {
+  const int64_t n = shape.n(), k = shape.k();
+  Dense x(n * k);
+  double norm = 0.0;
+  for (int64_t i = 0; i < n * k; ++i) norm += double(in[i]) * in[i];
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < k; ++j)
+      x[i * k + j] = in[shape.tall() ? j * n + i : i * k + j] / std::sqrt(norm);
+  for (const Step& step : schedule) x = step_in_double(x, n, k, step);
+  Dense out(n * k);
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < k; ++j) out[shape.tall() ? j * n + i : i * k + j] = x[i * k + j];
+  return out;
+}
+
+template <typename T, typename Element>
+void check_iteration(const BlockKernel<T>& kernel, Shape shape, double tolerance) {
+  const Schedule schedule(5, Step{3.4445f, -4.7750f, 2.0315f});
+  const size_t count = shape.rows * shape.columns;
+  const auto in = exactly<Element>(count);
+  auto out = exactly<Element>(count), again = exactly<Element>(count);
+  MatrixIteration<T> iteration(kernel, shape, team_of_one());
+  iteration.run(schedule, in.get(), out.get());
+  std::vector<float> wide(count);
+  for (size_t i = 0; i < count; ++i) wide[i] = static_cast<float>(in[i]);
+  const Dense wanted = iterate_in_double(wide.data(), shape, schedule);
+  double error = 0.0, norm = 0.0;
+  for (size_t i = 0; i < count; ++i) {
+    error += std::pow(static_cast<float>(out[i]) - wanted[i], 2.0);
+    norm += wanted[i] * wanted[i];
+  }
+  expect(std::sqrt(error / norm) < tolerance, "differs from double", kernel.name, shape.rows,
+         shape.columns);
+  // The scratch of the first run must not show in the second.
+  iteration.run(schedule, in.get(), again.get());
+  for (size_t i = 0; i < count; ++i) {
+    if (static_cast<float>(out[i]) != static_cast<float>(again[i])) {
+      expect(false, "a second run differs", kernel.name, shape.rows, shape.columns);
+      break;
+    }
+  }
+}
+
+void check_iterations() {
+  std::vector<BlockKernel<float>> kernels{float_blocks_default()};
+#ifdef DISTFORGE_X86
+  if (cpu_capability() >= CpuCapability::kAvx2) kernels.push_back(float_blocks_avx2());
+  if (cpu_capability() >= CpuCapability::kAvx512) kernels.push_back(float_blocks_avx512());
+#endif
+  const Shape shapes[] = {{1, 1},    {1, 7},    {5, 5},    {8, 12},  {13, 29},  {29, 13},
+                          {48, 48},  {49, 97},  {96, 96},  {97, 96}, {97, 145}, {101, 103},
+                          {33, 200}, {200, 33}, {193, 97}, {7, 600}};
+  for (const Shape& shape : shapes) {
+    for (const auto& kernel : kernels) {
+      check_iteration<float, float>(kernel, shape, 2e-5);
+      check_iteration<float, bfloat16>(kernel, shape, 2e-2);
+    }
+    if (const auto* kernel = bfloat16_blocks()) {
+      check_iteration<bfloat16, bfloat16>(*kernel, shape, 6e-2);
+    }
+  }
+}
+
+void check_triangle() {
+  for (int64_t size = 1; size < 40; ++size) {
+    std::set<std::pair<int64_t, int64_t>> seen;
+    for (int64_t index = 0; index < triangle_count(size); ++index) {
+      const Block block = triangle_block(index, size);
+      expect(block.column >= 0 && block.column <= block.row && block.row < size,
+             "a block outside the triangle", "triangle_block", index, size);
+      seen.insert({block.row, block.column});
+    }
+    expect(static_cast<int64_t>(seen.size()) == triangle_count(size), "a block twice",
+           "triangle_block", size);
+  }
+}
+
+void check_segments() {
+  const Step quintic{3.4445f, -4.7750f, 2.0315f}, steep{8.2f, -23.0f, 17.0f};
+  for (int64_t steps = 1; steps < 20; ++steps) {
+    for (const Step& step : {quintic, steep}) {
+      int64_t sum = 0;
+      for (const int64_t length : gram_segments(Schedule(steps, step))) {
+        expect(length >= 1 && length <= 3, "a segment too long", "gram_segments", length);
+        sum += length;
+      }
+      expect(sum == steps, "segments miss a step", "gram_segments", steps, sum);
+    }
+  }
+  expect(gram_segments(Schedule(5, quintic)) == std::vector<int64_t>{3, 2}, "quintic is 3 + 2",
+         "gram_segments");
+  expect(gram_segments(Schedule(5, steep)) == std::vector<int64_t>{2, 2, 1}, "steep is 2 + 2 + 1",
+         "gram_segments");
+}
+
+template <typename Update, bool kHasEma>
+void check_momentum(int64_t count) {
+  const auto c = grokfast::make_coefficients(0.98, kHasEma ? 2.0 : 0.0, 0.95);
+  auto g = exactly<float>(count), h = exactly<float>(count), m = exactly<float>(count);
+  auto u = exactly<Update>(count);
+  const std::vector<float> h0(h.get(), h.get() + count), m0(m.get(), m.get() + count);
+  const grokfast::Buffers<Update> buffers{g.get(), kHasEma ? h.get() : nullptr, m.get(), u.get(),
+                                          count};
+  grokfast::select_kernel<Update, kHasEma, true>()(c, buffers, 0, count / 3);
+  grokfast::select_kernel<Update, kHasEma, true>()(c, buffers, count / 3, count);
+  for (int64_t i = 0; i < count; ++i) {
+    const double filtered = g[i] + (kHasEma ? 2.0 * (0.98 * h0[i] + 0.02 * g[i]) : 0.0);
+    const double momentum = 0.95 * m0[i] + 0.05 * filtered;
+    const double update = 0.05 * filtered + 0.95 * momentum;
+    const double tolerance = sizeof(Update) == 2 ? 0.004 * std::fabs(update) + 1e-6 : 1e-6;
+    expect(std::fabs(m[i] - momentum) < 1e-6, "momentum", "grokfast", i, count);
+    expect(std::fabs(static_cast<float>(u[i]) - update) <= tolerance, "update", "grokfast", i,
+           count);
+  }
+}
+
+template <typename Update>
+void check_weight_update(int64_t count) {
+  const auto c = orthogonal_update::make_coefficients(0.02, 0.1, 1.5);
+  auto w = exactly<float>(count);
+  auto o = exactly<Update>(count);
+  auto copy = exactly<bfloat16>(count);
+  const std::vector<float> w0(w.get(), w.get() + count);
+  orthogonal_update::select_kernel<Update, true>()(c, {w.get(), o.get(), copy.get(), count}, 0,
+                                                   count);
+  for (int64_t i = 0; i < count; ++i) {
+    const double wanted = (1.0 - 0.02 * 0.1) * w0[i] - 0.02 * 1.5 * static_cast<float>(o[i]);
+    expect(std::fabs(w[i] - wanted) < 2e-7, "weight", "orthogonal_update", i, count);
+    expect(static_cast<float>(copy[i]) == static_cast<float>(bfloat16(w[i])), "copy",
+           "orthogonal_update", i, count);
+  }
+}
+
+struct Sized {
+  int64_t numel;
+};
+
+void check_element_range() {
+  const std::vector<Sized> items{{0}, {3}, {0}, {0}, {5}, {1}, {0}};
+  const ElementRange range(items);
+  expect(range.numel() == 9, "total", "ElementRange", range.numel());
+  for (int64_t begin = 0; begin <= 9; ++begin) {
+    for (int64_t end = begin; end <= 9; ++end) {
+      std::vector<std::pair<size_t, int64_t>> visited, wanted;
+      range.for_each(begin, end, [&](size_t index, int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; ++i) visited.push_back({index, i});
+      });
+      int64_t position = 0;
+      for (size_t index = 0; index < items.size(); ++index) {
+        for (int64_t i = 0; i < items[index].numel; ++i, ++position) {
+          if (position >= begin && position < end) wanted.push_back({index, i});
+        }
+      }
+      expect(visited == wanted, "elements of a range", "ElementRange", begin, end);
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  check_triangle();
+  check_segments();
+  check_element_range();
+  for (const int64_t count : {1, 7, 16, 33, 1000}) {
+    check_momentum<float, true>(count);
+    check_momentum<float, false>(count);
+    check_momentum<bfloat16, true>(count);
+    check_weight_update<float>(count);
+    check_weight_update<bfloat16>(count);
+  }
+  check_iterations();
+  std::printf("%s: %d failed, capability %s\n", failures == 0 ? "ok" : "FAILED", failures,
+              cpu_capability_name());
+  return failures == 0 ? 0 : 1;
+}
