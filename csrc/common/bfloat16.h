@@ -1,6 +1,5 @@
 #pragma once
 
-#include <bit>
 #include <cstdint>
 
 #include "common/macros.h"
@@ -16,14 +15,14 @@ struct bfloat16 {
 
   // To nearest, ties to even; a NaN stays one.
   DISTFORGE_HOST_DEVICE explicit bfloat16(float value) {
-    const uint32_t wide = std::bit_cast<uint32_t>(value);
+    const uint32_t wide = __builtin_bit_cast(uint32_t, value);
     const uint32_t rounded = (wide + 0x7fffu + ((wide >> 16) & 1u)) >> 16;
     const bool is_nan = (wide & 0x7fffffffu) > 0x7f800000u;
     bits = static_cast<uint16_t>(is_nan ? 0x7fc0u : rounded);
   }
 
   DISTFORGE_HOST_DEVICE explicit operator float() const {
-    return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+    return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16);
   }
 };
 

@@ -1,64 +1,98 @@
 #include <cuda_runtime.h>
 
-#include <algorithm>
-
-#include "grokfast/grokfast.h"
+#include "common/tensor_table.cuh"
+#include "common/vector4.cuh"
+#include "grokfast/launch.h"
 
 namespace distforge::grokfast {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kVector = 4;
-constexpr int64_t kMaxBlocks = 65535;
 
-// Elements [0, 4 * num_vectors) as float4, the rest one by one: the first threads take the tail.
-template <bool kHasEma, bool kNesterov>
-__global__ void __launch_bounds__(kThreads)
-    momentum_kernel(Coefficients c, Buffers b, int64_t num_vectors) {
-  const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t i = thread; i < num_vectors; i += stride) {
-    const float4 g = reinterpret_cast<const float4*>(b.grad)[i];
-    float4 h = kHasEma ? reinterpret_cast<float4*>(b.ema)[i] : float4{};
-    float4 m = reinterpret_cast<float4*>(b.momentum)[i];
-    float4 u;
-    u.x = step<kHasEma, kNesterov>(c, g.x, h.x, m.x);
-    u.y = step<kHasEma, kNesterov>(c, g.y, h.y, m.y);
-    u.z = step<kHasEma, kNesterov>(c, g.z, h.z, m.z);
-    u.w = step<kHasEma, kNesterov>(c, g.w, h.w, m.w);
-    if constexpr (kHasEma) reinterpret_cast<float4*>(b.ema)[i] = h;
-    reinterpret_cast<float4*>(b.momentum)[i] = m;
-    reinterpret_cast<float4*>(b.update)[i] = u;
+// With the coefficients within the 4 KiB of a kernel's arguments.
+template <typename Update>
+using Table = TensorTable<Buffers<Update>, 80>;
+
+template <typename Update>
+DISTFORGE_HOST_DEVICE bool aligned(const Buffers<Update>& b) {
+  return aligned_for_vector4(b.grad) && aligned_for_vector4(b.momentum) &&
+         aligned_for_vector4(b.update) && (b.ema == nullptr || aligned_for_vector4(b.ema));
+}
+
+template <typename Update, bool kHasEma, bool kNesterov>
+__device__ __forceinline__ void step_of_four(const Coefficients& c, const Buffers<Update>& b,
+                                             int64_t i) {
+  const auto g = *reinterpret_cast<const Vector4<float>*>(b.grad + i);
+  auto m = *reinterpret_cast<Vector4<float>*>(b.momentum + i);
+  Vector4<float> h = {};
+  if constexpr (kHasEma) h = *reinterpret_cast<Vector4<float>*>(b.ema + i);
+  Vector4<Update> u;
+#pragma unroll
+  for (int q = 0; q < 4; ++q) {
+    u.element[q] = Update(step<kHasEma, kNesterov>(c, g.element[q], h.element[q], m.element[q]));
   }
-  for (int64_t i = num_vectors * kVector + thread; i < b.numel; i += stride) {
+  if constexpr (kHasEma) *reinterpret_cast<Vector4<float>*>(b.ema + i) = h;
+  *reinterpret_cast<Vector4<float>*>(b.momentum + i) = m;
+  *reinterpret_cast<Vector4<Update>*>(b.update + i) = u;
+}
+
+// A block a chunk. Fours where all buffers are aligned for them (a chunk begins at a multiple of
+// four), the rest one by one.
+template <typename Update, bool kHasEma, bool kNesterov>
+__global__ void __launch_bounds__(kThreads)
+    momentum_kernel(const Coefficients c, const __grid_constant__ Table<Update> table) {
+  const int tensor = table.tensor_of(blockIdx.x);
+  const Buffers<Update>& b = table.items[tensor];
+  const int64_t begin = table.begin_of(tensor, blockIdx.x);
+  const int64_t end = table.end_of(tensor, blockIdx.x);
+  const int64_t fours_end = aligned(b) ? end - end % 4 : begin;
+#pragma unroll 4
+  for (int64_t i = begin + 4 * threadIdx.x; i < fours_end; i += 4 * kThreads) {
+    step_of_four<Update, kHasEma, kNesterov>(c, b, i);
+  }
+  for (int64_t i = fours_end + threadIdx.x; i < end; i += kThreads) {
     float h = kHasEma ? b.ema[i] : 0.0f;
     float m = b.momentum[i];
-    b.update[i] = step<kHasEma, kNesterov>(c, b.grad[i], h, m);
+    b.update[i] = Update(step<kHasEma, kNesterov>(c, b.grad[i], h, m));
     b.momentum[i] = m;
     if constexpr (kHasEma) b.ema[i] = h;
   }
 }
 
-bool aligned_for_vectors(const Buffers& b) {
-  const auto bits = reinterpret_cast<uintptr_t>(b.grad) | reinterpret_cast<uintptr_t>(b.ema) |
-                    reinterpret_cast<uintptr_t>(b.momentum) | reinterpret_cast<uintptr_t>(b.update);
-  return bits % (kVector * sizeof(float)) == 0;
+template <typename Update>
+void launch_table(const Coefficients& coefficients, const Table<Update>& table, bool has_ema,
+                  bool nesterov, cudaStream_t stream) {
+  if (table.chunks() == 0) return;
+  dispatch(has_ema, nesterov, [&](auto filtered, auto is_nesterov) {
+    momentum_kernel<Update, decltype(filtered)::value, decltype(is_nesterov)::value>
+        <<<static_cast<unsigned>(table.chunks()), kThreads, 0, stream>>>(coefficients, table);
+  });
 }
 
 }  // namespace
 
-const char* launch_cuda(const Coefficients& coefficients, const Buffers& buffers, bool nesterov,
-                        void* stream) {
-  const int64_t num_vectors = aligned_for_vectors(buffers) ? buffers.numel / kVector : 0;
-  const int64_t work = std::max(num_vectors, buffers.numel - num_vectors * kVector);
-  const int64_t blocks = std::min((work + kThreads - 1) / kThreads, kMaxBlocks);
-  dispatch(buffers.ema != nullptr, nesterov, [&](auto has_ema, auto is_nesterov) {
-    momentum_kernel<decltype(has_ema)::value, decltype(is_nesterov)::value>
-        <<<static_cast<unsigned>(blocks), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-            coefficients, buffers, num_vectors);
-  });
+template <typename Update>
+const char* launch_cuda(const Coefficients& coefficients, const Buffers<Update>* all, size_t count,
+                        bool has_ema, bool nesterov, void* stream) {
+  auto* const cuda_stream = static_cast<cudaStream_t>(stream);
+  Table<Update> table;
+  table.clear();
+  for (size_t i = 0; i < count; ++i) {
+    if (table.push(all[i])) continue;
+    launch_table(coefficients, table, has_ema, nesterov, cuda_stream);
+    table.clear();
+    table.push(all[i]);
+  }
+  launch_table(coefficients, table, has_ema, nesterov, cuda_stream);
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
+
+template const char* launch_cuda(const Coefficients&, const Buffers<float>*, size_t, bool, bool,
+                                 void*);
+template const char* launch_cuda(const Coefficients&, const Buffers<float16>*, size_t, bool, bool,
+                                 void*);
+template const char* launch_cuda(const Coefficients&, const Buffers<bfloat16>*, size_t, bool, bool,
+                                 void*);
 
 }  // namespace distforge::grokfast

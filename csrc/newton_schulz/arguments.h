@@ -18,10 +18,7 @@ struct Arguments {
 // x is (..., rows, columns); `coefficients` holds a, b, c of each step.
 inline Arguments check_and_unpack(const torch::stable::Tensor& x,
                                   const std::vector<double>& coefficients) {
-  using torch::headeronly::ScalarType;
   STD_TORCH_CHECK(x.dim() >= 2, "x must have at least two dimensions");
-  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::BFloat16,
-                  "x must be float32 or bfloat16");
   STD_TORCH_CHECK(x.is_contiguous(), "x must be contiguous");
   STD_TORCH_CHECK(!coefficients.empty() && coefficients.size() % 3 == 0,
                   "coefficients must hold three numbers for each step");

@@ -39,13 +39,6 @@ double squared_norm(const Element* x, int64_t count) {
   return total;
 }
 
-// A step is X <- (z_scale + Z) X. Early on z_scale = a is large beside Z = b R + c R^2 and is kept
-// apart, so that it is not rounded into Z; later they cancel (R is near 1, b + c near -a), and Z
-// takes it in before it is rounded. Measured: half the error of either rule alone.
-float separate_scale(const Schedule& schedule, size_t index) {
-  return index < 2 ? schedule[index].a : 0.0f;
-}
-
 }  // namespace
 
 Team team_of_one() {

@@ -55,11 +55,14 @@ void run_batch(const BlockKernel<T>& kernel, const Schedule& schedule, Shape sha
 }
 
 Tensor newton_schulz_cpu(const Tensor& x, std::vector<double> coefficients) {
+  const auto type = x.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16,
+                  "x must be float32 or bfloat16");
   const Arguments arguments = check_and_unpack(x, coefficients);
   Tensor result = torch::stable::empty_like(x);
   if (x.numel() == 0) return result;
   const auto& [schedule, shape, count] = arguments;
-  if (x.scalar_type() == ScalarType::Float) {
+  if (type == ScalarType::Float) {
     run_batch(float_blocks(), schedule, shape, x.const_data_ptr<float>(),
               result.mutable_data_ptr<float>(), count);
     return result;

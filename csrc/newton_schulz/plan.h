@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -25,6 +26,13 @@ struct Shape {
   // squared condition number.
   bool gram_form() const { return 2 * k() >= 3 * n(); }
 };
+
+// A step is X <- (z_scale + Z) X. Early on z_scale = a is large beside Z = b R + c R^2 and is kept
+// apart, so that it is not rounded into Z; later they cancel (R is near 1, b + c near -a), and Z
+// takes it in before it is rounded. Measured: half the error of either rule alone.
+inline float separate_scale(const Schedule& schedule, size_t index) {
+  return index < 2 ? schedule[index].a : 0.0f;
+}
 
 // The Gram form iterates on R = X X^T alone and forms X <- Q X at the end of a segment, from which
 // R is computed anew (the restart of Dao-AILab's gram-newton-schulz). R squares the condition

@@ -74,6 +74,8 @@ def grokfast_momentum_into_(
         )
         return
     check_grokfast_momentum_into(grads, emas, momenta, updates, alpha, lamb, beta)
+    if len(grads) == 0:
+        return
     torch.ops.distforge.grokfast_momentum_into_(
         grads, emas or [], momenta, updates, alpha, lamb, beta, nesterov
     )
@@ -102,6 +104,8 @@ def orthogonal_update_(
         )
         return
     check_orthogonal_update(weights, updates, copies, lr, weight_decay, scale)
+    if not weights:
+        return
     with torch.no_grad():
         torch.ops.distforge.orthogonal_update_(weights, updates, copies, lr, weight_decay, scale)
 

@@ -21,8 +21,10 @@ OPERATORS = (
     "orthogonal_update_",
 )
 
-# The oldest GPU that the kernels are compiled for (setup.py lists all).
+# The oldest GPU that the kernels are compiled for (setup.py lists all), and the oldest whose tensor
+# cores multiply bfloat16.
 _OLDEST_CAPABILITY = (7, 5)
+_OLDEST_BFLOAT16_PRODUCTS = (8, 0)
 
 _FLOAT = (torch.float32,)
 _FLOAT_BFLOAT = (torch.float32, torch.bfloat16)
@@ -30,7 +32,7 @@ _FLOAT_HALVES = (torch.float32, torch.bfloat16, torch.float16)
 
 # What the kernels take by operator and by the role of the tensor in it, on the CPU and on CUDA.
 _DTYPES: dict[tuple[str, str], dict[str, tuple[torch.dtype, ...]]] = {
-    ("newton_schulz", ""): {"cpu": _FLOAT_BFLOAT},
+    ("newton_schulz", ""): {"cpu": _FLOAT_BFLOAT, "cuda": _FLOAT_HALVES},
     ("grokfast_momentum_", ""): {"cpu": _FLOAT, "cuda": _FLOAT},
     ("grokfast_momentum_into_", ""): {"cpu": _FLOAT, "cuda": _FLOAT},
     ("grokfast_momentum_into_", "update"): {"cpu": _FLOAT_BFLOAT, "cuda": _FLOAT_HALVES},
@@ -103,15 +105,16 @@ def misfit(operator: str, tensors: Sequence[Tensor], role: str = "") -> str:
     if extension.module is None:
         return extension.problem
     for tensor in tensors:
-        problem = _tensor_misfit(extension.module, _DTYPES[operator, role], tensor, role)
+        problem = _tensor_misfit(_DTYPES[operator, role], tensor, role)
+        if not problem and tensor.is_cuda:
+            products = operator == "newton_schulz" and tensor.dtype == torch.bfloat16
+            problem = _cuda_misfit(extension.module, tensor.device, products)
         if problem:
             return problem
     return ""
 
 
-def _tensor_misfit(
-    module: ModuleType, dtypes: dict[str, tuple[torch.dtype, ...]], tensor: Tensor, role: str
-) -> str:
+def _tensor_misfit(dtypes: dict[str, tuple[torch.dtype, ...]], tensor: Tensor, role: str) -> str:
     if type(tensor) not in (Tensor, torch.nn.Parameter):
         return f"the native kernels take plain tensors, not {type(tensor).__name__}"
     device = tensor.device.type
@@ -121,17 +124,17 @@ def _tensor_misfit(
         names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes[device])
         what = f" as {role}" if role else ""
         return f"the native kernel takes {names}{what} on {device}, not {tensor.dtype}"
-    return _cuda_misfit(module, tensor.device) if device == "cuda" else ""
+    return ""
 
 
-def _cuda_misfit(module: ModuleType, device: torch.device) -> str:
+def _cuda_misfit(module: ModuleType, device: torch.device, bfloat16_products: bool) -> str:
     if module.build_info()["cuda_architectures"] == "none":
         return "the native extension was built without CUDA"
     capability = torch.cuda.get_device_capability(device)
-    if capability < _OLDEST_CAPABILITY:
-        return (
-            f"the kernels need compute capability {_OLDEST_CAPABILITY}, this GPU has {capability}"
-        )
+    needed = _OLDEST_BFLOAT16_PRODUCTS if bfloat16_products else _OLDEST_CAPABILITY
+    if capability < needed:
+        what = "bfloat16 products" if bfloat16_products else "the kernels"
+        return f"{what} need compute capability {needed}, this GPU has {capability}"
     return ""
 
 

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <cstddef>
+
+#include "common/bfloat16.h"
+#include "common/float16.h"
+#include "orthogonal_update/orthogonal_update.h"
+
+namespace distforge::orthogonal_update {
+
+// Updates all tensors on a CUDA device's stream (orthogonal_update.cu). Returns null, or what CUDA
+// complains of.
+template <typename Update, typename Copy>
+const char* launch_cuda(const Coefficients& coefficients, const Buffers<Update, Copy>* all,
+                        size_t count, bool has_copy, void* stream);
+
+}  // namespace distforge::orthogonal_update

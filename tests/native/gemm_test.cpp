@@ -1,0 +1,433 @@
+// The CUDA products on the host: a serial twin of newton_schulz.cu made of the same functions (tile
+// maps, copy and fragment offsets, targets of the sums, programs). Threads of a block run one after
+// the other between two barriers; mma.sync is emulated from the fragment layout of the PTX manual.
+// Built and run by tests/unit/ops/test_sanitized.py, so a read or write out of bounds fails.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "common/bfloat16.h"
+#include "common/float16.h"
+#include "common/tensor_table.cuh"
+#include "newton_schulz/launch.h"
+#include "newton_schulz/prepare.h"
+#include "newton_schulz/tile_float.cuh"
+#include "newton_schulz/tile_half.cuh"
+
+namespace {
+
+using namespace distforge;
+using namespace distforge::newton_schulz;
+
+int failures = 0;
+
+void expect(bool ok, const char* what, long a = 0, long b = 0, long c = 0) {
+  if (ok) return;
+  if (++failures < 20) std::printf("FAILED: %s (%ld, %ld, %ld)\n", what, a, b, c);
+}
+
+template <typename T>
+float element_of(uint32_t word, int index) {
+  const auto bits = static_cast<uint16_t>(word >> (16 * index));
+  return static_cast<float>(__builtin_bit_cast(T, bits));
+}
+
+// mma.m16n8k16 of one warp, by its definition: gathers A (16 x 16) and B (16 x 8) from the lanes'
+// registers, multiplies, adds to the lanes' sums. In the manual's words: groupID = lane / 4,
+// threadID = lane % 4; element i of A is row groupID (+ 8 unless i < 2 or 4 <= i < 6), column
+// 2 threadID + (i & 1) (+ 8 for i >= 4); element i of B is row 2 threadID + (i & 1) (+ 8 for i >=
+// 2), column groupID; element i of C is row groupID (+ 8 for i >= 2), column 2 threadID + (i & 1).
+template <typename T>
+void emulate_mma(half_tile::Sums* const* sums, const half_tile::Fragments* fragments, int fi,
+                 int fj) {
+  float a[16][16], b[16][8];
+  for (int lane = 0; lane < 32; ++lane) {
+    const int group = lane / 4, thread = lane % 4;
+    for (int i = 0; i < 8; ++i) {
+      const int row = (i < 2 || (i >= 4 && i < 6)) ? group : group + 8;
+      const int column = thread * 2 + (i & 1) + (i >= 4 ? 8 : 0);
+      a[row][column] = element_of<T>(fragments[lane].a[fi][i / 2], i & 1);
+    }
+    for (int i = 0; i < 4; ++i) {
+      const int row = thread * 2 + (i & 1) + (i >= 2 ? 8 : 0);
+      b[row][group] = element_of<T>(fragments[lane].b[fj][i / 2], i & 1);
+    }
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    const int group = lane / 4, thread = lane % 4;
+    for (int i = 0; i < 4; ++i) {
+      const int row = i < 2 ? group : group + 8, column = thread * 2 + (i & 1);
+      float sum = sums[lane]->value[fi][fj][i];
+      for (int k = 0; k < 16; ++k) sum += a[row][k] * b[k][column];
+      sums[lane]->value[fi][fj][i] = sum;
+    }
+  }
+}
+
+template <typename T>
+void copy_stage(const Task& task, const BufferTable& buffers, int64_t batch, Block block, int64_t k,
+                uint16_t* stage) {
+  using namespace half_tile;
+  for (int thread = 0; thread < kThreads; ++thread) {
+    for (int side = 0; side < 2; ++side) {
+      const uint8_t index = side == 0 ? task.a : task.bt;
+      const int64_t rows = side == 0 ? task.m : task.n;
+      const T* from = matrix_of<const T>(buffers, index, batch);
+      for (int i = 0; i < kCopies; ++i) {
+        const Copy copy = copy_at(thread, i);
+        const int64_t row = (side == 0 ? block.row : block.column) * kTile + copy.row;
+        uint16_t* to = stage + side * kTile * kPitch + shared_offset(copy.row, copy.element);
+        expect(reinterpret_cast<uintptr_t>(to) % 16 == reinterpret_cast<uintptr_t>(stage) % 16,
+               "a copy into shared memory is aligned", copy.row, copy.element);
+        if (row < rows) {
+          std::memcpy(to, from + row * buffers.view[index].ld + k + copy.element, 16);
+        } else {
+          std::memset(to, 0, 16);
+        }
+      }
+    }
+  }
+}
+
+// The pipeline of run_half_tile: what is copied is there from the barrier of its own step on.
+template <typename T>
+void half_tile_on_host(const Task& task, const BufferTable& buffers, int64_t batch, Block block) {
+  using namespace half_tile;
+  std::vector<uint16_t> shared(kStages * kStageElements, 0x7fff);
+  std::vector<Sums> sums(kThreads, Sums{});
+  const int64_t count = padded_row(task.k) / kDepth;
+  for (int stage = 0; stage < kStages - 1 && stage < count; ++stage) {
+    copy_stage<T>(task, buffers, batch, block, stage * kDepth,
+                  shared.data() + stage * kStageElements);
+  }
+  for (int64_t step = 0; step < count; ++step) {
+    const int64_t next = step + kStages - 1;
+    if (next < count) {
+      copy_stage<T>(task, buffers, batch, block, next * kDepth,
+                    shared.data() + next % kStages * kStageElements);
+    }
+    const uint16_t* a = shared.data() + step % kStages * kStageElements;
+    for (int k = 0; k < kDepth; k += 16) {
+      for (int warp = 0; warp < kThreads / 32; ++warp) {
+        Fragments fragments[32];
+        Sums* lanes[32];
+        for (int lane = 0; lane < 32; ++lane) {
+          load_fragments(a, a + kTile * kPitch, warp * 32 + lane, k, fragments[lane]);
+          lanes[lane] = &sums[warp * 32 + lane];
+        }
+        for (int i = 0; i < kRowFragments; ++i) {
+          for (int j = 0; j < kColumnFragments; ++j) emulate_mma<T>(lanes, fragments, i, j);
+        }
+      }
+    }
+  }
+  const TileTarget<T> target(task, buffers, batch, block);
+  for (int thread = 0; thread < kThreads; ++thread) {
+    store_sums(target, block, thread, sums[thread]);
+  }
+}
+
+void float_tile_on_host(const Task& task, const BufferTable& buffers, int64_t batch, Block block) {
+  using namespace float_tile;
+  std::vector<float> shared(kStages * kStageElements, NAN);
+  std::vector<Sums> sums(kThreads, Sums{});
+  const int64_t count = padded_row(task.k) / kDepth;
+  for (int64_t step = 0; step < count; ++step) {
+    float* stage = shared.data() + step % kStages * kStageElements;
+    for (int thread = 0; thread < kThreads; ++thread) {
+      for (int side = 0; side < 2; ++side) {
+        const uint8_t index = side == 0 ? task.a : task.bt;
+        const int64_t rows = side == 0 ? task.m : task.n;
+        const float* from = matrix_of<const float>(buffers, index, batch);
+        for (int i = 0; i < kCopies; ++i) {
+          const Copy copy = copy_at(thread, i);
+          const int64_t row = (side == 0 ? block.row : block.column) * kTile + copy.row;
+          for (int q = 0; q < kVector; ++q) {
+            const int64_t at = row * buffers.view[index].ld + step * kDepth + copy.element + q;
+            stage[side * kDepth * kPitch + shared_offset(copy.element + q, copy.row)] =
+                row < rows ? from[at] : 0.0f;
+          }
+        }
+      }
+    }
+    for (int thread = 0; thread < kThreads; ++thread) {
+      multiply(stage, stage + kDepth * kPitch, thread, sums[thread]);
+    }
+  }
+  const TileTarget<float> target(task, buffers, batch, block);
+  for (int thread = 0; thread < kThreads; ++thread) {
+    store_sums(target, block, thread, sums[thread]);
+  }
+}
+
+template <typename T>
+void run_tile_on_host(const Task& task, const BufferTable& buffers, int64_t batch, Block block) {
+  if constexpr (std::is_same_v<T, float>) {
+    float_tile_on_host(task, buffers, batch, block);
+  } else {
+    half_tile_on_host<T>(task, buffers, batch, block);
+  }
+}
+
+// All buffers of a batch, each of exactly its size, so that the sanitizer sees what leaves one.
+template <typename T>
+struct Batch {
+  Batch(Shape shape, int64_t count) : shape(shape), count(count) {
+    const int64_t n = shape.n(), k = shape.k();
+    add(kX, n, k);
+    add(kNextX, n, k);
+    add(kXt, k, n);
+    add(kNextXt, k, n);
+    for (int64_t i = 0; i < square_buffers(shape); ++i) add(kSquare + i, n, n);
+    out.reset(new T[count * shape.rows * shape.columns]);
+    table.view[kOut] = {out.get(), shape.columns, shape.rows * shape.columns};
+  }
+
+  void add(int index, int64_t rows, int64_t columns) {
+    const int64_t ld = padded_row(columns), size = count * rows * ld;
+    memory[index].reset(new T[size]);
+    // Not zeros: the kernels themselves have to write the padding.
+    for (int64_t i = 0; i < size; ++i) memory[index][i] = T(1e3f);
+    table.view[index] = {memory[index].get(), ld, rows * ld};
+  }
+
+  Shape shape;
+  int64_t count;
+  BufferTable table{};
+  std::map<int, std::unique_ptr<T[]>> memory;
+  std::unique_ptr<T[]> out;
+};
+
+// norm_kernel and scale_kernel.
+template <typename T>
+void prepare_on_host(const std::vector<T>& x, Batch<T>& batch) {
+  const Shape shape = batch.shape;
+  const BatchView same = batch.table.view[shape.tall() ? kXt : kX];
+  const BatchView turned = batch.table.view[shape.tall() ? kX : kXt];
+  const int64_t size = shape.rows * shape.columns;
+  for (int64_t number = 0; number < batch.count; ++number) {
+    double parts[kNormParts] = {};
+    for (int part = 0; part < kNormParts; ++part) {
+      for (int thread = 0; thread < kNormThreads; ++thread) {
+        parts[part] += squares_of_thread(x.data() + number * size, size, part, thread);
+      }
+    }
+    const double factor = inverse_norm(parts);
+    T* to = static_cast<T*>(same.data) + number * same.stride;
+    T* to_turned = static_cast<T*>(turned.data) + number * turned.stride;
+    for (int64_t row0 = 0; row0 < padded_row(shape.rows); row0 += kScaleTile) {
+      for (int64_t column0 = 0; column0 < padded_row(shape.columns); column0 += kScaleTile) {
+        for (int thread = 0; thread < kScaleThreads; ++thread) {
+          for (int i = 0; i < kScaleTile / 8; ++i) {
+            const int64_t r = row0 + scale_row(thread, i), c = column0 + scale_column(thread);
+            T value = T(0.0f);
+            if (r < shape.rows && c < shape.columns) {
+              value = T(scaled(x[number * size + r * shape.columns + c], factor));
+            }
+            if (r < shape.rows && c < same.ld) to[r * same.ld + c] = value;
+            if (c < shape.columns && r < turned.ld) to_turned[c * turned.ld + r] = value;
+          }
+        }
+      }
+    }
+  }
+}
+
+std::vector<double> iterate_in_double(const double* in, Shape shape, const Schedule& schedule) {
+  const int64_t n = shape.n(), k = shape.k();
+  double norm = 0.0;
+  for (int64_t i = 0; i < n * k; ++i) norm += in[i] * in[i];
+  std::vector<double> x(n * k), out(n * k);
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < k; ++j)
+      x[i * k + j] = in[shape.tall() ? j * n + i : i * k + j] / std::sqrt(norm);
+  for (const Step& s : schedule) {
+    std::vector<double> r(n * n), p(n * n), next(n * k);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < n; ++j)
+        for (int64_t q = 0; q < k; ++q) r[i * n + j] += x[i * k + q] * x[j * k + q];
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        double square = 0.0;
+        for (int64_t q = 0; q < n; ++q) square += r[i * n + q] * r[j * n + q];
+        p[i * n + j] = s.b * r[i * n + j] + s.c * square;
+      }
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t q = 0; q < n; ++q)
+        for (int64_t j = 0; j < k; ++j) next[i * k + j] += p[i * n + q] * x[q * k + j];
+    for (int64_t i = 0; i < n * k; ++i) x[i] = s.a * x[i] + next[i];
+  }
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < k; ++j) out[shape.tall() ? j * n + i : i * k + j] = x[i * k + j];
+  return out;
+}
+
+template <typename T>
+void check_program(Shape shape, double tolerance) {
+  constexpr int64_t kCount = 2;
+  const Schedule schedule(5, Step{3.4445f, -4.7750f, 2.0315f});
+  const int64_t size = shape.rows * shape.columns;
+  std::vector<T> x(kCount * size);
+  for (T& value : x) value = T(static_cast<float>(2.0 * std::rand() / RAND_MAX - 1.0));
+  // A bad matrix behind the good one.
+  x[size] = T(NAN);
+  Batch<T> batch(shape, kCount);
+  prepare_on_host(x, batch);
+  for (const Task& task : ProgramBuilder(shape).build(schedule)) {
+    for (int64_t number = 0; number < kCount; ++number) {
+      for (int64_t i = 0; i < tile_count(task); ++i) {
+        run_tile_on_host<T>(task, batch.table, number, tile_at(task, i));
+      }
+    }
+  }
+  std::vector<double> wide(x.size());
+  for (size_t i = 0; i < x.size(); ++i) wide[i] = static_cast<float>(x[i]);
+  const std::vector<double> wanted = iterate_in_double(wide.data(), shape, schedule);
+  double error = 0.0, norm = 0.0;
+  for (int64_t i = 0; i < size; ++i) {
+    error += std::pow(static_cast<float>(batch.out[i]) - wanted[i], 2.0);
+    norm += wanted[i] * wanted[i];
+    expect(std::isnan(static_cast<float>(batch.out[size + i])), "a bad matrix is NaN", i);
+  }
+  expect(std::sqrt(error / norm) < tolerance, "the program differs from double", shape.rows,
+         shape.columns, std::lround(1e9 * std::sqrt(error / norm)));
+}
+
+// Each element of a stage is copied once, and each product of a tile belongs to one sum.
+void check_maps() {
+  std::set<std::pair<int, int>> half_copies, half_sums, float_copies, float_sums, scale_elements;
+  for (int thread = 0; thread < kThreads; ++thread) {
+    for (int i = 0; i < half_tile::kCopies; ++i) {
+      const auto copy = half_tile::copy_at(thread, i);
+      half_copies.insert({copy.row, copy.element});
+      expect(copy.row < kTile && copy.element + 8 <= half_tile::kDepth, "a copy in the stage");
+    }
+    for (int i = 0; i < float_tile::kCopies; ++i) {
+      const auto copy = float_tile::copy_at(thread, i);
+      float_copies.insert({copy.row, copy.element});
+      expect(copy.row < kTile && copy.element + 4 <= float_tile::kDepth, "a copy in the stage");
+    }
+    const int warp = thread / 32, lane = thread % 32;
+    for (int i = 0; i < half_tile::kRowFragments; ++i)
+      for (int j = 0; j < half_tile::kColumnFragments; ++j)
+        for (int r = 0; r < 4; ++r)
+          half_sums.insert(
+              {half_tile::sum_row(warp, lane, i, r), half_tile::sum_column(warp, lane, j, r)});
+    for (int i = 0; i < float_tile::kSide; ++i)
+      for (int j = 0; j < float_tile::kSide; ++j)
+        float_sums.insert({float_tile::row_of(thread, i), float_tile::column_of(thread, j)});
+    for (int i = 0; i < kScaleTile / 8; ++i)
+      scale_elements.insert({scale_row(thread, i), scale_column(thread)});
+  }
+  const size_t tile = static_cast<size_t>(kTile) * kTile;
+  expect(half_copies.size() == size_t{kTile} * half_tile::kDepth / 8, "copies of a half stage");
+  expect(float_copies.size() == size_t{kTile} * float_tile::kDepth / 4, "copies of a float stage");
+  expect(half_sums.size() == tile, "sums of a half tile", half_sums.size());
+  expect(float_sums.size() == tile, "sums of a float tile", float_sums.size());
+  expect(scale_elements.size() == size_t{kScaleTile} * kScaleTile, "elements of a scale tile");
+}
+
+// The 32 lanes of a warp read their words from 32 different banks of shared memory.
+void check_banks() {
+  using namespace half_tile;
+  for (int warp = 0; warp < kThreads / 32; ++warp) {
+    for (int word = 0; word < 4; ++word) {
+      std::set<int> a, b;
+      for (int lane = 0; lane < 32; ++lane) {
+        a.insert(a_offset(warp, lane, 1, word, 16) / 2 % 32);
+        b.insert(b_offset(warp, lane, 1, word % 2, 16) / 2 % 32);
+        expect(a_offset(warp, lane, 1, word, 16) % 2 == 0, "a word is aligned");
+      }
+      expect(a.size() == 32 && b.size() == 32, "banks", warp, word);
+    }
+  }
+}
+
+void check_tiles() {
+  for (int32_t m = 1; m <= 3000; m += 41) {
+    Task task{};
+    task.m = task.n = m;
+    for (const uint8_t symmetric : {0, 1}) {
+      task.symmetric = symmetric;
+      std::set<std::pair<int64_t, int64_t>> seen;
+      for (int64_t i = 0; i < tile_count(task); ++i) {
+        const Block block = tile_at(task, i);
+        expect(block.row * kTile < m && block.column * kTile < m, "a tile in the matrix", m, i);
+        expect(!symmetric || block.column <= block.row, "a tile of the triangle", m, i);
+        seen.insert({block.row, block.column});
+      }
+      const int64_t size = ceil_div(m, kTile);
+      const int64_t wanted = symmetric ? size * (size + 1) / 2 : size * size;
+      expect(static_cast<int64_t>(seen.size()) == wanted, "all tiles once", m, symmetric);
+    }
+  }
+}
+
+// A chunk of a kernel that serves a list belongs to one tensor, and all chunks cover it.
+struct Sized {
+  int64_t numel;
+};
+
+void check_table() {
+  using Table = TensorTable<Sized, 5>;
+  auto table = std::make_unique<Table>();
+  table->clear();
+  const int64_t sizes[] = {1, 0, Table::kChunk, Table::kChunk + 1, 3 * Table::kChunk - 7, 5};
+  for (const int64_t size : sizes) expect(table->push({size}), "room for a tensor", size);
+  expect(!table->push({1}) && table->push({0}), "a full table says so");
+  std::vector<int64_t> covered(5, 0);
+  for (int32_t chunk = 0; chunk < table->chunks(); ++chunk) {
+    const int tensor = table->tensor_of(chunk);
+    const int64_t begin = table->begin_of(tensor, chunk), end = table->end_of(tensor, chunk);
+    expect(begin == covered[tensor] && end > begin && begin % 4 == 0, "chunks follow", chunk);
+    covered[tensor] = end;
+  }
+  int position = 0;
+  for (const int64_t size : sizes) {
+    if (size > 0) expect(covered[position] == size, "a tensor is covered", position);
+    if (size > 0) ++position;
+  }
+  Table large;
+  large.clear();
+  expect(!large.push({int64_t{1} << 46}), "more chunks than a grid has");
+}
+
+void check_norm() {
+  double parts[kNormParts] = {};
+  expect(inverse_norm(parts) == 0.0, "zeros");
+  parts[3] = INFINITY;
+  expect(std::isnan(inverse_norm(parts)), "infinity");
+  parts[3] = NAN;
+  expect(std::isnan(inverse_norm(parts)), "NaN");
+  for (const double scale : {1e-44, 1e-30, 1.0, 1e30, 3e38}) {
+    // A denormal float is not the number that was written.
+    const auto x = static_cast<float>(scale);
+    parts[3] = static_cast<double>(x) * x;
+    const float value = scaled(x, inverse_norm(parts));
+    expect(std::fabs(value - 1.0f) < 1e-6f, "scaled by its norm", std::lround(std::log10(scale)));
+  }
+}
+
+}  // namespace
+
+int main() {
+  check_maps();
+  check_banks();
+  check_tiles();
+  check_table();
+  check_norm();
+  const Shape shapes[] = {{1, 1}, {5, 40}, {40, 5}, {33, 33}, {129, 129}, {130, 200}, {200, 131}};
+  for (const Shape& shape : shapes) {
+    check_program<float>(shape, 2e-5);
+    check_program<bfloat16>(shape, 6e-2);
+    check_program<float16>(shape, 8e-3);
+  }
+  std::printf("%s: %d failed\n", failures == 0 ? "ok" : "FAILED", failures);
+  return failures == 0 ? 0 : 1;
+}
