@@ -41,10 +41,8 @@ class StepSample:
             ("updates", "elements", "g.h", "g.g", "h.h", "residual", "residuals", "matrices"), 0.0
         )
 
-    def add_gradient(self, grad: Tensor, ema: Tensor | None) -> None:
+    def add_gradient(self, grad: Tensor, ema: Tensor) -> None:
         """A stretch of the gradient with its average; in float64, as squares of 1e-30 vanish."""
-        if ema is None:
-            return
         g, h = grad.double(), ema.double()
         self._sums["g.h"] += float(g @ h)
         self._sums["g.g"] += float(g @ g)

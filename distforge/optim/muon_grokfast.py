@@ -254,12 +254,12 @@ class MuonGrokfast(torch.optim.Optimizer):
             )
 
     def _muon_step(self, group: ParamGroup) -> None:
-        # A model may be spread over devices; what is orthogonalised together is on one.
-        by_device: dict[torch.device, list[Tensor]] = defaultdict(list)
+        # A model may be spread over devices and dtypes; what goes together is of one.
+        alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
         for param in group["params"]:
             if param.grad is not None:
-                by_device[param.device].append(param)
-        for device, params in by_device.items():
+                alike[param.device, param.dtype].append(param)
+        for (device, _), params in alike.items():
             peers = self._peers or Peers(device)
             key = tuple((id(param), param.shape) for param in params)
             if key not in self._plans:

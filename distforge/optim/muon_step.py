@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distforge.ops import grokfast_momentum_
-from distforge.optim.exchange import Gather, Parts, Peers, Routes, Transfer, assemble
+from distforge.ops import grokfast_momentum_into_, orthogonal_update_
+from distforge.optim.exchange import Gather, Parts, Peers, Routes, Run, Transfer, assemble
 from distforge.optim.iteration import iteration_dtype, orthogonalise, travel_dtype, update_scale
 from distforge.optim.metrics import StepSample
 
@@ -86,14 +86,13 @@ class _Steps:
     def depart(self, routes: Routes) -> _Bucket:
         """Filter and momentum of what is held here; its way to the owners begins."""
         bucket = _Bucket(routes)
-        for run in routes.runs:
-            update = self._filtered(run.shard, run.start, run.numel)
+        dtype = travel_dtype(self._group["ns_dtype"], self._peers.device)
+        for run, update in zip(routes.runs, self._filtered(routes.runs, dtype), strict=True):
             pieces = update.split([fragment.numel for _, fragment in run.parts])
             for (index, fragment), piece in zip(run.parts, pieces, strict=True):
                 bucket.held.setdefault(index, []).append((fragment, piece))
         if not routes.silent and not routes.replicated:
             sent = [[part for i in theirs for _, part in bucket.held[i]] for theirs in routes.lent]
-            dtype = travel_dtype(self._group["ns_dtype"], self._peers.device)
             bucket.travelling = Transfer(sent, routes.incoming, self._peers, dtype)
         return bucket
 
@@ -143,32 +142,52 @@ class _Steps:
                 for f in routes.bucket.matrices[i].held[routes.rank]
             ]
         group = self._group
+        by_scale: dict[float, Parts] = {}
         for i, parts in returned.items():
             matrix = routes.bucket.matrices[i]
             scale = update_scale(group["scale"], matrix, transposed=group["transposed"])
-            for fragment, update in parts:
-                weight = self._shards[fragment.shard].weight
-                weight = weight[fragment.start : fragment.start + fragment.numel]
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(update.to(weight.device), alpha=-group["lr"] * scale)
-            if self._sample is not None:
-                self._sample.add_update(parts, scale)
+            by_scale.setdefault(scale, []).extend(parts)
+        for scale, parts in by_scale.items():
+            self._apply(parts, scale)
 
-    def _filtered(self, number: int, start: int, numel: int) -> Tensor:
-        shard, group = self._shards[number], self._group
-        stretch = slice(start, start + numel)
-        grad = shard.grad[stretch]
-        grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
-        ema = None if shard.ema is None else shard.ema[stretch]
-        update = grokfast_momentum_(
-            grad,
-            ema,
-            shard.momentum[stretch],
+    def _apply(self, parts: Parts, scale: float) -> None:
+        weights = []
+        for fragment, _ in parts:
+            whole = self._shards[fragment.shard].weight
+            weights.append(whole[fragment.start : fragment.start + fragment.numel])
+        orthogonal_update_(
+            weights,
+            [update.to(weights[0].device) for _, update in parts],
+            lr=self._group["lr"],
+            weight_decay=self._group["weight_decay"],
+            scale=scale,
+        )
+        if self._sample is not None:
+            self._sample.add_update(parts, scale)
+
+    def _filtered(self, runs: Sequence[Run], dtype: torch.dtype) -> list[Tensor]:
+        """The update of each run, flat, in the dtype in which it goes to the iteration."""
+        group = self._group
+        grads, averages, momenta = [], [], []
+        for run in runs:
+            shard, stretch = self._shards[run.shard], slice(run.start, run.start + run.numel)
+            grad = shard.grad[stretch]
+            grads.append(grad.to(torch.promote_types(grad.dtype, torch.float32)))
+            momenta.append(shard.momentum[stretch])
+            if shard.ema is not None:
+                averages.append(shard.ema[stretch])
+        updates = [torch.empty_like(grad, dtype=dtype) for grad in grads]
+        grokfast_momentum_into_(
+            grads,
+            averages,
+            momenta,
+            updates,
             alpha=group["grokfast_alpha"],
             lamb=group["grokfast_lambda"],
             beta=group["momentum"],
             nesterov=group["nesterov"],
         )
         if self._sample is not None:
-            self._sample.add_gradient(grad, ema)
-        return update
+            for grad, average in zip(grads, averages, strict=False):
+                self._sample.add_gradient(grad, average)
+        return updates
