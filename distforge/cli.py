@@ -42,6 +42,9 @@ COMMANDS: dict[str, Command] = {
     "data check": Command("data", "check", "CheckConfig", "verify every row, look for leaks"),
     "data show": Command("data", "show", "ShowConfig", "print examples"),
     "evaluate": Command("evaluate", "evaluate", "EvaluateConfig", "ask a model held-out questions"),
+    "optim explain": Command(
+        "optim", "explain", "ExplainConfig", "which parameters Muon trains, which AdamW, and why"
+    ),
     "doctor": Command("doctor", "doctor", "DoctorConfig", "versions, kernels, devices"),
 }
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def load_champion(source: str) -> Champion:
         model, metadata, files = _build(handoff, path), handoff.metadata, [path]
         tokenizer = _load_tokenizer(handoff.tokenizer)
     else:
-        directory = path if path.is_dir() else _fetch(source)
+        directory = path if path.is_dir() else fetch_from_hub(source)
         files, metadata = _weight_files(directory), {}
         model, tokenizer = _load_directory(directory), _load_tokenizer(directory)
     _check_model(model, source)
@@ -80,8 +81,11 @@ def load_champion(source: str) -> Champion:
     return Champion(model.float().eval(), tokenizer, source, _sha256(files), metadata)
 
 
-def _fetch(source: str) -> Path:
-    """The hub's files of that name, in the local cache."""
+def fetch_from_hub(source: str, files: Sequence[str] = _HUB_FILES) -> Path:
+    """The directory of the local cache with the hub's ``files`` (shell patterns) of that name.
+
+    Raises `InputError` when ``source`` looks like a path, or cannot be had.
+    """
     path = Path(source)
     owner_is_here = len(path.parts) > 1 and path.parent.is_dir()
     if not _HUB_NAME.fullmatch(source) or path.suffix in _READERS or owner_is_here:
@@ -92,7 +96,7 @@ def _fetch(source: str) -> Path:
     try:
         return Path(
             snapshot_download(
-                source, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_EXCLUDED)
+                source, allow_patterns=list(files), ignore_patterns=list(_HUB_EXCLUDED)
             )
         )
     except Exception as error:  # the hub's client raises its own and its network library's types

@@ -10,7 +10,7 @@ import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ _TOP_LEVEL_OUTPUT = re.compile(r"(module\.|model\.)?output\.weight")
 # GPT-NeoX interleaves them per head under another name, query_key_value: it stays one matrix.
 _FUSED_QKV = re.compile(r"c_attn|qkv_proj|in_proj|Wqkv|qkv")
 _CONV = re.compile(r"\w*conv\w*")
+_Override = tuple[Algorithm, str]
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,51 @@ class Role:
         dimension, three times the other, into three square matrices.
     transposed: stored as (in, out), as transformers' Conv1D does. Orthogonalisation commutes with
         the transpose; the spectral scale does not.
+    reason: the rule that chose, in words; it does not make two roles differ.
     """
 
     algorithm: Algorithm
     layout: Layout = "matrix"
     transposed: bool = False
+    reason: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class AssignedParameter:
+    """A trainable parameter, all its names (several when it is tied), and how it is trained."""
+
+    names: tuple[str, ...]
+    parameter: nn.Parameter
+    role: Role
+
+    @property
+    def decays(self) -> bool:
+        """Whether weight decay applies: to matrices and tables, not to vectors."""
+        return self.parameter.ndim >= 2
+
+
+_CONVOLUTION = Role("muon", "conv", reason="convolution")
 
 
 def split_parameters(
     source: nn.Module | NamedParameters, config: MuonGrokfastConfig
 ) -> list[dict[str, Any]]:
     """Parameter groups for MuonGrokfast, of at least one parameter each, Muon's first.
+
+    One group for each role, matrices and vectors apart; see assign_roles for arguments and errors.
+    """
+    groups: dict[tuple[Role, bool], list[tuple[str, nn.Parameter]]] = defaultdict(list)
+    for assigned in assign_roles(source, config):
+        member = (assigned.names[0], assigned.parameter)
+        groups[assigned.role, assigned.decays].append(member)
+    ordered = sorted(groups.items(), key=lambda item: _group_order(*item[0]))
+    return [_group(role, decays, members, config) for (role, decays), members in ordered]
+
+
+def assign_roles(
+    source: nn.Module | NamedParameters, config: MuonGrokfastConfig
+) -> list[AssignedParameter]:
+    """The role of every trainable parameter, in the order of ``source``.
 
     Args:
         source: a model (roles come from its modules, then from names) or the pairs that
@@ -84,14 +119,12 @@ def split_parameters(
         names[id(param)].append(name)
         parameters[id(param)] = param
     overrides = _pattern_overrides(names, config)
-
-    groups: dict[tuple[Role, bool], list[tuple[str, nn.Parameter]]] = defaultdict(list)
+    assigned = []
     for key, param in parameters.items():
         role = by_module.get(key) or _role_of_names(names[key], param)
         role = _overridden(role, overrides.get(key), names[key], param)
-        groups[role, param.ndim >= 2].append((names[key][0], param))
-    ordered = sorted(groups.items(), key=lambda item: _group_order(*item[0]))
-    return [_group(role, decays, members, config) for (role, decays), members in ordered]
+        assigned.append(AssignedParameter(tuple(names[key]), param, role))
+    return assigned
 
 
 def _checked_pairs(source: NamedParameters) -> list[tuple[str, nn.Parameter]]:
@@ -113,17 +146,19 @@ def _roles_of_modules(model: nn.Module) -> dict[int, Role]:
         if not isinstance(weight, nn.Parameter):
             continue
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-            roles[id(weight)] = Role("adamw")
+            roles[id(weight)] = Role("adamw", reason="embedding")
         elif isinstance(module, nn.modules.conv._ConvNd) and id(weight) not in roles:
             # A grouped convolution is a stack of small filters: no matrix between activations.
-            grouped = module.groups > 1
-            roles[id(weight)] = Role("adamw") if grouped else Role("muon", "conv")
+            grouped = Role("adamw", reason="grouped convolution")
+            roles[id(weight)] = grouped if module.groups > 1 else _CONVOLUTION
         elif type(module).__name__ == "Conv1D" and id(weight) not in roles:
             by_name = _role_of_name(f"{name}.weight", weight)
             roles[id(weight)] = replace(by_name, transposed=by_name.algorithm == "muon")
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if head is not None and isinstance(getattr(head, "weight", None), nn.Parameter):
-        roles[id(head.weight)] = Role("adamw")
+        known = roles.get(id(head.weight))
+        tied = known is not None and known.reason == "embedding"
+        roles[id(head.weight)] = Role("adamw", reason="embedding and head" if tied else "head")
     return roles
 
 
@@ -134,25 +169,26 @@ def _role_of_names(names: list[str], param: Tensor) -> Role:
 
 def _role_of_name(name: str, param: Tensor) -> Role:
     parts = name.split(".")
-    is_table = _TOP_LEVEL_OUTPUT.fullmatch(name) or any(map(_TABLE_OR_HEAD.fullmatch, parts))
     # A matrix of one row or column is a vector: orthogonalising it would only normalise it.
-    if param.ndim < 2 or is_table or sum(size > 1 for size in param.shape) < 2:
-        return Role("adamw")
+    if param.ndim < 2 or sum(size > 1 for size in param.shape) < 2:
+        return Role("adamw", reason="vector")
+    if _TOP_LEVEL_OUTPUT.fullmatch(name) or any(map(_TABLE_OR_HEAD.fullmatch, parts)):
+        return Role("adamw", reason="named as a table or head")
     if param.ndim > 3 or (param.ndim == 3 and any(map(_CONV.fullmatch, parts))):
-        return Role("muon", "conv")
+        return _CONVOLUTION
     owner = parts[-2] if parts[-1] == "weight" and len(parts) > 1 else parts[-1]
     owner = owner.removesuffix("_weight")
     if param.ndim == 2 and _FUSED_QKV.fullmatch(owner):
         long, short = max(param.shape), min(param.shape)
         if long == 3 * short:
-            return Role("muon", "fused_qkv")
-    return Role("muon")
+            return Role("muon", "fused_qkv", reason="fused query, key and value")
+    return Role("muon", reason="hidden matrix" if param.ndim == 2 else "stack of hidden matrices")
 
 
 def _pattern_overrides(
     names: dict[int, list[str]], config: MuonGrokfastConfig
-) -> dict[int, Algorithm]:
-    overrides: dict[int, Algorithm] = {}
+) -> dict[int, _Override]:
+    overrides: dict[int, _Override] = {}
     choices: tuple[tuple[Algorithm, tuple[str, ...]], ...] = (
         ("muon", config.muon_patterns),
         ("adamw", config.adamw_patterns),
@@ -170,7 +206,7 @@ def _pattern_overrides(
                     "correct it or take it out."
                 )
             for key in hits:
-                if overrides.setdefault(key, algorithm) != algorithm:
+                if overrides.setdefault(key, (algorithm, pattern))[0] != algorithm:
                     raise InputError(
                         f"parameter {names[key][0]!r} matches muon_patterns and adamw_patterns: "
                         "let one of them match."
@@ -178,17 +214,19 @@ def _pattern_overrides(
     return overrides
 
 
-def _overridden(role: Role, algorithm: Algorithm | None, names: list[str], param: Tensor) -> Role:
-    if algorithm is None or algorithm == role.algorithm:
+def _overridden(role: Role, override: _Override | None, names: list[str], param: Tensor) -> Role:
+    if override is None or override[0] == role.algorithm:
         return role
+    algorithm, pattern = override
+    reason = f"{algorithm}_patterns: {pattern}"
     if algorithm == "adamw":
-        return Role("adamw")
+        return Role("adamw", reason=reason)
     if param.ndim < 2:
         raise InputError(
             f"parameter {names[0]!r} of shape {tuple(param.shape)} is named in muon_patterns, "
             "but Muon trains matrices: let AdamW have it."
         )
-    return Role("muon", "conv" if param.ndim > 3 else "matrix")
+    return Role("muon", "conv" if param.ndim > 3 else "matrix", reason=reason)
 
 
 def _group_order(role: Role, decays: bool) -> tuple[bool, str, bool, bool]:

@@ -1,0 +1,64 @@
+"""A model without its weights: names, shapes and ties, whatever its size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedModel
+
+from distforge.errors import InputError
+from distforge.models.handoff import check_config, read_json, read_pair, read_pickle
+from distforge.models.loading import fetch_from_hub
+from distforge.models.quiet import quiet_transformers
+
+_READERS = {".safetensors": read_pair, ".pt": read_pickle, ".pth": read_pickle}
+
+
+def load_skeleton(source: str) -> PreTrainedModel:
+    """The causal language model that a configuration describes, fp32 on the meta device.
+
+    Args:
+        source: a directory with ``config.json`` (weights are neither needed nor read), such a
+            JSON file itself, a ``.safetensors`` beside its ``.json``, a legacy ``.pt``, or a hub
+            name, of which only ``config.json`` is fetched.
+
+    Raises:
+        InputError: nothing there, or no configuration of a causal language model of this
+            transformers.
+    """
+    config = _read_config(source)
+    try:
+        values = {k: v for k, v in config.items() if k not in ("model_type", "auto_map")}
+        described = AutoConfig.for_model(config["model_type"], **values)
+        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(described)]
+        with quiet_transformers(), torch.device("meta"):
+            # The public from_config would import a flash-attention kernel where the file names one.
+            described._attn_implementation = "eager"
+            model = model_class._from_config(described, dtype=torch.float32)
+    except Exception as error:  # configurations validate themselves with many types
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"the config of {source!r} does not describe a causal language model of this "
+            f"transformers: {type(error).__name__}: {reason}; give one with a known model_type"
+        ) from error
+    # On the meta device nothing is loaded, so nothing has tied the weights yet.
+    model.tie_weights()
+    return model
+
+
+def _read_config(source: str) -> dict[str, Any]:
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix in _READERS:
+        return _READERS[path.suffix](path).config
+    if not path.is_file():
+        directory = path if path.is_dir() else fetch_from_hub(source, ["config.json"])
+        path = directory / "config.json"
+        if not path.is_file():
+            raise InputError(
+                f"{directory} has no config.json; expected a directory that save_pretrained wrote"
+            )
+    config = read_json(path)
+    check_config(config, path)
+    return config
