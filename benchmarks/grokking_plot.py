@@ -35,6 +35,11 @@ def median_and_range(curves: Sequence[Sequence[float]]) -> list[tuple[float, flo
     return [(statistics.median(at), min(at), max(at)) for at in zip(*full, strict=True)]
 
 
+def count_seeds(count: int) -> str:
+    """As in "1 seed", "3 seeds"."""
+    return f"{count} seed{'s' if count != 1 else ''}"
+
+
 def plot(curves: Curves, settings: dict[str, Setting], path: Path) -> None:
     """Writes the PNG: median as a line, range over seeds as a band, logarithmic steps."""
     figure, axes = plt.subplots(
@@ -51,14 +56,16 @@ def plot(curves: Curves, settings: dict[str, Setting], path: Path) -> None:
             axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.axhline(setting.threshold, color="grey", linewidth=0.8, linestyle=":")
         axis.set_xscale("log")
-        axis.set_title(f"{task} ({seeds} seed{'s' if seeds > 1 else ''})")
+        axis.set_title(f"{task} ({count_seeds(seeds)})")
         axis.set_xlabel("optimizer steps")
         axis.grid(alpha=0.25)
     axes[0][0].set_ylabel("held-out accuracy")
     axes[0][0].set_ylim(-0.02, 1.02)
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False)
-    figure.tight_layout(rect=(0, 0, 1, 0.93))
+    columns = 2 * len(curves)
+    lines = -(-len(labels) // columns)
+    figure.legend(handles, labels, loc="upper center", ncols=columns, frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.06 * lines))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -16,7 +16,10 @@ from distforge.optim import OptimizerConfig, build_optimizer
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: ``curve[i]`` is the held-out accuracy at step (i + 1) evaluate_every."""
+    """A finished run: ``curve[i]`` is the held-out accuracy at step (i + 1) evaluate_every.
+
+    seconds: of processor time, which a busy machine leaves as it is.
+    """
 
     lr: float
     seed: int
@@ -27,11 +30,10 @@ class Run:
 class Records:
     """Does a run once: one that the file holds with all the same settings is read, not repeated.
 
-    path: the file, or None to keep nothing. ``seconds`` counts all runs asked for, read or made.
+    path: the file, or None to keep nothing.
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.seconds = 0.0
         self._path = path
         self._known: dict[str, dict[str, Any]] = {}
         if path is not None and path.exists():
@@ -59,14 +61,13 @@ class Records:
         }
         known = self._known.get(_key(record))
         if known is None:
-            began = time.monotonic()
+            began = time.process_time()
             curve = train(task, setting, lambda model: build_optimizer(model, config), seed)
             known = record | {
-                "seconds": round(time.monotonic() - began, 2),
+                "seconds": round(time.process_time() - began, 2),
                 "curve": [round(accuracy, 4) for accuracy in curve],
             }
             self._keep(known)
-        self.seconds += known["seconds"]
         print(
             f"{task.name}: {name} at {lr:g}, seed {seed}: "
             f"{len(known['curve']) * setting.evaluate_every} steps, "

@@ -84,8 +84,9 @@ class Setting:
 class OneLayerTransformer(nn.Module):
     """A pre-norm block of attention and a ReLU feed-forward, read at the last position.
 
-    Only what the last position sees is computed: its query, all keys and values, its feed-forward.
-    Input (B, T) token ids, output (B, ``num_answers``) logits.
+    With one layer the work is small: keys and values are computed once for each token at each
+    position, not for each equation, and of the rest only what the last position needs. Input (B,
+    ``length``) token ids, output (B, ``num_answers``) logits.
     """
 
     def __init__(self, num_answers: int, width: int, num_heads: int, length: int = 4) -> None:
@@ -107,14 +108,17 @@ class OneLayerTransformer(nn.Module):
             nn.init.normal_(table.weight, std=1 / math.sqrt(width))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        stream = self.embed(tokens) + self.position_embed.weight
+        # (T, V, width): what stands before attention depends on position and token alone.
+        stream = self.embed.weight + self.position_embed.weight[:, None]
         seen = self.attention_norm(stream)
-        last = stream[:, -1]
-        q = self.q_proj(seen[:, -1:]).unflatten(-1, (self.num_heads, -1))
-        k = self.k_proj(seen).unflatten(-1, (self.num_heads, -1))
-        v = self.v_proj(seen).unflatten(-1, (self.num_heads, -1))
-        # (B, T, H): written out, because fused attention is slow for one query and four keys.
+        keys_values = torch.cat([self.k_proj(seen), self.v_proj(seen)], dim=-1).flatten(0, 1)
+        positions = torch.arange(tokens.shape[1]) * stream.shape[1]
+        heads = (2, self.num_heads, -1)
+        k, v = F.embedding(tokens + positions, keys_values).unflatten(-1, heads).unbind(2)
+        q = F.embedding(tokens[:, -1:], self.q_proj(seen[-1])).unflatten(-1, heads[1:])
+        # (B, T, H)
         weights = ((q * k).sum(-1) / math.sqrt(q.shape[-1])).softmax(dim=1)
+        last = F.embedding(tokens[:, -1], stream[-1])
         last = last + self.o_proj((weights[..., None] * v).sum(1).flatten(1))
         last = last + self.down_proj(F.relu(self.up_proj(self.mlp_norm(last))))
         return self.head(self.final_norm(last))

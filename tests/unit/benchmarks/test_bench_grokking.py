@@ -9,7 +9,18 @@ from pathlib import Path
 import bench_grokking
 import grokking_records
 import pytest
-from bench_grokking import ADAMW, MUON, RECIPES, Study, censored_median, row, shown, summary, tune
+from bench_grokking import (
+    ADAMW,
+    MUON,
+    RECIPES,
+    Study,
+    censored_median,
+    row,
+    rows,
+    shown,
+    summary,
+    tune,
+)
 from grokking_plot import median_and_range, plot
 from grokking_records import Records, Run
 from modular_arithmetic import Setting, Task
@@ -105,6 +116,17 @@ def test_a_median_beyond_the_limit_says_so() -> None:
     assert (bound.peer, bound.peer_value, bound.ratio) == ("AdamW (> limit)", 400, 4)
     lost = row(STUDY, "Muon", "AdamW", {"Muon": math.inf, "AdamW": 100.0})
     assert (lost.work, lost.ratio) == ("division mod 5, 3 seeds: Muon (> limit)", 0.25)
+
+
+def test_rows_leave_out_what_compares_nothing() -> None:
+    medians = {recipe.name: math.inf for recipe in RECIPES}
+    assert rows(STUDY, medians) == []
+    named = {(r.work.partition(": ")[2], r.peer) for r in rows(STUDY, medians | {"Muon": 50.0})}
+    assert named == {
+        ("Muon", "AdamW (> limit)"),
+        ("MuonGrokfast λ=0.2 (> limit)", "Muon"),
+        ("MuonGrokfast λ=2 (> limit)", "Muon"),
+    }
 
 
 def test_the_summary_of_a_run_that_fell_back() -> None:
