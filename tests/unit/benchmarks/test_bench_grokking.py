@@ -15,6 +15,7 @@ from bench_grokking import (
     RECIPES,
     Study,
     censored_median,
+    measure,
     row,
     rows,
     shown,
@@ -83,10 +84,29 @@ def test_the_rate_whose_slower_seed_is_fastest_wins_and_others_are_given_up_earl
     ]
 
 
+def test_a_task_without_tuning_seeds_takes_the_rates_of_the_one_before(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    rates = {lr for recipe in RECIPES for lr in recipe.grid}
+    fastest = 0.01  # in the grids of all, first in none
+    steps = {
+        (lr, seed): 100 if lr == fastest else 300 for lr in rates for seed in (*range(3), 100, 101)
+    }
+    records = Scripted(steps)
+    later = replace(STUDY, task=Task("multiplication", 5), tuning_seeds=())
+    table, summaries, curves = measure((STUDY, later), records)
+    assert {found["lr"] for found in summaries} == {fastest}
+    assert [found["tuning_seeds"] for found in summaries] == [(100, 101)] * 5 + [()] * 5
+    assert {r.ratio for r in table} == {1.0}
+    assert list(curves) == ["division mod 5", "multiplication mod 5"]
+    assert all(len(runs) == 3 for by_name in curves.values() for runs in by_name.values())
+    assert "multiplication mod 5: Muon at 0.01: median 100 steps" in capsys.readouterr().out
+
+
 def test_reported_seeds_never_tune() -> None:
     for study in bench_grokking.STUDIES:
         assert not set(study.seeds) & set(study.tuning_seeds)
-        assert study.tuning_seeds
+    assert len(bench_grokking.STUDIES[0].tuning_seeds) == 3
     assert len(bench_grokking.STUDIES[0].seeds) >= 5
     assert min(len(study.seeds) for study in bench_grokking.STUDIES) >= 3
     assert len({len(recipe.grid) for recipe in RECIPES}) == 1
