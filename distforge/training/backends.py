@@ -47,8 +47,8 @@ class Backend(ABC):
     def step(self) -> float:
         """Clip, update, clear the gradients; the global gradient norm before clipping.
 
-        Raises FloatingPointError, with the weights unchanged, for a norm that is not finite. Under
-        float16 such a step is skipped and the loss scale lowered instead.
+        Raises FloatingPointError, with the weights unchanged and the gradients cleared, for a norm
+        that is not finite. Under float16 such a step is skipped and the loss scale lowered instead.
         """
 
     @abstractmethod
@@ -95,7 +95,8 @@ class PlainBackend(Backend):
     def step(self) -> float:
         self._scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.forward_module, self._max_norm)
-        if not self._scaler.is_enabled():
+        if not self._scaler.is_enabled() and not math.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
             require_finite(norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
@@ -172,7 +173,9 @@ class DeepSpeedBackend(Backend):
         if scaler is not None:
             scaler.unscale_(self.optimizer)
         norm = clip_gradients(self._engine.module, self._config.max_grad_norm)
-        if scaler is None:
+        if scaler is None and not math.isfinite(norm):
+            self._engine.zero_grad()
+            self._engine.micro_steps += 1  # as step() does: it counts where a step begins
             require_finite(norm)
         self._engine.step()
         return norm

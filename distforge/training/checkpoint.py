@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from distforge.errors import InputError
 from distforge.registry.manifest import verify_manifest, write_manifest
 from distforge.training.distributed import World
@@ -39,6 +41,7 @@ def save_checkpoint(
     state: dict[str, Any],
     world: World,
     keep_last: int = 2,
+    keep_every: int = 0,
 ) -> Path:
     """Save ``root/step_N``; collective.
 
@@ -50,19 +53,22 @@ def save_checkpoint(
         state: what else a resumed run needs, as JSON; rank 0's counts. See `load_state`.
         world: this process among the others.
         keep_last: how many checkpoints to keep, >= 1. Those of later steps are never removed.
+        keep_every: keep those whose step is a multiple of this as well; 0 keeps no more.
 
     Returns:
         The checkpoint's directory. The file ``root/latest`` holds its name.
 
     Raises:
-        InputError: bad ``step`` or ``keep_last``, or ranks that do not share ``root``.
+        InputError: bad ``step``, ``keep_last`` or ``keep_every``, ranks that do not share ``root``,
+            or a directory that cannot be written (a full disk). Earlier checkpoints are intact.
         CheckpointError: rank 0 failed, on all other ranks; rank 0 raises the error itself.
             A rank that fails in ``write`` raises at once without telling the others, which may
             be waiting for it inside ``write``: its end is what ends their wait.
     """
-    if step < 0 or keep_last < 1:
+    if step < 0 or keep_last < 1 or keep_every < 0:
         raise InputError(
-            f"step is {step} and keep_last {keep_last}; expected step >= 0 and keep_last >= 1"
+            f"step is {step}, keep_last {keep_last} and keep_every {keep_every}; expected at least "
+            "0, 1 and 0"
         )
     final, partial = root / f"step_{step}", root / f"step_{step}.tmp"
     try:
@@ -75,10 +81,15 @@ def save_checkpoint(
         write(partial)
         world.barrier()
         _on_main(world, lambda: _finish(partial, final, state))
-        _on_main(world, lambda: _remove_old(root, step, keep_last))
-    except BaseException:
+        _on_main(world, lambda: _remove_old(root, step, keep_last, keep_every))
+    except BaseException as error:
         if world.is_main:
             shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, Exception) and (reason := _why_unwritable(error)):
+            raise InputError(
+                f"the checkpoint {final} cannot be written ({reason}); free space there or mend "
+                "the directory, and resume: earlier checkpoints are as they were"
+            ) from error
         raise
     return final
 
@@ -108,6 +119,18 @@ def load_state(directory: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise InputError(f"{path} holds no JSON object; resume from another checkpoint")
     return state
+
+
+def _why_unwritable(error: Exception) -> str:
+    """The file system's reason, if that is what ``error`` is about; else an empty string."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno) + (f": {error.filename}" if error.filename else "")
+    # torch and safetensors write natively and have no error types for a file system.
+    if isinstance(error, SafetensorError):
+        return str(error)
+    if "inline_container" in str(error):
+        return "torch could not write all of a file; the disk may be full"
+    return ""
 
 
 def _on_main(world: World, action: Callable[[], None]) -> None:
@@ -146,10 +169,11 @@ def _finish(partial: Path, final: Path, state: dict[str, Any]) -> None:
         shutil.rmtree(replaced)
 
 
-def _remove_old(root: Path, step: int, keep_last: int) -> None:
-    past = [directory for number, directory in _checkpoints(root) if number <= step]
-    for directory in past[:-keep_last]:
-        shutil.rmtree(_set_aside(directory))
+def _remove_old(root: Path, step: int, keep_last: int, keep_every: int) -> None:
+    past = [(number, directory) for number, directory in _checkpoints(root) if number <= step]
+    for number, directory in past[:-keep_last]:
+        if not keep_every or number % keep_every:
+            shutil.rmtree(_set_aside(directory))
 
 
 def _set_aside(directory: Path) -> Path:

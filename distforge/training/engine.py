@@ -7,6 +7,7 @@ the curve is the same for any number of ranks and any way of cutting micro-batch
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,15 +25,13 @@ from distforge.optim.schedule import apply_lr
 from distforge.training.backends import Backend, DeepSpeedBackend, PlainBackend
 from distforge.training.distributed import World
 from distforge.training.engine_config import EngineConfig, resolve_dtype
+from distforge.training.guards import (
+    LossSpikeError,
+    NonFiniteGradientError,
+    NonFiniteLossError,
+    SkippedStepError,
+)
 from distforge.training.loss import sum_loss
-
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss of a step is not a number: training has diverged or the data are broken."""
-
-
-class NonFiniteGradientError(FloatingPointError):
-    """The gradient of a step is infinite or not a number, though its loss is finite."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,9 @@ class StepResult:
     token_accuracy: float
     clipped_heads: int
     optimizer: OptimizerMetrics | None = None
+
+
+_LARGEST = sys.float_info.max
 
 
 class TrainingEngine:
@@ -108,14 +110,15 @@ class TrainingEngine:
         micro_batches: Sequence[Mapping[str, Tensor]],
         lr_factor: float,
         global_target_tokens: int,
+        loss_limit: float = math.inf,
     ) -> StepResult:
         """One optimizer step on this rank's micro-batches (``accumulation`` many).
 
         Each holds ``input_ids``, ``attention_mask``, ``labels`` of shape (batch, length).
-        ``global_target_tokens`` counts the labelled tokens of the step over all ranks. Raises
-        `NonFiniteLossError` or `NonFiniteGradientError`, on all ranks alike and with the weights
-        as they were, when one of them is not finite (float16 skips such a gradient's step and
-        lowers its loss scale).
+        ``global_target_tokens`` counts the labelled tokens of the step over all ranks. Raises a
+        `SkippedStepError`, on all ranks alike, with the weights as they were and ready for the next
+        step, when loss or gradient is not finite or the loss exceeds ``loss_limit`` (float16
+        skips the step of an infinite gradient by itself and lowers its loss scale).
         """
         assert len(micro_batches) == self.accumulation
         self._module.train()
@@ -125,26 +128,31 @@ class TrainingEngine:
             assert self._logits is not None
             self._logits.enable()
         loss_sum = correct = 0.0
-        for batch in micro_batches:
+        refused = False
+        for number, batch in enumerate(micro_batches, start=1):
             on_device = {key: value.to(self._world.device) for key, value in batch.items()}
             with self._backend.autocast():
                 loss, hits = sum_loss(self._backend.forward_module, on_device)
-            self._backend.backward(loss / global_target_tokens)
             loss_sum += float(loss.detach())
             correct += float(hits)
-        loss_sum, correct = self._world.all_reduce_sum([loss_sum, correct])
+            if number == self.accumulation:
+                loss_sum, correct = self._world.all_reduce_sum([loss_sum, correct])
+                refused = not loss_sum <= min(loss_limit * global_target_tokens, _LARGEST)
+                # Every backend skips, as a whole and on all ranks, what has no finite norm.
+                loss = loss * math.nan if refused else loss
+            self._backend.backward(loss / global_target_tokens)
         mean = loss_sum / global_target_tokens
-        if not math.isfinite(mean):
-            raise NonFiniteLossError(
-                f"the loss of step {self._steps + 1} is {mean}; lower the learning rate or look "
-                "for broken examples"
-            )
         lr = float(self._backend.optimizer.param_groups[0]["lr"])
-        clipped = self._clip_attention() if sampled else 0
-        norm, measured = self._update()
+        clipped = self._clip_attention() if sampled and not refused else 0
+        norm, optimizer, taken = self._update()
         self._steps += 1
         accuracy = correct / global_target_tokens
-        return StepResult(mean, norm, lr, accuracy, clipped, measured)
+        if refused or not taken:
+            assert not (refused and math.isfinite(norm)), "a refused step was taken"
+            if self._logits is not None:
+                self._logits.disable()
+            raise self._skipped(StepResult(mean, norm, lr, accuracy, 0), loss_limit)
+        return StepResult(mean, norm, lr, accuracy, clipped, optimizer)
 
     @contextmanager
     def whole_model(self) -> Iterator[nn.Module]:
@@ -201,7 +209,8 @@ class TrainingEngine:
         stage = self._config.zero_stage
         return f"{name}, zero_stage {stage}, {self._dtype}, {self._world.size} ranks"
 
-    def _update(self) -> tuple[float, OptimizerMetrics | None]:
+    def _update(self) -> tuple[float, OptimizerMetrics | None, bool]:
+        """The gradient's norm before clipping, what was sampled, whether the step was taken."""
         optimizer, every = self._backend.optimizer, self._config.optimizer_metrics_every
         muon = optimizer if isinstance(optimizer, MuonGrokfast) else None
         measured = muon if every and self._steps % every == 0 else None
@@ -209,15 +218,29 @@ class TrainingEngine:
             measured.start_sampling()
         try:
             norm = self._backend.step()
-            return norm, measured.sampled() if measured else None
-        except FloatingPointError as error:
-            raise NonFiniteGradientError(
-                f"the gradient of step {self._steps + 1} is not finite ({error}); lower the "
-                "learning rate or look for broken examples"
-            ) from error
+            taken = math.isfinite(norm)
+            return norm, measured.sampled() if measured and taken else None, True
+        except FloatingPointError:
+            return math.nan, None, False
         finally:
             if muon:
                 muon.drop_edits()
+
+    def _skipped(self, measured: StepResult, loss_limit: float) -> SkippedStepError:
+        step, mend = self._steps, "lower the learning rate or look for broken examples"
+        if not math.isfinite(measured.loss):
+            return NonFiniteLossError(
+                f"the loss of step {step} is {measured.loss}; {mend}", measured
+            )
+        if measured.loss > loss_limit:
+            return LossSpikeError(
+                f"the loss of step {step} is {measured.loss:.4g}, above the limit of "
+                f"{loss_limit:.4g} that the steps before it set; {mend}",
+                measured,
+            )
+        return NonFiniteGradientError(
+            f"the gradient of step {step} is not finite; {mend}", measured
+        )
 
     def _clip_attention(self) -> int:
         """Have the optimizer scale the heads that grew too far, right after its update."""

@@ -34,7 +34,14 @@ SUMMARY_FILE = "summary.json"
 
 
 def claim_run_directory(
-    output: str, name: str, config_toml: str, identity: str, existing: Existing, world: World
+    output: str,
+    name: str,
+    config_toml: str,
+    identity: str,
+    existing: Existing,
+    world: World,
+    *,
+    auto_resume: bool = False,
 ) -> RunDirectory:
     """Make or take over ``output/name`` for the run with this configuration; collective.
 
@@ -44,6 +51,7 @@ def claim_run_directory(
         identity: hash of what makes two runs the same run.
         existing: what to do with a directory that holds this very run, see `Step1Config`.
         world: rank 0 writes, the others wait.
+        auto_resume: continue this very run where it is unfinished, whatever ``existing`` says.
 
     Raises:
         InputError: a bad name, or a directory that holds something else, another run, or (with
@@ -55,6 +63,8 @@ def claim_run_directory(
             "beginning with a letter or digit"
         )
     directory = Path(output) / name
+    if auto_resume and world.broadcast_object(_is_unfinished(directory, identity)):
+        existing = "resume"
     fault = _fault(directory, identity, existing) if world.is_main else ""
     fault = world.broadcast_object(fault)
     if fault:
@@ -68,6 +78,12 @@ def claim_run_directory(
         (directory / CONFIG_FILE).write_text(config_toml)
     world.barrier()
     return RunDirectory(directory, is_new)
+
+
+def _is_unfinished(directory: Path, identity: str) -> bool:
+    marker = directory / _IDENTITY_FILE
+    known = marker.is_file() and marker.read_text().strip() == identity
+    return known and not (directory / SUMMARY_FILE).exists()
 
 
 def _fault(directory: Path, identity: str, existing: Existing) -> str:

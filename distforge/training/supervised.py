@@ -12,6 +12,7 @@ from distforge.optim.schedule import ScheduleConfig, lr_factor
 from distforge.telemetry import metrics as names
 from distforge.training.distributed import World
 from distforge.training.engine import StepResult, TrainingEngine
+from distforge.training.guards import GuardConfig, SkippedStepError, StepGuard
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,17 @@ class SupervisedConfig:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One optimizer step: ``step`` counts from 1, ``epoch`` is fractional."""
+    """One optimizer step: ``step`` counts from 1, ``epoch`` is fractional.
+
+    ``skipped``: the guard kept this step from the weights; ``skipped_steps``: so many did so far.
+    """
 
     step: int
     epoch: float
     result: StepResult
     tokens_per_second: float
+    skipped: bool = False
+    skipped_steps: int = 0
 
     def as_metrics(self) -> dict[str, float]:
         """The metrics of this step by full name."""
@@ -74,6 +80,7 @@ class StepRecord:
             names.TRAIN_GRAD_NORM: self.result.grad_norm,
             names.TRAIN_TOKENS_PER_SECOND: self.tokens_per_second,
             names.TRAIN_EPOCH: self.epoch,
+            names.TRAIN_SKIPPED_STEPS: self.skipped_steps,
             names.OPTIMIZER_CLIPPED_HEADS: self.result.clipped_heads,
             **of_the_optimizer,
         }
@@ -83,7 +90,8 @@ class SupervisedLoop:
     """Steps over a `ReasoningDataset`, resumable at any step.
 
     ``step`` is the number of optimizer steps taken; setting it (after a checkpoint was loaded)
-    continues from there, as the plan of batches depends on seed and step alone.
+    continues from there, as the plan of batches depends on seed and step alone. A step that
+    ``guard`` skips counts as one; `DivergedError` ends a run of too many.
     """
 
     def __init__(
@@ -93,7 +101,9 @@ class SupervisedLoop:
         config: SupervisedConfig,
         world: World,
         pad_token_id: int,
+        guard: StepGuard | None = None,
     ) -> None:
+        self.guard = guard or StepGuard(GuardConfig(), world)
         self._engine = engine
         self._dataset = dataset
         self._config = config
@@ -127,15 +137,25 @@ class SupervisedLoop:
         targets = sum(self._dataset.target_counts[i] for part in micro_batches for i in part)
         tokens = sum(self._dataset.lengths[i] for part in micro_batches for i in part)
         mine = micro_batches[self._world.rank :: self._world.size]
-        result = self._engine.train_step(
-            [read_micro_batch(self._dataset, part, self._pad_token_id) for part in mine],
-            lr_factor(self._config.schedule, self.step, self.total_steps),
-            targets,
-        )
+        skipped = False
+        try:
+            result = self._engine.train_step(
+                [read_micro_batch(self._dataset, part, self._pad_token_id) for part in mine],
+                lr_factor(self._config.schedule, self.step, self.total_steps),
+                targets,
+                self.guard.loss_limit,
+            )
+            self.guard.accept(result.loss)
+        except SkippedStepError as error:
+            result, skipped = error.result, True
+            ids = [[self._dataset.examples[i].id for i in part] for part in micro_batches]
+            self.guard.skip(self.step + 1, error, ids)
         self.step += 1
         return StepRecord(
             step=self.step,
             epoch=self.step / self.steps_per_epoch,
             result=result,
             tokens_per_second=tokens / (time.perf_counter() - began),
+            skipped=skipped,
+            skipped_steps=self.guard.skipped,
         )

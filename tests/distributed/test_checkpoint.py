@@ -74,7 +74,8 @@ def test_an_error_of_rank_0_is_raised_on_every_rank(tmp_path):
     file = tmp_path / "file"
     file.write_text("in the way")
     first, second = run_ranks(2, save_where_nothing_can_be, file)
-    assert first[0] == "FileExistsError"
+    assert first[0] == "InputError"
+    assert "cannot be written (File exists" in first[1]
     assert second[0] == "CheckpointError"
     assert "rank 0 could not save the checkpoint: FileExistsError" in second[1]
     assert str(file) in second[1]

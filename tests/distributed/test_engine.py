@@ -8,7 +8,7 @@ import torch
 
 from distforge.errors import InputError
 from distforge.training.distributed import World
-from distforge.training.engine import NonFiniteGradientError, NonFiniteLossError
+from distforge.training.guards import NonFiniteGradientError, NonFiniteLossError
 from tests.distributed.harness import RankFailure, run_ranks
 from tests.training_cases import (
     MUON,

@@ -106,6 +106,12 @@ def test_retention(tmp_path, keep_last):
     assert names(tmp_path) == kept | {"latest"}
 
 
+def test_every_so_many_are_kept_for_good(tmp_path):
+    for step in range(1, 8):
+        save(tmp_path, step, keep_last=1, keep_every=3)
+    assert names(tmp_path) == {"step_3", "step_6", "step_7", "latest"}
+
+
 def test_a_later_damaged_one_does_not_push_out_the_new_one(tmp_path):
     save(tmp_path, 10)
     (tmp_path / "step_10" / "state.json").unlink()
@@ -130,7 +136,7 @@ def test_a_failing_write_leaves_the_previous_intact(tmp_path, step):
         (directory / "half").write_bytes(b"x")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"cannot be written \(No space left"):
         save_checkpoint(tmp_path, step, fail, {}, WORLD)
     assert names(tmp_path) == {"step_1", "latest"}
     assert verify_manifest(find_latest(tmp_path)) == before
@@ -162,7 +168,7 @@ def test_state_that_is_not_json_is_refused_and_nothing_is_left(tmp_path):
 
 @pytest.mark.parametrize("step, keep_last", [(-1, 2), (1, 0)])
 def test_bad_numbers(tmp_path, step, keep_last):
-    with pytest.raises(InputError, match=f"step is {step} and keep_last {keep_last}"):
+    with pytest.raises(InputError, match=f"step is {step}, keep_last {keep_last}"):
         save(tmp_path, step, keep_last=keep_last)
 
 

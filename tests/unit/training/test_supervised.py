@@ -27,7 +27,7 @@ class RecordingEngine:
     def __init__(self):
         self.calls = []
 
-    def train_step(self, micro_batches, lr_factor, global_target_tokens):
+    def train_step(self, micro_batches, lr_factor, global_target_tokens, loss_limit):
         self.calls.append((micro_batches, lr_factor, global_target_tokens))
         return StepResult(
             loss=2.0, grad_norm=3.0, lr=lr_factor, token_accuracy=0.5, clipped_heads=0
@@ -188,6 +188,7 @@ def test_a_record_as_metrics(dataset):
         metrics.TRAIN_TOKEN_ACCURACY: 0.5,
         metrics.TRAIN_TOKENS_PER_SECOND: record.tokens_per_second,
         metrics.TRAIN_EPOCH: 0.2,
+        metrics.TRAIN_SKIPPED_STEPS: 0,
         metrics.OPTIMIZER_CLIPPED_HEADS: 0,
     }
 
