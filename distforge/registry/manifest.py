@@ -88,6 +88,12 @@ def manifest_id(directory: Path) -> str:
     return _identify(_read_entries(Path(directory) / MANIFEST_NAME))
 
 
+def manifest_paths(directory: Path) -> list[str]:
+    """The relative POSIX paths that the manifest of ``directory`` lists, in order; as `manifest_id`
+    it looks at no file."""
+    return [entry["path"] for entry in _read_entries(Path(directory) / MANIFEST_NAME)]
+
+
 def _check_file(file: Path, entry: dict[str, Any], mend: str) -> None:
     size = file.stat().st_size
     if size != entry["bytes"]:

@@ -2,82 +2,68 @@
 
 A registered version is an exported model directory with its manifest, the metrics it reached, and
 its parent, so that every model can be traced to the champion it came from, and every champion to
-what was made of it. The model stays where it is; the registry records where, and its sha256.
+what was made of it. An embedded registry records where the model lies, and its sha256; a server
+keeps a copy as well.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distforge.errors import InputError
+from distforge.registry import artifacts, sessions
+from distforge.registry.events import EventLog
 from distforge.registry.manifest import MANIFEST_NAME, verify_manifest, write_manifest
-from distforge.registry.store import experiment_id, open_store, source_commit
+from distforge.registry.records import (
+    MANIFEST,
+    PARENT,
+    PATH,
+    Handoff,
+    Lineage,
+    ModelVersion,
+    Session,
+    checked_metrics,
+    checked_tags,
+    require_alias,
+    require_name,
+    split_version,
+)
+from distforge.registry.retention import choose_removed
+from distforge.registry.store import (
+    experiment_id,
+    is_server,
+    open_store,
+    source_commit,
+    store_uri,
+)
 
-if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion as MlflowVersion
-
-ALIASES = ("champion", "baked-latest", "baked-best", "rl-latest", "rl-best")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
-_VERSION = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})/([1-9][0-9]{0,9})")
-_PARENT, _MANIFEST, _PATH = "parent", "manifest", "model_path"
-_OWN_TAGS = frozenset({"phase", "step", _MANIFEST, _PATH})
-_MAX_TAG = 5000
-
-
-@dataclass(frozen=True)
-class RegistryConfig:
-    """Where models are registered.
-
-    enabled: False registers nothing.
-    uri: an SQLite file, or an MLflow store such as ``sqlite:///models.db``; empty is
-        ``registry.db`` beside the run directories.
-    """
-
-    enabled: bool = True
-    uri: str = ""
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """One registered model. ``version`` is ``name/number``, ``parent`` likewise or empty."""
-
-    version: str
-    model_path: Path
-    manifest: str
-    parent: str
-    tags: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """Where a version comes from (nearest first) and what was made of it (parents first)."""
-
-    version: ModelVersion
-    ancestors: tuple[ModelVersion, ...]
-    descendants: tuple[ModelVersion, ...]
+_PAGE = 100
 
 
 class ModelRegistry:
-    """Registers, finds and verifies model versions.
+    """Registers, finds and verifies model versions; every change is a line of the event log.
 
     Args:
-        uri: the path of an SQLite file (made when absent), or an MLflow store's URI.
+        uri: the path of an SQLite file (made when absent), a server's or a database's address (see
+            `RegistryConfig`).
+        events: the event log; by default beside the SQLite file, and none for an address.
+        create: False refuses an SQLite file that is absent.
 
     Raises:
-        InputError: the store cannot be opened.
+        InputError: bad ``uri``; every method raises it for what its arguments name wrongly.
+        RegistryUnavailable: the store cannot be reached or used; so does every method.
     """
 
-    def __init__(self, uri: str | Path) -> None:
-        self._uri = uri
-        self._client = open_store(uri)
+    def __init__(self, uri: str | Path, *, events: Path | None = None, create: bool = True) -> None:
+        self.uri = uri
+        self._store = open_store(uri, create=create)
+        resolved = store_uri(uri)
+        if events is None and resolved.startswith("sqlite:///"):
+            file = Path(resolved.removeprefix("sqlite:///"))
+            events = file.with_name(file.stem + ".events.jsonl")
+        self.events = EventLog(events) if events else None
 
     def register_model(
         self,
@@ -98,68 +84,60 @@ class ModelRegistry:
                 else as tags; what is not a string is kept as JSON, empty values are left out.
 
         Registering the same content under the same name again returns the version it has, and
-        records where the content is now.
+        records where the content is now; so it may be repeated after any failure.
 
         Raises:
             InputError: a bad name, a missing or damaged directory, or an unknown parent.
         """
         metadata = dict(metadata or {})
-        metrics = _checked_metrics(metadata.pop("metrics", None))
-        tags = _checked_tags(phase, step, model_type, metadata)
-        if tags.get(_PARENT):
-            self.get(tags[_PARENT])
+        metrics = checked_metrics(metadata.pop("metrics", None))
+        tags = checked_tags(phase, step, model_type, metadata)
+        if commit := source_commit():
+            tags.setdefault("git_commit", commit)
+        if tags.get(PARENT):
+            self.get(tags[PARENT])
         path = _model_directory(Path(model_path))
-        manifest = _manifest_of(path)
-        known = self.find(model_type, manifest=manifest)
-        if known:
-            name, number = _split(known[-1].version)
-            self._client.set_model_version_tag(name, number, _PATH, str(path))
-            return known[-1].version
-        return self._create(model_type, {**tags, _MANIFEST: manifest, _PATH: str(path)}, metrics)
+        manifest = (
+            verify_manifest(path) if (path / MANIFEST_NAME).exists() else write_manifest(path)
+        )
+        if known := self._numbers_of(model_type, manifest):
+            self._store.set_model_version_tag(model_type, known[0], PATH, str(path))
+            return f"{model_type}/{known[0]}"
+        tags |= {MANIFEST: manifest, PATH: str(path)}
+        version = self._create(model_type, tags, metrics)
+        self._log("register", version=version, manifest=manifest, model_path=str(path))
+        return version
 
     def get(self, version: str) -> ModelVersion:
-        """The version called ``name/number``; `InputError` if there is none."""
-        from mlflow.exceptions import MlflowException
-
-        name, number = _split(version)
-        try:
-            found = self._client.get_model_version(name, number)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
+        """The version called ``name/number``."""
+        name, number = split_version(version)
+        found = self._lookup(self._store.get_model_version, name, number)
+        if found is None or MANIFEST not in found.tags:
             raise InputError(
-                f"the registry {str(self._uri)!r} has no version {version!r}; choose one "
-                "that it has"
-            ) from error
-        return self._read(found)
+                f"the registry {str(self.uri)!r} has no version {version!r}; choose one that it has"
+            )
+        return self._read([found])[0]
 
     def find(self, model_type: str | None = None, **tags: object) -> list[ModelVersion]:
         """Ready versions with all these tags (of one name where given), by name and number; without
         arguments, all."""
         condition = None
         if model_type is not None:
-            _require_name("model_type", model_type)
+            require_name("model_type", model_type)
             condition = f"name = '{model_type}'"
         wanted = {key: str(value) for key, value in tags.items()}
-        matching = [
+        return self._read(
             v
             for v in self._search(condition)
-            if v.status == "READY" and all(v.tags.get(key) == wanted[key] for key in wanted)
-        ]
-        return [self._read(v) for v in sorted(matching, key=lambda v: (v.name, int(v.version)))]
+            if all(v.tags.get(key) == value for key, value in wanted.items())
+        )
 
     def by_alias(self, model_type: str, alias: str) -> ModelVersion | None:
         """The version an alias points to, or None."""
-        from mlflow.exceptions import MlflowException
-
-        _require_name("model_type", model_type)
-        _require_alias(alias)
-        try:
-            aliases = self._client.get_registered_model(model_type).aliases
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
+        require_name("model_type", model_type)
+        require_alias(alias)
+        model = self._lookup(self._store.get_registered_model, model_type)
+        aliases = model.aliases if model else {}
         return self.get(f"{model_type}/{aliases[alias]}") if alias in aliases else None
 
     def promote(self, version: str, alias: str) -> None:
@@ -168,12 +146,13 @@ class ModelRegistry:
         Raises:
             InputError: an unknown alias or version, or a version that is not ready.
         """
-        _require_alias(alias)
-        name, number = _split(version)
+        require_alias(alias)
+        name, number = split_version(version)
         self.get(version)
-        if self._client.get_model_version(name, number).status != "READY":
+        if self._store.get_model_version(name, number).status != "READY":
             raise InputError(f"version {version!r} is not ready; register it again")
-        self._client.set_registered_model_alias(name, alias, number)
+        self._store.set_registered_model_alias(name, alias, number)
+        self._log("promote", version=version, alias=alias)
 
     def ancestors(self, version: str) -> list[ModelVersion]:
         """The version, its parent, its parent's parent, …"""
@@ -197,57 +176,173 @@ class ModelRegistry:
         return Lineage(first, tuple(ancestors), tuple(found[1:]))
 
     def verify(self, version: str) -> str:
-        """Check every file of a version against what was registered; the manifest's id."""
+        """Check every file of a version against what was registered; the manifest's id.
+
+        A server's copy is read in full, over the network.
+        """
         registered = self.get(version)
+        if registered.uploaded:
+            return artifacts.verify_copy(self._store, registered, self._run_of(version))
         found = verify_manifest(registered.model_path)
-        if found != registered.manifest:
-            raise InputError(
-                f"{registered.model_path} holds other content (manifest {found[:12]}) than version "
-                f"{version} was registered with ({registered.manifest[:12]}); restore the files, "
-                "or register the directory as a new version"
-            )
+        artifacts.require_registered(found, registered, registered.model_path)
         return found
 
-    def _create(self, model_type: str, tags: dict[str, str], metrics: dict[str, float]) -> str:
-        from mlflow.exceptions import MlflowException
+    def download(self, version: str, directory: str | Path) -> Path:
+        """Copy a version's files to a new ``directory`` and verify them; the directory.
 
-        try:
-            self._client.create_registered_model(model_type)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        run = self._client.create_run(experiment_id(self._client, self._uri), run_name=model_type)
+        It appears whole and verified, or not at all.
+
+        Raises:
+            InputError: the directory exists, the version's files are damaged or gone, or the
+                manifest names files outside of it.
+        """
+        registered = self.get(version)
+        run = self._run_of(version) if registered.uploaded else None
+        if run is None and is_server(self.uri):
+            raise InputError(
+                f"the registry {str(self.uri)!r} holds no copy of {version}; fetch it from "
+                f"{registered.model_path} where it was made"
+            )
+        return artifacts.download(self._store, registered, run, Path(directory))
+
+    def record_handoff(
+        self, source: str, target: str, verdict: str, metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Record that version ``source`` was offered to ``target``, with which outcome.
+
+        Args:
+            source: a registered version.
+            target: the receiving phase (such as ``phase4``), or a version.
+            verdict: PASS, THEATRE or INCONCLUSIVE.
+            metrics: what it was judged by; numbers by name.
+        """
+        handoff = Handoff(self.get(source).version, target, verdict, checked_metrics(metrics))
+        sessions.record_handoff(self._store, handoff)
+        self._log("handoff", source=source, target=target, verdict=verdict)
+
+    def handoffs(self, source: str) -> list[Handoff]:
+        """What `record_handoff` recorded of a version, oldest first."""
+        return sessions.read_handoffs(self._store, self.get(source).version)
+
+    def record_session(self, session: Session) -> None:
+        """Record a run directory's state; the same ``id`` again changes it. Checkpoints add up."""
+        sessions.record_session(self._store, session)
+
+    def sessions(self) -> list[Session]:
+        """Every run directory that reported here, oldest first."""
+        return sessions.read_sessions(self._store)
+
+    def gc(
+        self,
+        model_type: str,
+        keep_last: int,
+        keep_every: int = 0,
+        *,
+        dry_run: bool = False,
+    ) -> list[str]:
+        """Remove old versions of one name and the server's copies of them; the removed versions.
+
+        The newest ``keep_last`` (>= 1) are kept, every ``keep_every``-th number (0: none), whatever
+        an alias points to, and all ancestors of what is kept. Files in run directories are the
+        runs' and stay. ``dry_run`` only says what would go.
+        """
+        removed = choose_removed(self.find(), model_type, keep_last, keep_every)
+        for version in [] if dry_run else removed:
+            name, number = split_version(version)
+            run = self._run_of(version)
+            self._store.delete_model_version(name, number)
+            artifacts.delete_copy(self._store, run)
+            self._log("remove", version=version)
+        return removed
+
+    def _create(self, model_type: str, tags: dict[str, str], metrics: dict[str, float]) -> str:
+        if self._lookup(self._store.get_registered_model, model_type) is None:
+            self._make_name(model_type)
+        run = self._store.create_run(experiment_id(self._store), run_name=model_type)
         status = "FAILED"
         try:
             for name, value in metrics.items():
-                self._client.log_metric(run.info.run_id, name, value)
-            # The tags go in with the version: a version is never seen without them.
-            created = self._client.create_model_version(
-                model_type, source=tags[_PATH], run_id=run.info.run_id, tags=tags
+                self._store.log_metric(run.info.run_id, name, value)
+            source = tags[PATH]
+            if is_server(self.uri):
+                source = artifacts.upload(self._store, run, Path(source))
+            # Copy first, then the version with its tags: what is seen at all is seen whole.
+            created = self._store.create_model_version(
+                model_type, source=source, run_id=run.info.run_id, tags=tags
             )
             status = "FINISHED"
         finally:
-            self._client.set_terminated(run.info.run_id, status)
-        return f"{model_type}/{created.version}"
+            self._store.set_terminated(run.info.run_id, status)
+        # Two writers of one content at once: the lower number stays, for both.
+        first = self._numbers_of(model_type, tags[MANIFEST])[0]
+        if first != str(created.version):
+            self._store.delete_model_version(model_type, str(created.version))
+            artifacts.delete_copy(self._store, run)
+        return f"{model_type}/{first}"
 
-    def _search(self, condition: str | None) -> list[MlflowVersion]:
-        page = self._client.search_model_versions(condition)
-        found = [*page]
-        while page.token:
-            page = self._client.search_model_versions(condition, page_token=page.token)
-            found.extend(page)
+    def _make_name(self, model_type: str) -> None:
+        try:
+            self._store.create_registered_model(model_type)
+        except Exception as error:
+            if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _numbers_of(self, model_type: str, manifest: str) -> list[str]:
+        found = self._search(f"name = '{model_type}' and tags.{MANIFEST} = '{manifest}'")
+        return [str(v.version) for v in found]
+
+    def _run_of(self, version: str) -> Any:
+        return self._store.get_run(self._store.get_model_version(*split_version(version)).run_id)
+
+    def _lookup(self, method: Any, *arguments: str) -> Any:
+        """What MLflow has under a name, or None."""
+        try:
+            return method(*arguments)
+        except Exception as error:
+            if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
+    def _search(self, condition: str | None) -> list[Any]:
+        """Ready versions that this package registered, by name and number."""
+        found: list[Any] = []
+        token = None
+        while True:
+            page = self._store.search_model_versions(condition, page_token=token)
+            # A shared server also holds what others registered, in their own ways.
+            found += [v for v in page if v.status == "READY" and MANIFEST in v.tags]
+            token = page.token
+            if not token:
+                return sorted(found, key=lambda v: (v.name, int(v.version)))
+
+    def _read(self, versions: Any) -> list[ModelVersion]:
+        versions = list(versions)
+        metrics = sessions.read_metrics(self._store, [v.run_id for v in versions])
+        aliases = self._aliases({v.name for v in versions})
+        return [
+            ModelVersion(
+                version=f"{v.name}/{v.version}",
+                model_path=Path(v.tags[PATH]),
+                manifest=v.tags[MANIFEST],
+                parent=v.tags.get(PARENT, ""),
+                tags=dict(v.tags),
+                metrics=metrics.get(v.run_id, {}),
+                aliases=aliases.get((v.name, str(v.version)), ()),
+                uploaded=v.source.startswith(artifacts.SCHEME),
+            )
+            for v in versions
+        ]
+
+    def _aliases(self, names: set[str]) -> dict[tuple[str, str], tuple[str, ...]]:
+        found: dict[tuple[str, str], tuple[str, ...]] = {}
+        for name in names:
+            for alias, number in sorted(self._store.get_registered_model(name).aliases.items()):
+                found[name, str(number)] = (*found.get((name, str(number)), ()), alias)
         return found
 
-    def _read(self, version: MlflowVersion) -> ModelVersion:
-        run = self._client.get_run(version.run_id)
-        return ModelVersion(
-            version=f"{version.name}/{version.version}",
-            model_path=Path(version.tags[_PATH]),
-            manifest=version.tags[_MANIFEST],
-            parent=version.tags.get(_PARENT, ""),
-            tags=dict(version.tags),
-            metrics=dict(run.data.metrics),
-        )
+    def _log(self, event: str, **details: Any) -> None:
+        if self.events is not None:
+            self.events.append(event, registry=str(self.uri), **details)
 
 
 def _model_directory(path: Path) -> Path:
@@ -257,70 +352,3 @@ def _model_directory(path: Path) -> Path:
             f"{path} is not an exported model; expected a directory with a config.json in it"
         )
     return resolved
-
-
-def _manifest_of(path: Path) -> str:
-    return verify_manifest(path) if (path / MANIFEST_NAME).exists() else write_manifest(path)
-
-
-def _checked_tags(
-    phase: int, step: int, model_type: str, metadata: Mapping[str, Any]
-) -> dict[str, str]:
-    _require_name("model_type", model_type)
-    for name, number in (("phase", phase), ("step", step)):
-        if type(number) is not int or number < 0:
-            raise InputError(f"{name} is {number!r}; expected a whole number, 0 or more")
-    tags = {"phase": str(phase), "step": str(step)}
-    if commit := source_commit():
-        tags["git_commit"] = commit
-    for key, value in metadata.items():
-        _require_name("a metadata key", key)
-        if key in _OWN_TAGS:
-            raise InputError(f"the metadata have the key {key!r}, which the registry sets; drop it")
-        if value is None or value == "":
-            continue
-        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-        if len(text) > _MAX_TAG:
-            raise InputError(
-                f"the metadata's {key!r} has {len(text)} characters; at most {_MAX_TAG} fit a tag, "
-                "so put it into a file of the model"
-            )
-        tags[key] = text
-    return tags
-
-
-def _checked_metrics(metrics: Any) -> dict[str, float]:
-    checked = {}
-    for name, value in dict(metrics or {}).items():
-        if not isinstance(name, str) or not _METRIC.fullmatch(name):
-            raise InputError(
-                f"a metric is called {name!r}; use letters, digits, '.', '_', '-', '/'"
-            )
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"the metric {name!r} is {value!r}; expected a number")
-        # What was not measured is left out: a store holds no NaN that compares like a number.
-        if math.isfinite(value):
-            checked[name] = float(value)
-    return checked
-
-
-def _split(version: str) -> tuple[str, str]:
-    match = _VERSION.fullmatch(version)
-    if match is None:
-        raise InputError(
-            f"version {version!r} is not of the form name/number, such as baked_reasoning/3"
-        )
-    return match[1], match[2]
-
-
-def _require_alias(alias: str) -> None:
-    if alias not in ALIASES:
-        raise InputError(f"alias is {alias!r}; expected one of {', '.join(ALIASES)}")
-
-
-def _require_name(what: str, name: object) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InputError(
-            f"{what} is {name!r}; expected letters, digits, '.', '_' and '-', at most 100, "
-            "beginning with a letter or digit"
-        )

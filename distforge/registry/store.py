@@ -1,85 +1,188 @@
-"""Opens the MLflow store behind the registry, quietly and without a network."""
+"""Opens the MLflow store behind the registry, quietly, and says plainly why it cannot be used."""
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import logging
 import os
+import random
+import re
 import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+from urllib.parse import urlsplit
 
 from distforge.errors import InputError
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
 _SQLITE = "sqlite:///"
+_SCHEMES = ("http", "https", "postgresql")
 _EXPERIMENT = "distforge"
+# What databases say when two writers met; both may try again.
+_CONFLICTS = ("Giving up after", "database is locked", "could not serialize", "deadlock detected")
+_CONFLICT_SECONDS = 60.0
+
+
+class RegistryUnavailable(InputError):
+    """The registry cannot be reached, or lets nobody in; the same call may succeed later."""
+
+
+def is_server(uri: str | Path) -> bool:
+    """Whether ``uri`` is a registry server's address, which keeps copies of the models."""
+    return str(uri).startswith(("http://", "https://"))
 
 
 def store_uri(uri: str | Path) -> str:
     """The MLflow URI of ``uri``: a path becomes that of an SQLite file, made absolute.
 
     Raises:
-        InputError: it is empty or names a directory.
+        InputError: it is empty, names a directory, has another scheme than sqlite, http, https and
+            postgresql, or holds a password, which would end in logs and configurations.
     """
     text = str(uri)
     if "://" in text and not text.startswith(_SQLITE):
-        return text
+        parts = urlsplit(text)
+        if parts.scheme.partition("+")[0] not in _SCHEMES or not parts.hostname:
+            raise InputError(
+                f"the registry {text!r} is of no known kind; give the path of an SQLite file, or "
+                "an http://, https:// or postgresql:// address"
+            )
+        if parts.password is not None or (parts.username and parts.scheme.startswith("http")):
+            hidden = f"{parts.scheme}://…@{parts.hostname}"
+            raise InputError(
+                f"the registry {hidden!r} has credentials in its address, which would end in logs; "
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or PGPASSFILE) instead"
+            )
+        return with_driver(text)
     plain = text.removeprefix(_SQLITE)
-    if not plain or Path(plain).is_dir():
+    if not plain or Path(plain).is_dir() or "\0" in plain or plain.startswith("file:"):
         raise InputError(
             f"the registry {text!r} is not a file; give the path of an SQLite file such as "
-            "runs/registry.db, or a URI"
+            "runs/registry.db, or an address"
         )
     return f"{_SQLITE}{Path(plain).absolute()}"
 
 
-def open_store(uri: str | Path) -> MlflowClient:
-    """A client of the store at ``uri``; an SQLite file and its directory are made when absent.
+def with_driver(uri: str) -> str:
+    """``uri`` with PostgreSQL's driver named: SQLAlchemy's default changed with its version 2.1."""
+    return re.sub(r"\Apostgresql://", "postgresql+psycopg2://", uri)
+
+
+def open_store(uri: str | Path, *, create: bool = True) -> Store:
+    """The store at ``uri``; an SQLite file and its directory are made when absent.
 
     Making a new SQLite store takes about 3 s (MLflow runs its whole migration history), opening
     one well under a second, importing MLflow 1-2 s.
 
     Raises:
-        InputError: the store cannot be opened.
+        InputError: ``uri`` cannot be a store, or is a file that is absent while ``create`` is off.
+        RegistryUnavailable: the store cannot be opened.
     """
     resolved = store_uri(uri)
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    if resolved.startswith(_SQLITE):
-        Path(resolved.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # MLflow's own patience (minutes of retries) belongs to the spool here.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    path = Path(resolved.removeprefix(_SQLITE)) if resolved.startswith(_SQLITE) else None
+    if path is not None and not path.exists() and not create:
+        raise InputError(f"there is no registry at {str(uri)!r}; give the --uri of one")
     import mlflow
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
 
     # After the import, which sets levels of its own; migrations would fill the screen.
-    for name in ("mlflow", "alembic"):
+    for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        client = mlflow.MlflowClient(tracking_uri=resolved, registry_uri=resolved)
-        client.search_registered_models(max_results=1)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"the registry {str(uri)!r} cannot be opened ({reason}); give another path, or move "
-            "the file aside to start a new one"
+        with _alone(path):
+            store = Store(functools.partial(mlflow.MlflowClient, resolved, resolved), uri)
+            store.search_registered_models(max_results=1)
+    except OSError as error:
+        raise RegistryUnavailable(
+            f"the registry {str(uri)!r} cannot be opened ({error}); give another path"
         ) from error
-    return client
+    return store
 
 
-def experiment_id(client: MlflowClient, uri: str | Path) -> str:
+class Store:
+    """An MLflow client whose failures are `RegistryUnavailable`, `InputError`, or MLflow's own
+    RESOURCE_… answers; writers that met each other try again for up to a minute."""
+
+    def __init__(self, connect: Callable[[], Any], uri: str | Path) -> None:
+        self.uri = uri
+        self._client = self._call(connect)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return functools.partial(self._call, getattr(self._client, name))
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        deadline = time.monotonic() + _CONFLICT_SECONDS
+        while True:
+            try:
+                return method(*args, **kwargs)
+            except (MlflowException, SQLAlchemyError) as error:
+                met = any(text in str(error) for text in _CONFLICTS)
+                if not met or time.monotonic() > deadline:
+                    raise _explained(error, self.uri) from error
+            time.sleep(random.uniform(0.02, 0.2))
+
+
+def _explained(error: Exception, uri: str | Path) -> Exception:
+    code = getattr(error, "error_code", "")
+    if code.startswith("RESOURCE_DOES_NOT_EXIST") or code == "RESOURCE_ALREADY_EXISTS":
+        return error
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED") or any(
+        f"error code {status}" in reason for status in (401, 403)
+    ):
+        return RegistryUnavailable(
+            f"the registry {str(uri)!r} does not let this user in ({reason}); set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user who may"
+        )
+    if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST") and is_server(uri):
+        return InputError(f"the registry {str(uri)!r} refused: {reason}; mend what it names")
+    mend = "see that it runs" if is_server(uri) else "give another path, or move the file aside"
+    return RegistryUnavailable(f"the registry {str(uri)!r} cannot be used ({reason}); {mend}")
+
+
+def experiment_id(store: Store, name: str = _EXPERIMENT) -> str:
     """The id of the experiment that holds the versions' metrics, made when absent."""
-    found = client.get_experiment_by_name(_EXPERIMENT)
+    found = store.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    resolved = store_uri(uri)
+    resolved = store_uri(store.uri)
     location = None
     if resolved.startswith(_SQLITE):
         # MLflow's own default is relative to whatever directory a process happens to be in.
         location = (Path(resolved.removeprefix(_SQLITE)).parent / "mlartifacts").as_uri()
-    return str(client.create_experiment(_EXPERIMENT, artifact_location=location))
+    try:
+        return str(store.create_experiment(name, artifact_location=location))
+    except Exception as error:
+        if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return str(store.get_experiment_by_name(name).experiment_id)
 
 
+@contextmanager
+def _alone(path: Path | None) -> Iterator[None]:
+    """One process at a time: two that make the same SQLite file would both migrate it."""
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(path.name + ".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@functools.cache
 def source_commit() -> str:
     """The git commit of this source tree, or an empty string when it is not a checkout."""
     package = Path(__file__).resolve().parents[1]

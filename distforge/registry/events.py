@@ -1,0 +1,89 @@
+"""The event log: every change of a registry, one JSON object a line, only ever appended to.
+
+    {"time": "…Z", "event": "promote", "version": "champion/1", …, "previous": "<sha256>"}
+
+``previous`` is the sha256 of the line before, so a line that is changed, removed or slipped in
+later is found by `EventLog.read`. The file's last lines can still be cut off unseen.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import hashlib
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from distforge.errors import InputError
+
+_START = "0" * 64
+
+
+class EventLog:
+    """Appends to the log at ``path``; several processes may at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, event: str, **details: Any) -> None:
+        """Add one line and flush it to disk; half a line that a kill left is dropped first."""
+        record = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "event": event,
+            "user": _user(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            **details,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a+b") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            record["previous"] = _last_digest(stream)
+            stream.write(json.dumps(record, sort_keys=True, default=str).encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def read(self) -> list[dict[str, Any]]:
+        """All events, oldest first.
+
+        Raises:
+            InputError: a line is not JSON, or does not follow from the line before.
+        """
+        if not self.path.exists():
+            return []
+        events, digest = [], _START
+        for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], start=1):
+            try:
+                record = json.loads(line)
+                follows = record["previous"] == digest
+            except (ValueError, KeyError, TypeError):
+                follows = False
+            if not follows:
+                raise InputError(
+                    f"{self.path}, line {number} does not follow from the line before: the log was "
+                    "changed; compare it with a copy"
+                )
+            digest = hashlib.sha256(line).hexdigest()
+            events.append(record)
+        return events
+
+
+def _last_digest(stream: Any) -> str:
+    stream.seek(0)
+    content = stream.read()
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        stream.truncate(end)
+    lines = content[:end].rstrip(b"\n").rsplit(b"\n", 1)
+    return hashlib.sha256(lines[-1]).hexdigest() if end else _START
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())

@@ -1,0 +1,134 @@
+"""Sends a run's spool to the registry from a thread of its own: training never waits for it.
+
+Noting something costs one flushed line on disk. Whether the registry is there, slow or away is the
+thread's business; what it cannot send stays in the spool for the next run, or for
+``distforge registry list``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from distforge.errors import InputError
+from distforge.registry.registry import ModelRegistry
+from distforge.registry.spool import Spool
+from distforge.registry.store import RegistryUnavailable, is_server, store_uri
+
+_log = logging.getLogger(__name__)
+_RETRY_SECONDS = 5.0
+_LAST_RETRY_SECONDS = 300.0
+
+
+class Publisher:
+    """Sends what `spool` notes; on rank 0 alone. A context manager: leaving it stops the thread.
+
+    Args:
+        uri: the registry, see `RegistryConfig`.
+        spool: the spool's file.
+
+    Raises:
+        InputError: ``uri`` can be no registry.
+    """
+
+    def __init__(self, uri: str, spool: Path) -> None:
+        store_uri(uri)
+        self.spool = Spool(spool)
+        self._uri = uri
+        events = spool.with_name("registry.events.jsonl") if is_server(uri) else None
+        self._events = events
+        self._registry: ModelRegistry | None = None
+        self._state = threading.Condition()
+        self._asked = self._answered = 0
+        self._stopping = False
+        self._said = ""
+        self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
+        self._thread.start()
+
+    def send(self) -> None:
+        """Have what is pending sent; returns at once."""
+        with self._state:
+            self._asked += 1
+            self._state.notify_all()
+
+    def flush(self, seconds: float) -> bool:
+        """Have what is pending sent and wait for the attempt to end, at most ``seconds``; whether
+        nothing is left."""
+        with self._state:
+            self._asked += 1
+            mine = self._asked
+            self._state.notify_all()
+            self._state.wait_for(lambda: self._answered >= mine, timeout=seconds)
+        return not self.spool.pending()
+
+    def close(self, seconds: float = 5.0) -> None:
+        """Stop the thread, waiting for a call under way at most ``seconds``."""
+        with self._state:
+            self._stopping = True
+            self._state.notify_all()
+        self._thread.join(seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        pause: float | None = None
+        while True:
+            with self._state:
+                self._state.wait_for(
+                    lambda: self._stopping or self._asked > self._answered, timeout=pause
+                )
+                if self._stopping:
+                    return
+                asked = self._asked
+            sent = self._attempt()
+            pause = None if sent else min(_LAST_RETRY_SECONDS, 2 * (pause or _RETRY_SECONDS))
+            with self._state:
+                self._answered = asked
+                self._state.notify_all()
+
+    def _attempt(self) -> bool:
+        """Whether nothing is left to send."""
+        try:
+            if self.spool.pending():
+                if self._registry is None:
+                    self._registry = ModelRegistry(self._uri, events=self._events)
+                self.spool.replay(self._registry)
+            return not self.spool.pending()
+        except InputError as error:
+            self._say(str(error))
+        except Exception as error:  # a failing registry must not end a run, whatever it raises
+            self._say(f"{type(error).__name__}: {error}")
+        return False
+
+    def _say(self, reason: str) -> None:
+        if reason != self._said:
+            self._said = reason
+            _log.warning("%s; the records wait in %s", reason, self.spool.path)
+
+
+def replay_spool(uri: str, path: Path) -> str:
+    """Try once to send what an earlier run left in the spool at ``path``; a line about what is left
+    there, or an empty string."""
+    spool = Spool(path)
+    if spool.path.exists() and spool.pending():
+        events = path.with_name("registry.events.jsonl") if is_server(uri) else None
+        try:
+            spool.replay(ModelRegistry(uri, events=events))
+        except RegistryUnavailable as error:
+            return f"{len(spool.pending())} records wait in {path}: {error}"
+    refused = spool.failed()
+    if refused:
+        return f"{len(refused)} records of {path} were refused, the last: {refused[-1]['reason']}"
+    return ""

@@ -1,0 +1,77 @@
+"""How MLflow's server is started: what is on its command line, and what is not."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from distforge.errors import InputError
+from distforge.registry.server import (
+    SOURCE_PATTERN,
+    ServeConfig,
+    serve,
+    server_command,
+    server_environment,
+)
+
+PASSWORD = "a long enough password"
+
+
+def option(command: list[str], name: str) -> str:
+    return command[command.index(name) + 1]
+
+
+@pytest.fixture(autouse=True)
+def no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISTFORGE_REGISTRY_PASSWORD", raising=False)
+
+
+def test_loopback_by_default(tmp_path: Path) -> None:
+    command = server_command(ServeConfig(), tmp_path)
+    assert option(command, "--host") == "127.0.0.1"
+    assert option(command, "--workers") == "1"
+    assert option(command, "--backend-store-uri") == f"sqlite:///{tmp_path}/registry.db"
+    assert option(command, "--artifacts-destination") == str(tmp_path / "artifacts")
+    assert "127.0.0.1:5000" in option(command, "--allowed-hosts").split(",")
+    assert "--app-name" not in command
+    environment = server_environment(ServeConfig(), tmp_path)
+    assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert environment["MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX"] == SOURCE_PATTERN
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_open_to_others_with_a_password(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(PASSWORD + "\n")
+    config = ServeConfig(
+        host="0.0.0.0",
+        allowed_hosts=("models.example.org", "*.cluster.local"),
+        password_file=file,
+        backend="postgresql://registry@db/models",
+        artifacts="s3://bucket/models",
+    )
+    command = server_command(config, tmp_path)
+    assert option(command, "--app-name") == "basic-auth"
+    assert option(command, "--backend-store-uri") == "postgresql+psycopg2://registry@db/models"
+    assert option(command, "--artifacts-destination") == "s3://bucket/models"
+    assert PASSWORD not in " ".join(command)
+    names = option(command, "--allowed-hosts").split(",")
+    assert {"models.example.org", "models.example.org:5000", "*.cluster.local"} <= set(names)
+    first, second = (server_environment(config, tmp_path) for _ in range(2))
+    assert first["MLFLOW_AUTH_ADMIN_PASSWORD"] == PASSWORD
+    assert first["MLFLOW_FLASK_SERVER_SECRET_KEY"] == second["MLFLOW_FLASK_SERVER_SECRET_KEY"]
+    assert len(first["MLFLOW_FLASK_SERVER_SECRET_KEY"]) == 64
+    assert "admin_password" not in (tmp_path / "auth.ini").read_text()
+
+
+def test_the_pattern_takes_what_the_server_itself_stores() -> None:
+    stored = f"mlflow-artifacts:/12/{'0a' * 16}/artifacts/model"
+    assert re.search(SOURCE_PATTERN, stored)
+
+
+def test_a_missing_server_is_said(tmp_path: Path) -> None:
+    config = ServeConfig(directory=tmp_path / "s", python="/bin/false")
+    with pytest.raises(InputError, match=r"distforge\[registry-server\]"):
+        serve(config)
+    assert not (tmp_path / "s").exists()
