@@ -1,7 +1,7 @@
 """The command line: ``distforge COMMAND [--config FILE.toml] [--section.key value …]``.
 
 Every command is a function of one configuration. Exit status: 0 success, 2 bad input, 3 a run that
-ended without meeting its goal.
+ended without meeting its goal, 75 a run that was told to stop and can be resumed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distforge.errors import InputError
+from distforge.errors import InputError, RunStopped
 
-OK, BAD_INPUT, GOAL_MISSED = 0, 2, 3
+OK, BAD_INPUT, GOAL_MISSED, STOPPED = 0, 2, 3, 75
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,16 @@ COMMANDS: dict[str, Command] = {
     "optim explain": Command(
         "optim", "explain", "ExplainConfig", "which parameters Muon trains, which AdamW, and why"
     ),
+    "registry serve": Command("registry", "serve", "ServeConfig", "start the central registry"),
+    "registry list": Command("registry", "list_", "ListConfig", "registered models, or sessions"),
+    "registry show": Command("registry", "show", "ShowConfig", "one version; --download copies it"),
+    "registry promote": Command("registry", "promote", "PromoteConfig", "point an alias at one"),
+    "registry lineage": Command("registry", "lineage", "LineageConfig", "its history, both ways"),
+    "registry verify": Command("registry", "verify", "VerifyConfig", "every file's sha256"),
+    "registry gc": Command("registry", "gc", "GcConfig", "remove old versions"),
+    "handoff check": Command(
+        "handoff", "check", "CheckConfig", "whether a model may go to the next phase"
+    ),
     "doctor": Command("doctor", "doctor", "DoctorConfig", "versions, kernels, devices"),
 }
 
@@ -61,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         print(f"stopped: {error}", file=sys.stderr)
         return GOAL_MISSED
+    except RunStopped as stop:
+        print(f"told to stop: {stop}; start it again with --resume auto", file=sys.stderr)
+        return STOPPED
 
 
 def _dispatch(words: list[str]) -> int:

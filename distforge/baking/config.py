@@ -13,11 +13,12 @@ from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
 from distforge.training.champion import ChampionConfig
 from distforge.training.engine_config import EngineConfig
+from distforge.training.guards import GuardConfig
 from distforge.training.run_directory import Existing
 from distforge.training.supervised import SupervisedConfig
 
 # What may differ between two runs that are still the same run: where it goes, how it is watched.
-NOT_IDENTITY = ("output", "name", "existing", "dry_run", "telemetry", "registry")
+NOT_IDENTITY = ("output", "name", "existing", "resume", "dry_run", "telemetry", "registry")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Step1Config:
     name, output: the run's directory is ``output/name``.
     existing: "resume" continues an unfinished run of the same configuration found there; "replace"
         starts it over, finished or not. Another run's directory is refused either way.
+    resume: "auto" continues an unfinished run even where ``existing`` is "replace", which launchers
+        give when they start a run again; "off" leaves it to ``existing``.
     seed: of new embedding rows and dropout; data, batches and champion have seeds of their own.
     checkpoint_every: steps between two checkpoints; 0 keeps none but the best weights.
     target: "reasoning" bakes the traces; "direct" trains bare answers, the control that shows what
@@ -62,6 +65,7 @@ class Step1Config:
     name: str = "step1"
     output: str = "runs"
     existing: Existing = "resume"
+    resume: Literal["auto", "off"] = "off"
     seed: int = 0
     checkpoint_every: int = 500
     target: Literal["reasoning", "direct"] = "reasoning"
@@ -73,11 +77,14 @@ class Step1Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     convergence: ConvergenceConfig = field(default_factory=ConvergenceConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
 
     def __post_init__(self) -> None:
         if self.existing not in get_args(Existing):
             raise InputError(f"existing is {self.existing!r}; expected one of {get_args(Existing)}")
+        if self.resume not in ("auto", "off"):
+            raise InputError(f"resume is {self.resume!r}; expected 'auto' or 'off'")
         if self.checkpoint_every < 0:
             raise InputError(f"checkpoint_every is {self.checkpoint_every}; expected 0 or more")

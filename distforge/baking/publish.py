@@ -14,13 +14,12 @@ from typing import Any
 from distforge.baking.config import Step1Config
 from distforge.data import STRATEGIES
 from distforge.evaluation.scoring import Answered
-from distforge.registry import ModelRegistry
 from distforge.telemetry import RunLogger, write_report
 from distforge.training.run_directory import SUMMARY_FILE
+from distforge.training.run_record import RunRecord
 
 SAMPLES_FILE = "samples.jsonl"
 CHAMPION_DIRECTORY = "champion"
-REGISTRY_FILE = "registry.db"
 _SAMPLES_PER_STRATEGY = 4
 
 
@@ -66,11 +65,12 @@ def publish(
     answered: Sequence[Answered],
     directory: Path,
     log: RunLogger,
+    record: RunRecord,
 ) -> Step1Summary:
     """Register the model, write summary, samples and report, print the table; on rank 0 alone.
 
-    Returns the summary with its registry version. The summary file comes last: where it is, the
-    run is finished.
+    Returns the summary with its registry version, which is empty while the registry is away. The
+    summary file comes last: where it is, the run is finished.
     """
     samples = [
         row
@@ -80,57 +80,53 @@ def publish(
     with (directory / SAMPLES_FILE).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in samples)
     if config.registry.enabled:
-        version = _register(config, summary, directory)
+        version = _register(summary, directory, record)
         summary = dataclasses.replace(summary, registry_version=version)
     log.artifact(Path(summary.model_dir), f"{config.name}-model", "model")
     content = dataclasses.asdict(summary)
     _replace_json(directory / SUMMARY_FILE, content)
     write_report(directory)
     log.table(content)
+    registered = summary.registry_version or ("spooled" if config.registry.enabled else "off")
     log.say(
         f"{'converged' if summary.converged else 'NOT converged: ' + '; '.join(summary.shortfalls)}"
-        f"\nmodel {summary.model_dir}  registry {summary.registry_version or 'off'}  "
+        f"\nmodel {summary.model_dir}  registry {registered}  "
         f"{summary.steps} steps in {summary.seconds:.0f} s  report {directory / 'report.html'}"
     )
     return summary
 
 
-def _register(config: Step1Config, summary: Step1Summary, directory: Path) -> str:
-    path = (directory.parent / REGISTRY_FILE).resolve()
-    registry = ModelRegistry(config.registry.uri or f"sqlite:///{path}")
-    parent = registry.register_model(
-        2,
-        0,
-        "champion",
-        directory / CHAMPION_DIRECTORY,
-        {"source": summary.champion, "weights_sha256": summary.champion_sha256},
-    )
+def _register(summary: Step1Summary, directory: Path, record: RunRecord) -> str:
     metrics = {
         "accuracy_overall": summary.accuracy_overall,
         "champion_accuracy": summary.champion_accuracy,
         **{f"accuracy_{name}": value for name, value in summary.accuracy.items()},
         **{f"token_usage_{name}": value for name, value in summary.token_usage.items()},
     }
-    version = registry.register_model(
-        3,
-        1,
-        "baked_reasoning",
-        Path(summary.model_dir),
-        {
-            "parent": parent,
-            "metrics": metrics,
+    champion = {
+        "phase": 2,
+        "step": 0,
+        "model_type": "champion",
+        "model_path": directory / CHAMPION_DIRECTORY,
+        "metadata": {"source": summary.champion, "weights_sha256": summary.champion_sha256},
+        "aliases": ("champion",),
+    }
+    baked = {
+        "phase": 3,
+        "step": 1,
+        "model_type": "baked_reasoning",
+        "model_path": Path(summary.model_dir),
+        "metadata": {
+            "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
             "config_sha256": summary.config_sha256,
             "dataset_sha256": summary.dataset_sha256,
             "base_model": summary.champion,
             "converged": str(summary.converged).lower(),
         },
-    )
-    registry.promote(parent, "champion")
-    registry.promote(version, "baked-latest")
-    best = registry.by_alias("baked_reasoning", "baked-best")
-    if best is None or summary.accuracy_overall >= best.metrics.get("accuracy_overall", 0.0):
-        registry.promote(version, "baked-best")
-    return version
+        "aliases": ("baked-latest",),
+        "best": ("baked-best", "accuracy_overall"),
+    }
+    return record.register(champion, baked)[1]
 
 
 def _replace_json(path: Path, content: dict[str, Any]) -> None:

@@ -28,6 +28,8 @@ from distforge.telemetry import RunLogger
 from distforge.training.champion import ensure_champion
 from distforge.training.distributed import World, close_world, init_world
 from distforge.training.run_directory import claim_run_directory
+from distforge.training.run_record import RunRecord
+from distforge.training.signals import stop_at_once
 
 
 def run_step1_baking(config: Step1Config, world: World | None = None) -> Step1Summary:
@@ -39,11 +41,15 @@ def run_step1_baking(config: Step1Config, world: World | None = None) -> Step1Su
     Raises:
         InputError: something the user gave cannot be used. A run directory made for nothing is
             removed again.
+        RunStopped: SIGTERM or SIGINT came; training has saved a checkpoint, on all ranks at one
+            step, and the same call resumes.
+        DivergedError: too many steps in a row were skipped.
     """
     own = world is None
     world = world or init_world()
     try:
-        return _run(config, world)
+        with stop_at_once():
+            return _run(config, world)
     finally:
         if own:
             close_world(world)
@@ -53,22 +59,27 @@ def _run(config: Step1Config, world: World) -> Step1Summary:
     # What can be refused is looked at before anything is written, or trained for minutes.
     examples = load_data(config.data)
     champion = None if config.champion.make else load_champion(config.champion.path)
+    identity = config_sha256(config, exclude=NOT_IDENTITY)
     claim = claim_run_directory(
         config.output,
         config.name,
         dump_toml(config),
-        config_sha256(config, exclude=NOT_IDENTITY),
+        identity,
         config.existing,
         world,
+        auto_resume=config.resume == "auto",
     )
     try:
-        with RunLogger(
-            claim.path, config.telemetry, to_dict(config), config.name, enabled=world.is_main
-        ) as log:
+        with (
+            RunLogger(
+                claim.path, config.telemetry, to_dict(config), config.name, enabled=world.is_main
+            ) as log,
+            RunRecord(config.registry, claim.path, 3, 1, identity, world) as record,
+        ):
             if champion is None:
                 ensure_champion(config.champion, config.engine, config.data.max_length, world)
                 champion = load_champion(config.champion.path)
-            return _bake(config, champion, examples, claim.path, world, log)
+            return _bake(config, champion, examples, claim.path, world, log, record)
     except InputError:
         claim.release(world)
         raise
@@ -88,6 +99,7 @@ def _bake(
     directory: Path,
     world: World,
     log: RunLogger,
+    record: RunRecord,
 ) -> Step1Summary:
     began = time.monotonic()
     if world.is_main and config.registry.enabled:
@@ -97,7 +109,7 @@ def _bake(
     add_thinking_tokens(champion.model, champion.tokenizer, THINKING_TOKENS, config.seed)
     parameters = champion.model.num_parameters()  # before ZeRO 3 shards them
     trainer = PromptBakingTrainer(
-        champion.model, champion.tokenizer, examples, config, world, log, directory
+        champion.model, champion.tokenizer, examples, config, world, log, directory, record
     )
     data = directory / "data"
     if world.is_main:
@@ -138,7 +150,7 @@ def _bake(
         **before,
     )
     if world.is_main:
-        summary = publish(config, summary, answered, directory, log)
+        summary = publish(config, summary, answered, directory, log, record)
     world.barrier()
     return summary
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from distforge.baking.convergence import Convergence, check_convergence
 from distforge.data import Example, ReasoningDataset
 from distforge.data.dataset import encode
 from distforge.data.text import question_text
-from distforge.errors import InputError
+from distforge.errors import InputError, RunStopped
 from distforge.evaluation.scoring import Answered, Scores, answer_questions, stratified, summarize
 from distforge.models.export import export_model
 from distforge.optim import build_optimizer
@@ -23,6 +25,9 @@ from distforge.telemetry import BakingMetrics, RunLogger
 from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
+from distforge.training.guards import SKIPPED_FILE, StepGuard
+from distforge.training.run_record import RunRecord
+from distforge.training.signals import StopRequest, stop_between_steps
 from distforge.training.supervised import StepRecord, SupervisedLoop
 
 # Room beyond the longest trace of the data, so that a generation is not cut for being verbose.
@@ -56,6 +61,7 @@ class PromptBakingTrainer:
         world: this process; every method is collective.
         logger: where metrics go.
         directory: the run's directory; checkpoints and the best weights are kept in it.
+        record: is told of every checkpoint.
 
     Raises:
         InputError: no examples of a split, or one longer than the model's context.
@@ -70,8 +76,10 @@ class PromptBakingTrainer:
         world: World,
         logger: RunLogger,
         directory: Path,
+        record: RunRecord | None = None,
     ) -> None:
         self._config, self._world, self._logger = config, world, logger
+        self._record = record
         self._tokenizer = tokenizer
         self._checkpoints = directory / "checkpoints"
         self._best_directory = directory / "best"
@@ -98,31 +106,43 @@ class PromptBakingTrainer:
             config.training.micro_batches,
         )
         self.loop = SupervisedLoop(
-            self.engine, self.dataset, config.training, world, tokenizer.pad_token_id
+            self.engine,
+            self.dataset,
+            config.training,
+            world,
+            tokenizer.pad_token_id,
+            StepGuard(config.guard, world, directory / SKIPPED_FILE),
         )
         self._losses: list[float] = []
         self._last_lr = 0.0
         self._best: Best | None = None
         self._stopped = False
+        self._evaluation_due = False
+        self._stop = StopRequest()
 
     def train(self) -> TrainingOutcome:
-        """Train to the end or to convergence, from the last checkpoint if there is one."""
+        """Train to the end or to convergence, from the last checkpoint if there is one.
+
+        Raises `RunStopped` on every rank, after a checkpoint, when any rank was told to stop.
+        """
         self._resume()
-        with self._logger.progress(self.loop.total_steps, "baking", self.loop.step):
+        progress = self._logger.progress(self.loop.total_steps, "baking", self.loop.step)
+        with progress, stop_between_steps() as self._stop:
             while self.loop.step < self.loop.total_steps and not self._stopped:
                 self.train_epoch()
         assert self._best is not None, "the last step is always evaluated"
         return TrainingOutcome(self.loop.step, self._best, self._stopped)
 
     def train_epoch(self) -> float:
-        """Train to the end of the epoch (evaluating when due); the mean loss of its steps."""
+        """Train to the end of the epoch (evaluating when due); the mean loss of the steps taken."""
         losses = []
         for record in self.loop.epoch_steps():
-            losses.append(record.result.loss)
+            if not record.skipped:
+                losses.append(record.result.loss)
             self._after_step(record)
             if self._stopped:
                 break
-        return sum(losses) / len(losses)
+        return _mean(losses)
 
     def validate(self) -> Scores:
         """Ask the validation questions, without strategy prompts, and judge the answers."""
@@ -153,25 +173,36 @@ class PromptBakingTrainer:
     def save_baked_model(self, directory: Path) -> None:
         """Move the best weights seen (not the last ones) to ``directory``, with a manifest.
 
-        Collective. Raises `InputError` when ``directory`` exists.
+        Collective. In the run's own directory, what a run that was killed at its end left is
+        taken up or replaced; elsewhere, raises `InputError` when ``directory`` exists.
         """
         if self._world.is_main:
-            if directory.exists():
+            ours = directory.parent == self._best_directory.parent
+            if directory.exists() and not ours:
                 raise InputError(f"{directory} exists; remove it or save elsewhere")
-            os.rename(self._best_directory, directory)
+            if self._best_directory.exists():
+                shutil.rmtree(directory, ignore_errors=True)
+                os.rename(self._best_directory, directory)
             write_manifest(directory)
         self._world.barrier()
 
     def _after_step(self, record: StepRecord) -> None:
-        self._losses.append(record.result.loss)
+        if not record.skipped:
+            self._losses.append(record.result.loss)
         self._last_lr = record.result.lr
         self._logger.log(record.step, record.as_metrics())
         last = record.step == self.loop.total_steps
-        if last or record.step % self._config.evaluation.every_steps == 0:
+        self._evaluation_due = last or record.step % self._config.evaluation.every_steps == 0
+        told = self._stop.agreed(self._world)
+        # Who is told to stop has little time: an evaluation can wait for the resumed run.
+        if self._evaluation_due and not told:
             self._evaluate()
+            told = self._stop.agreed(self._world)
         every = self._config.checkpoint_every
-        if every and (record.step % every == 0 or last):
+        if told or (every and (record.step % every == 0 or last)):
             self._checkpoint()
+        if told:
+            raise RunStopped(f"step {record.step} of {self.loop.total_steps} is saved")
 
     def _evaluate(self) -> None:
         scores = self.validate()
@@ -180,7 +211,7 @@ class PromptBakingTrainer:
             self.loop.step,
             BakingMetrics(
                 epoch=self.loop.step / self.loop.steps_per_epoch,
-                loss=sum(self._losses) / len(self._losses),
+                loss=_mean(self._losses),
                 learning_rate=self._last_lr,
                 accuracy_overall=scores.accuracy_overall,
                 accuracy=scores.accuracy,
@@ -197,14 +228,23 @@ class PromptBakingTrainer:
                 if self._world.is_main:
                     export_model(model, self._tokenizer, self._best_directory)
             self._world.barrier()
+        self._evaluation_due = False
 
     def _checkpoint(self) -> None:
         state = {
             "step": self.loop.step,
             "best": None if self._best is None else asdict(self._best),
             "losses": self._losses,
+            "lr": self._last_lr,
+            "stopped": self._stopped,
+            "evaluation_due": self._evaluation_due,
+            "guard": self.loop.guard.state_dict(),
         }
-        save_checkpoint(self._checkpoints, self.loop.step, self.engine.save, state, self._world)
+        saved = save_checkpoint(
+            self._checkpoints, self.loop.step, self.engine.save, state, self._world
+        )
+        if self._record is not None:
+            self._record.checkpoint(self.loop.step, saved)
 
     def _resume(self) -> None:
         latest = find_latest(self._checkpoints) if self._world.is_main else None
@@ -216,6 +256,16 @@ class PromptBakingTrainer:
         self.loop.step = state["step"]
         self._best = Best(**state["best"]) if state["best"] else None
         self._losses = state["losses"]
+        self._last_lr = state["lr"]
+        self._stopped = state["stopped"]
+        self.loop.guard.load_state_dict(state["guard"])
+        if state["evaluation_due"]:
+            self._evaluate()
+
+
+def _mean(losses: Sequence[float]) -> float:
+    """NaN when nothing was measured: every step was skipped."""
+    return sum(losses) / len(losses) if losses else math.nan
 
 
 def generation_room(

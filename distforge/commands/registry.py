@@ -1,0 +1,208 @@
+"""``distforge registry serve|list|show|promote|lineage|verify|gc``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from distforge.errors import InputError
+from distforge.registry import ModelRegistry, ModelVersion, server
+from distforge.registry.publisher import replay_spool
+from distforge.registry.server import ServeConfig
+
+__all__ = ["ServeConfig"]
+
+URI_VARIABLE = "DISTFORGE_REGISTRY_URI"
+_DEFAULT_URI = "runs/registry.db"
+_FAULTY = 3
+
+
+@dataclass(frozen=True)
+class ListConfig:
+    """List the registered models and the training sessions.
+
+    uri: the registry; by default $DISTFORGE_REGISTRY_URI, or runs/registry.db.
+    model_type: only this name.
+    sessions: list training sessions instead.
+    spool: what runs could not send is sent first, from here.
+    """
+
+    uri: str = ""
+    model_type: str = ""
+    sessions: bool = False
+    spool: Path = Path("runs/registry.spool.jsonl")
+
+
+@dataclass(frozen=True)
+class ShowConfig:
+    """Show everything known of one version.
+
+    version: such as baked_reasoning/3. uri: as in ``registry list``.
+    download: copy the model there, verified.
+    """
+
+    version: tyro.conf.Positional[str]
+    uri: str = ""
+    download: Path | None = None
+
+
+@dataclass(frozen=True)
+class PromoteConfig:
+    """Point an alias at a version: champion, baked-latest, baked-best, rl-latest or rl-best."""
+
+    version: tyro.conf.Positional[str]
+    alias: tyro.conf.Positional[str]
+    uri: str = ""
+
+
+@dataclass(frozen=True)
+class LineageConfig:
+    """Show where a version comes from and what was made of it."""
+
+    version: tyro.conf.Positional[str]
+    uri: str = ""
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Check every file of a version against its sha256; without one, of all versions, and the event
+    log. Exit status 3 when something does not verify.
+
+    version: such as baked_reasoning/3; empty is all.
+    """
+
+    version: tyro.conf.Positional[str] = ""
+    uri: str = ""
+
+
+@dataclass(frozen=True)
+class GcConfig:
+    """Remove old versions of one name. Aliased ones and ancestors of what is kept stay; so do all
+    files in run directories.
+
+    keep_last: newest versions to keep. keep_every: keep multiples of this number; 0 keeps no more.
+    dry_run: only say what would go.
+    """
+
+    model_type: tyro.conf.Positional[str]
+    uri: str = ""
+    keep_last: int = 10
+    keep_every: int = 0
+    dry_run: bool = False
+
+
+def serve(config: ServeConfig) -> int:
+    """Run the server until it is stopped."""
+    return server.serve(config)
+
+
+def list_(config: ListConfig) -> int:
+    """Print a table."""
+    uri = _uri(config.uri)
+    left = replay_spool(uri, config.spool)
+    registry = _open(config.uri)
+    console = Console()
+    if config.sessions:
+        table = Table("session", "phase.step", "status", "checkpoints", "directory")
+        for session in registry.sessions():
+            where = f"{session.host}:{session.directory}"
+            steps = ", ".join(map(str, sorted(session.checkpoints)))
+            numbers = f"{session.phase}.{session.step}"
+            table.add_row(session.id, numbers, session.status, steps, where)
+    else:
+        table = Table("version", "aliases", "accuracy", "parent", "model")
+        for version in registry.find(config.model_type or None):
+            accuracy = version.metrics.get("accuracy_overall")
+            table.add_row(
+                version.version,
+                ", ".join(version.aliases),
+                "" if accuracy is None else f"{accuracy:.1%}",
+                version.parent,
+                str(version.model_path),
+            )
+    console.print(table)
+    if left:
+        console.print(left, soft_wrap=True)
+    return 0
+
+
+def show(config: ShowConfig) -> int:
+    """Print tags, metrics, aliases and hand-offs."""
+    registry = _open(config.uri)
+    version = registry.get(config.version)
+    table = Table("of", version.version)
+    for alias in version.aliases:
+        table.add_row("alias", alias)
+    for key, value in sorted(version.tags.items()):
+        table.add_row(key, value)
+    for key, number in sorted(version.metrics.items()):
+        table.add_row(key, f"{number:.4f}")
+    for handoff in registry.handoffs(version.version):
+        table.add_row(f"handed to {handoff.target}", handoff.verdict)
+    Console().print(table)
+    if config.download is not None:
+        print(f"{registry.download(version.version, config.download)}: copied and verified")
+    return 0
+
+
+def promote(config: PromoteConfig) -> int:
+    """Move the alias."""
+    _open(config.uri).promote(config.version, config.alias)
+    print(f"{config.alias} is {config.version}")
+    return 0
+
+
+def lineage(config: LineageConfig) -> int:
+    """Print ancestors, the version, descendants, one a line."""
+    found = _open(config.uri).lineage(config.version)
+    for version in reversed(found.ancestors):
+        print(_line(version))
+    print(f"{_line(found.version)}  <--")
+    for version in found.descendants:
+        print(_line(version))
+    return 0
+
+
+def verify(config: VerifyConfig) -> int:
+    """Check files, and the event log."""
+    registry = _open(config.uri)
+    wanted = [config.version] if config.version else [v.version for v in registry.find()]
+    faults = 0
+    for version in wanted:
+        try:
+            print(f"{version}: {registry.verify(version)[:12]} verified")
+        except InputError as error:
+            faults += 1
+            print(f"{version}: {error}")
+    if registry.events is not None and not config.version:
+        print(f"{registry.events.path}: {len(registry.events.read())} events, none changed")
+    return _FAULTY if faults else 0
+
+
+def gc(config: GcConfig) -> int:
+    """Remove, or say what would be removed."""
+    removed = _open(config.uri).gc(
+        config.model_type, config.keep_last, config.keep_every, dry_run=config.dry_run
+    )
+    verb = "would remove" if config.dry_run else "removed"
+    print(f"{verb} {len(removed)} versions{': ' if removed else ''}{', '.join(removed)}")
+    return 0
+
+
+def _uri(given: str) -> str:
+    return given or os.environ.get(URI_VARIABLE, "") or _DEFAULT_URI
+
+
+def _open(given: str) -> ModelRegistry:
+    return ModelRegistry(_uri(given), create=False)
+
+
+def _line(version: ModelVersion) -> str:
+    phase = f"phase {version.tags.get('phase', '?')}, step {version.tags.get('step', '?')}"
+    aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
+    return f"{version.version}{aliases}: {phase}, {version.manifest[:12]}, {version.model_path}"

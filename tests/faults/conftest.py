@@ -1,0 +1,84 @@
+"""A champion of random weights and a configuration: step 1 in seconds, for runs that are broken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from distforge.data import make_examples
+from distforge.data.text import completion_text, question_text
+from distforge.models.architectures import ArchitectureConfig, build_model
+from distforge.models.export import export_model
+from distforge.models.tokenizer import train_tokenizer
+from tests.faults.registry_server import PASSWORD, running_server
+
+CONFIG = """
+name = "tiny"
+checkpoint_every = 3
+[champion]
+path = "{champion}"
+[data]
+num_examples = 140
+[training]
+max_steps = 8
+batch_size = 8
+micro_batches = 2
+[optimizer.muon_grokfast]
+muon_lr = 0.02
+adamw_lr = 3e-3
+[evaluation]
+every_steps = 4
+validation_questions = 7
+[telemetry]
+wandb_mode = "disabled"
+[registry]
+enabled = false
+"""
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration's file: eight steps, checkpoints at 3, 6 and 8, evaluations at 4 and 8."""
+    root = tmp_path_factory.mktemp("faults")
+    examples = make_examples(140, 0)
+    texts = (question_text(e.question) + completion_text(e.reasoning, e.answer) for e in examples)
+    tokenizer = train_tokenizer(texts, 700)
+    shape = ArchitectureConfig(
+        hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=2, intermediate_size=64
+    )
+    model = build_model(
+        shape,
+        len(tokenizer),
+        0,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    export_model(model, tokenizer, root / "champion")
+    path = root / "tiny.toml"
+    path.write_text(CONFIG.format(champion=root / "champion"))
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the ranks: sums are taken in the same order, and tiny matrices are faster so."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `server` keeps its state."""
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="session")
+def server(place: Path) -> Iterator[str]:
+    """A registry server on SQLite, with authentication; its administrator is ``admin``."""
+    with running_server(place, password=PASSWORD) as url:
+        yield url

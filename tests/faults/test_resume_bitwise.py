@@ -1,0 +1,68 @@
+"""N + M steps are N, a checkpoint, new processes, and M: bit for bit, dropout included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from distforge.optim import MuonGrokfast, OptimizerConfig, build_optimizer
+from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
+from distforge.training.distributed import World
+from distforge.training.engine import TrainingEngine
+from tests.distributed.harness import run_ranks
+from tests.tiny_models import tiny_llama
+from tests.training_cases import (
+    ADAMW,
+    MICRO_BATCHES,
+    MUON,
+    STEPS,
+    VOCAB,
+    engine_config,
+    train,
+    weights,
+)
+
+SPLIT = 2
+CASES = [(ADAMW, stage) for stage in range(4)]
+CASES += [(MUON, stage) for stage in getattr(MuonGrokfast, "zero_stages", range(4))]
+
+
+def make_engine(world: World, optimizer: OptimizerConfig, stage: int) -> TrainingEngine:
+    model = tiny_llama(VOCAB)
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.2  # the random state decides the weights
+    config = engine_config(zero_stage=stage)
+    torch.manual_seed(world.rank)
+    return TrainingEngine(
+        model, lambda module: build_optimizer(module, optimizer), config, world, MICRO_BATCHES
+    )
+
+
+def straight(world: World, optimizer: OptimizerConfig, stage: int, root: Path):
+    engine = make_engine(world, optimizer, stage)
+    results = train(engine, world, range(SPLIT))
+    save_checkpoint(root, SPLIT, engine.save, {"step": SPLIT}, world)
+    return results + train(engine, world, range(SPLIT, STEPS)), weights(engine)
+
+
+def resumed(world: World, optimizer: OptimizerConfig, stage: int, root: Path):
+    engine = make_engine(world, optimizer, stage)
+    torch.manual_seed(999)
+    latest = find_latest(root)
+    engine.load(latest)
+    return train(engine, world, range(load_state(latest)["step"], STEPS)), weights(engine)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("optimizer, stage", CASES, ids=[f"{o.name}-{stage}" for o, stage in CASES])
+def test_resumed_is_bitwise_what_straight_is(
+    tmp_path: Path, optimizer: OptimizerConfig, stage: int, size: int
+) -> None:
+    whole = run_ranks(size, straight, optimizer, stage, tmp_path)
+    parts = run_ranks(size, resumed, optimizer, stage, tmp_path)
+    for (results, expected), (later, ours) in zip(whole, parts, strict=True):
+        assert later == results[SPLIT:]
+        assert ours.keys() == expected.keys()
+        assert all(torch.equal(ours[name], expected[name]) for name in ours)
