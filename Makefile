@@ -2,9 +2,10 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench clean
+.PHONY: help setup server run test check bench clean
 
 VENV := .venv
+SERVER := .venv-server
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONFIG ?= configs/quick.toml
@@ -20,10 +21,12 @@ help: ## List the targets
 
 setup: $(VENV)/.package-installed ## Create .venv, install what the lock pins, build the package
 
+server: $(SERVER)/.installed ## The registry's server in .venv-server, for its tests and for serving
+
 run: setup ## Phase 3 on configs/quick.toml: champion, data, baking, report (CONFIG=... for another)
 	$(BIN)/distforge run --config $(CONFIG)
 
-test: setup ## All tests that need no GPU
+test: setup server ## All tests that need no GPU
 	$(BIN)/python -m pytest -m "not gpu" tests
 
 check: setup ## Lint, format, types (Python) and format (C++)
@@ -36,7 +39,7 @@ bench: setup ## Step 1 against its controls; JSON in build/bench_step.json
 	@mkdir -p build
 	$(BIN)/python benchmarks/bench_step.py --json build/bench_step.json
 
-clean: ## Remove builds and caches; keeps .venv, runs and champions
+clean: ## Remove builds and caches; keeps .venv, .venv-server, runs and champions
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache distforge/_C.*.so $(VENV)/.package-installed
 	find distforge tests launch benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
@@ -51,6 +54,14 @@ $(VENV)/.dependencies-installed: requirements.lock
 	$(PIP) install "$$(grep '^torch==' requirements.lock)"
 	@echo "==> 3/4 the other packages of requirements.lock"
 	$(PIP) install -r requirements.lock
+	@touch $@
+
+# An environment of its own: MLflow's server wants an older pyarrow than training, and the two never
+# run in one process. Trainers talk to it over HTTP; `distforge registry serve --python` starts it.
+$(SERVER)/.installed: requirements-server.lock
+	@echo "==> the registry's server: $(SERVER)"
+	test -x $(SERVER)/bin/python || $(PYTHON) -m venv $(SERVER)
+	$(SERVER)/bin/python -m pip --disable-pip-version-check install -r requirements-server.lock
 	@touch $@
 
 # Without build isolation: the extension is compiled against the torch that will run it.
