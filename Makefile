@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup server run test check bench clean
+.PHONY: help setup server run test test-gpu check bench bench-kernels clean
 
 VENV := .venv
 SERVER := .venv-server
@@ -29,6 +29,9 @@ run: setup ## Phase 3 on configs/quick.toml: champion, data, baking, report (CON
 test: setup server ## All tests that need no GPU
 	$(BIN)/python -m pytest -m "not gpu" tests
 
+test-gpu: setup ## The tests that need an NVIDIA GPU: the CUDA kernels against float64
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
 check: setup ## Lint, format, types (Python) and format (C++)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,6 +41,10 @@ check: setup ## Lint, format, types (Python) and format (C++)
 bench: setup ## Step 1 against its controls; JSON in build/bench_step.json
 	@mkdir -p build
 	$(BIN)/python benchmarks/bench_step.py --json build/bench_step.json
+
+bench-kernels: setup ## The native operators against eager torch and their peers; JSON and plot in build/
+	@mkdir -p build
+	$(BIN)/python benchmarks/bench_kernels.py --json build/kernels.json
 
 clean: ## Remove builds and caches; keeps .venv, .venv-server, runs and champions
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache distforge/_C.*.so $(VENV)/.package-installed

@@ -1,0 +1,40 @@
+"""A plot of a benchmark's JSON: one bar a row, with its goal where it has one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+def plot_ratios(result: Path, output: Path) -> None:
+    """Draw ``ratio`` of every row of ``result`` to ``output``.
+
+    ``result["goals"]`` maps "work | peer" to the ratio that was aimed at.
+    """
+    data = json.loads(result.read_text())
+    rows = data["rows"][::-1]
+    goals = data.get("goals", {})
+    labels = [f"{row['work']}\nagainst {row['peer']}" for row in rows]
+    figure, axes = plt.subplots(figsize=(10, 0.5 * len(rows) + 1.5))
+    ratios = [row["ratio"] for row in rows]
+    bars = axes.barh(range(len(rows)), ratios, color="#4477aa", height=0.6)
+    axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=4, fontsize=8)
+    for position, row in enumerate(rows):
+        goal = goals.get(f"{row['work']} | {row['peer']}")
+        if goal is not None:
+            axes.plot([goal, goal], [position - 0.4, position + 0.4], color="#cc3311", linewidth=2)
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), labels, fontsize=7)
+    axes.set_xlabel("times as fast (red: goal)")
+    axes.set_xlim(0, 1.15 * max(ratios))
+    machine = data["machine"]
+    axes.set_title(f"{machine['cpu']}, {machine['cores']} cores; {machine['gpu'] or 'no GPU'}")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(output, dpi=110)
+    plt.close(figure)
