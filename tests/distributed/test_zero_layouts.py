@@ -15,7 +15,7 @@ from tests.training_cases import VOCAB, relative_distance
 
 CONFIG = MuonGrokfastConfig(muon_lr=0.02, adamw_lr=1e-3, grokfast_lambda=0.2)
 STEPS = 3
-# Every rank computes the same gradient, yet a last bit of a master can round its bf16 copy the other
+# Every rank computes the same gradient, yet the last bit of a master can round its copy the other
 # way. Measured: 7e-5.
 BFLOAT16 = 1e-3
 
