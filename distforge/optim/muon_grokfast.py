@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,13 +13,14 @@ from torch import Tensor
 from distforge.errors import InputError
 from distforge.optim.adamw import adamw_update_
 from distforge.optim.agreement import require_usable_gradients
-from distforge.optim.config import Algorithm, MuonGrokfastConfig, require_choice, require_range
+from distforge.optim.complete_group import complete_group
+from distforge.optim.config import MuonGrokfastConfig
 from distforge.optim.edits import InPlace, PendingEdits
 from distforge.optim.exchange import Peers, Routes
 from distforge.optim.layout import FlatShard, Fragment, Matrix, cut
 from distforge.optim.metrics import OptimizerMetrics, StepSample
 from distforge.optim.muon_step import SCRATCH_BYTES_PER_ELEMENT, Shard, muon_update
-from distforge.optim.param_groups import Layout, NamedParameters, as_matrices, split_parameters
+from distforge.optim.param_groups import NamedParameters, as_matrices, split_parameters
 from distforge.optim.plan import plan_buckets
 
 ParamGroup = dict[str, Any]
@@ -161,27 +162,8 @@ class MuonGrokfast(torch.optim.Optimizer):
 
         Raises InputError as the class does.
         """
-        algorithm = param_group.get("algorithm")
-        require_choice("algorithm of a parameter group", algorithm, get_args(Algorithm))
-        defaults = _muon_defaults if algorithm == "muon" else _adamw_defaults
-        group = {**defaults(self.config), **param_group}
-        require_range("lr of a parameter group", group["lr"], 0.0)
-        if algorithm == "muon":
-            require_choice("layout of a parameter group", group["layout"], get_args(Layout))
-        group.setdefault("initial_lr", group["lr"])
-        group["params"] = _listed(group["params"])
         taken = {id(p) for other in self.param_groups for p in other["params"]}
-        for index, item in enumerate(group["params"]):
-            name, param = item if isinstance(item, tuple) else (f"number {index}", item)
-            if id(param) in taken:
-                raise InputError(
-                    f"parameter {name} of shape {tuple(param.shape)} is in the optimizer twice: "
-                    "list each parameter in one group, once."
-                )
-            taken.add(id(param))
-            if algorithm == "muon":
-                as_matrices(param.detach(), group["layout"])
-        super().add_param_group(group)
+        super().add_param_group(complete_group(param_group, self.config, taken))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -332,39 +314,6 @@ class MuonGrokfast(torch.optim.Optimizer):
             eps=group["eps"],
             weight_decay=group["weight_decay"],
         )
-
-
-def _muon_defaults(config: MuonGrokfastConfig) -> ParamGroup:
-    layout: Layout = "matrix"
-    return {
-        "lr": config.muon_lr,
-        "weight_decay": config.weight_decay,
-        "momentum": config.momentum,
-        "nesterov": config.nesterov,
-        "ns_steps": config.ns_steps,
-        "ns_coefficients": config.ns_coefficients,
-        "ns_dtype": config.ns_dtype,
-        "scale": config.scale,
-        "grokfast_alpha": config.grokfast_alpha,
-        "grokfast_lambda": config.grokfast_lambda,
-        "layout": layout,
-        "transposed": False,
-    }
-
-
-def _adamw_defaults(config: MuonGrokfastConfig) -> ParamGroup:
-    return {
-        "lr": config.adamw_lr,
-        "weight_decay": config.weight_decay,
-        "betas": config.adamw_betas,
-        "eps": config.adamw_eps,
-        "grokfast_alpha": config.grokfast_alpha,
-        "grokfast_lambda": config.grokfast_lambda if config.grokfast_on_adamw else 0.0,
-    }
-
-
-def _listed(params: Any) -> list[Any]:
-    return [params] if isinstance(params, Tensor) else list(params)
 
 
 def _wide_gradient(param: Tensor) -> Tensor:
