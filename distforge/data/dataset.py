@@ -161,6 +161,13 @@ class BatchPlan:
             chosen = order[step * self._batch_size : (step + 1) * self._batch_size]
             yield self._cut(sorted(chosen, key=lambda index: (self._lengths[index], index)))
 
+    def steps(self, first: int = 0) -> Iterator[list[list[int]]]:
+        """The steps from number ``first`` on, epoch after epoch, without end."""
+        number, step = divmod(first, self.steps_per_epoch)
+        while True:
+            yield from self.epoch(number, step)
+            number, step = number + 1, 0
+
     def _cut(self, indices: list[int]) -> list[list[int]]:
         """Cut sorted indices where the running padded cost passes each equal share."""
         cost = [self._lengths[index] for index in indices]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from peft import inject_adapter_in_model
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
@@ -223,6 +224,8 @@ class DeepSpeedBackend(Backend):
         import deepspeed
 
         whole = type(module)(copy.deepcopy(module.config)).to(self._device)
+        for name, adapter in getattr(module, "peft_config", {}).items():
+            inject_adapter_in_model(adapter, whole, name)
         targets = dict(whole.named_parameters())
         for name, parameter in module.named_parameters():
             with deepspeed.zero.GatheredParameters(parameter):

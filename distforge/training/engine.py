@@ -31,16 +31,17 @@ from distforge.training.guards import (
     NonFiniteLossError,
     SkippedStepError,
 )
-from distforge.training.loss import sum_loss
+from distforge.training.loss import Loss, sum_loss
 
 
 @dataclass(frozen=True)
 class StepResult:
     """One step over all ranks.
 
-    ``loss``: mean cross-entropy in nats per target token. ``grad_norm``: global norm before
-    clipping. ``lr``: of the first parameter group. ``token_accuracy``: fraction of targets that the
-    argmax hits, teacher-forced. ``clipped_heads``: attention heads that QK-Clip scaled down.
+    ``loss``: mean in nats per target token; cross-entropy, unless the engine was given another
+    loss. ``grad_norm``: global norm before clipping. ``lr``: of the first parameter group.
+    ``token_accuracy``: fraction of targets that the argmax hits, teacher-forced.
+    ``clipped_heads``: attention heads that QK-Clip scaled down.
     ``optimizer``: measurements of MuonGrokfast, on the steps that are sampled.
     """
 
@@ -64,6 +65,7 @@ class TrainingEngine:
         config: see `EngineConfig`.
         world: this process among the others.
         micro_batches: micro-batches a step, over all ranks together.
+        loss: what a micro-batch costs, summed over its targets; cross-entropy by default.
 
     Raises:
         InputError: the micro-batches do not divide by the ranks, or the dtype does not suit the
@@ -77,6 +79,7 @@ class TrainingEngine:
         config: EngineConfig,
         world: World,
         micro_batches: int,
+        loss: Loss = sum_loss,
     ) -> None:
         if micro_batches % world.size:
             raise InputError(
@@ -84,6 +87,7 @@ class TrainingEngine:
             )
         self._world = world
         self._config = config
+        self._loss = loss
         self.accumulation = micro_batches // world.size
         dtype = self._dtype = resolve_dtype(config.dtype, world.device)
         self._module = model.to(world.device)
@@ -114,7 +118,8 @@ class TrainingEngine:
     ) -> StepResult:
         """One optimizer step on this rank's micro-batches (``accumulation`` many).
 
-        Each holds ``input_ids``, ``attention_mask``, ``labels`` of shape (batch, length).
+        Each holds what the loss reads; cross-entropy reads ``input_ids``, ``attention_mask`` and
+        ``labels`` of shape (batch, length).
         ``global_target_tokens`` counts the labelled tokens of the step over all ranks. Raises a
         `SkippedStepError`, on all ranks alike, with the weights as they were and ready for the next
         step, when loss or gradient is not finite or the loss exceeds ``loss_limit`` (float16
@@ -132,7 +137,7 @@ class TrainingEngine:
         for number, batch in enumerate(micro_batches, start=1):
             on_device = {key: value.to(self._world.device) for key, value in batch.items()}
             with self._backend.autocast():
-                loss, hits = sum_loss(self._backend.forward_module, on_device)
+                loss, hits = self._loss(self._backend.forward_module, on_device)
             loss_sum += float(loss.detach())
             correct += float(hits)
             if number == self.accumulation:

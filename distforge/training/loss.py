@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
 IGNORE_INDEX = -100
+
+# (module or an engine around it, micro-batch on its device) -> (loss in nats summed over the
+# micro-batch's targets, how many targets the argmax hits), both scalars. The engine divides by the
+# targets of the whole step, on all ranks together.
+Loss = Callable[[nn.Module, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 
 
 def sum_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -26,7 +31,7 @@ def sum_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Ten
     columns = targets.any(dim=0).nonzero()
     first = int(columns[0]) if len(columns) else labels.shape[1]
     kwargs = {}
-    if _keeps_logits(model):
+    if keeps_logits(model):
         kwargs["logits_to_keep"] = batch["input_ids"].shape[1] - first
     else:
         first = 0
@@ -43,6 +48,7 @@ def sum_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Ten
     return loss, (rows.detach().argmax(dim=-1) == wanted).sum()
 
 
-def _keeps_logits(model: nn.Module) -> bool:
+def keeps_logits(model: nn.Module) -> bool:
+    """Whether the model can be asked for the logits of its last positions alone."""
     inner = getattr(model, "module", model)
     return "logits_to_keep" in inspect.signature(inner.forward).parameters

@@ -1,10 +1,13 @@
-"""The one supervised loop: making the champion and baking both run through it."""
+"""The one training loop: making the champion and both kinds of baking run through it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
 
 from distforge.data.dataset import BatchPlan, ReasoningDataset, read_micro_batch
 from distforge.errors import InputError
@@ -86,13 +89,97 @@ class StepRecord:
         }
 
 
-class SupervisedLoop:
-    """Steps over a `ReasoningDataset`, resumable at any step.
+@dataclass(frozen=True)
+class StepBatch:
+    """What one optimizer step trains on.
+
+    ``micro_batches`` are this rank's; ``targets`` and ``tokens`` count those of all ranks. ``ids``
+    name the examples of all ranks, by micro-batch, for the record of a step that is skipped.
+    """
+
+    micro_batches: Sequence[Mapping[str, Tensor]]
+    targets: int
+    tokens: int
+    ids: Sequence[Sequence[str]] = ()
+
+
+class BatchSource(Protocol):
+    """Where a loop's steps come from: the same steps for the same seed, wherever one begins."""
+
+    steps_per_epoch: int
+
+    def steps(self, first: int) -> Iterator[StepBatch]:
+        """The steps from number ``first`` (from 0) on, without end.
+
+        Each is made when it is asked for, so it may depend on the weights as they are then.
+        """
+        ...
+
+
+class TrainingLoop:
+    """Steps over a `BatchSource`, resumable at any step.
 
     ``step`` is the number of optimizer steps taken; setting it (after a checkpoint was loaded)
-    continues from there, as the plan of batches depends on seed and step alone. A step that
-    ``guard`` skips counts as one; `DivergedError` ends a run of too many.
+    continues from there. A step that ``guard`` skips counts as one; `DivergedError` ends a run of
+    too many.
     """
+
+    def __init__(
+        self,
+        engine: TrainingEngine,
+        source: BatchSource,
+        config: SupervisedConfig,
+        guard: StepGuard,
+    ) -> None:
+        self.guard = guard
+        self._engine = engine
+        self._source = source
+        self._config = config
+        self.steps_per_epoch = source.steps_per_epoch
+        self.total_steps = config.max_steps or max(1, round(config.epochs * self.steps_per_epoch))
+        self.step = 0
+
+    def steps(self) -> Iterator[StepRecord]:
+        """Train from ``step`` to ``total_steps``, yielding after every optimizer step."""
+        batches = self._source.steps(self.step)
+        while self.step < self.total_steps:
+            yield self._train(batches)
+
+    def epoch_steps(self) -> Iterator[StepRecord]:
+        """Train to the end of the current epoch, or of the run if that comes first."""
+        for record in self.steps():
+            yield record
+            if self.step % self.steps_per_epoch == 0:
+                return
+
+    def _train(self, batches: Iterator[StepBatch]) -> StepRecord:
+        began = time.perf_counter()
+        batch = next(batches)
+        skipped = False
+        try:
+            result = self._engine.train_step(
+                batch.micro_batches,
+                lr_factor(self._config.schedule, self.step, self.total_steps),
+                batch.targets,
+                self.guard.loss_limit,
+            )
+            self.guard.accept(result.loss)
+        except SkippedStepError as error:
+            result, skipped = error.result, True
+            self.guard.skip(self.step + 1, error, batch.ids)
+        self.step += 1
+        return StepRecord(
+            step=self.step,
+            epoch=self.step / self.steps_per_epoch,
+            result=result,
+            tokens_per_second=batch.tokens / (time.perf_counter() - began),
+            skipped=skipped,
+            skipped_steps=self.guard.skipped,
+        )
+
+
+class SupervisedLoop(TrainingLoop):
+    """The loop over a `ReasoningDataset`; its plan of batches depends on seed and step alone."""
 
     def __init__(
         self,
@@ -103,59 +190,32 @@ class SupervisedLoop:
         pad_token_id: int,
         guard: StepGuard | None = None,
     ) -> None:
-        self.guard = guard or StepGuard(GuardConfig(), world)
-        self._engine = engine
+        source = ExampleBatches(dataset, config, world, pad_token_id)
+        super().__init__(engine, source, config, guard or StepGuard(GuardConfig(), world))
+
+
+class ExampleBatches:
+    """The `BatchSource` of supervised training: this rank's part of every step of a `BatchPlan`."""
+
+    def __init__(
+        self, dataset: ReasoningDataset, config: SupervisedConfig, world: World, pad_token_id: int
+    ) -> None:
         self._dataset = dataset
-        self._config = config
         self._world = world
         self._pad_token_id = pad_token_id
         self._plan = BatchPlan(
             dataset.lengths, config.batch_size, config.micro_batches, config.seed
         )
         self.steps_per_epoch = self._plan.steps_per_epoch
-        self.total_steps = config.max_steps or max(1, round(config.epochs * self.steps_per_epoch))
-        self.step = 0
 
-    def steps(self) -> Iterator[StepRecord]:
-        """Train from ``step`` to ``total_steps``, yielding after every optimizer step."""
-        while self.step < self.total_steps:
-            epoch, first = divmod(self.step, self.steps_per_epoch)
-            for micro_batches in self._plan.epoch(epoch, first):
-                yield self._train(micro_batches)
-                if self.step >= self.total_steps:
-                    return
-
-    def epoch_steps(self) -> Iterator[StepRecord]:
-        """Train to the end of the current epoch, or of the run if that comes first."""
-        for record in self.steps():
-            yield record
-            if self.step % self.steps_per_epoch == 0:
-                return
-
-    def _train(self, micro_batches: list[list[int]]) -> StepRecord:
-        began = time.perf_counter()
-        targets = sum(self._dataset.target_counts[i] for part in micro_batches for i in part)
-        tokens = sum(self._dataset.lengths[i] for part in micro_batches for i in part)
-        mine = micro_batches[self._world.rank :: self._world.size]
-        skipped = False
-        try:
-            result = self._engine.train_step(
+    def steps(self, first: int) -> Iterator[StepBatch]:
+        """See `BatchSource`."""
+        for parts in self._plan.steps(first):
+            indices = [index for part in parts for index in part]
+            mine = parts[self._world.rank :: self._world.size]
+            yield StepBatch(
                 [read_micro_batch(self._dataset, part, self._pad_token_id) for part in mine],
-                lr_factor(self._config.schedule, self.step, self.total_steps),
-                targets,
-                self.guard.loss_limit,
+                targets=sum(self._dataset.target_counts[index] for index in indices),
+                tokens=sum(self._dataset.lengths[index] for index in indices),
+                ids=[[self._dataset.examples[index].id for index in part] for part in parts],
             )
-            self.guard.accept(result.loss)
-        except SkippedStepError as error:
-            result, skipped = error.result, True
-            ids = [[self._dataset.examples[i].id for i in part] for part in micro_batches]
-            self.guard.skip(self.step + 1, error, ids)
-        self.step += 1
-        return StepRecord(
-            step=self.step,
-            epoch=self.step / self.steps_per_epoch,
-            result=result,
-            tokens_per_second=tokens / (time.perf_counter() - began),
-            skipped=skipped,
-            skipped_steps=self.guard.skipped,
-        )
