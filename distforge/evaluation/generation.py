@@ -1,4 +1,4 @@
-"""Greedy generation in batches with a key-value cache.
+"""Generation in batches with a key-value cache, greedy or sampled.
 
 transformers' own `generate` does the decoding; this module decides what goes into one batch.
 Questions are sorted by length, so that padding is small, and a batch ends with its last sequence.
@@ -6,7 +6,8 @@ Questions are sorted by length, so that padding is small, and a batch ends with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -35,8 +36,11 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[Generation]:
-    """Continue every prompt greedily, in the given order of prompts.
+    """Continue every prompt, greedily unless a temperature is given, in the given order of prompts.
 
     Args:
         model: any Hugging Face causal LM; left in the mode (training or not) it was in.
@@ -45,6 +49,10 @@ def generate(
         max_new_tokens: most tokens written for a prompt.
         batch_size: prompts decoded at once.
         progress: called with (prompts done, prompts in all) after each batch.
+        temperature: 0 takes the likeliest token; above, tokens are sampled from the whole
+            distribution, its logits divided by it.
+        seed: of sampling; equal arguments write equal texts, and torch's own random state is left
+            as it was.
 
     Raises:
         InputError: a prompt and ``max_new_tokens`` together exceed the model's context.
@@ -58,7 +66,9 @@ def generate(
     try:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            batch = _decode(model, tokenizer, [encoded[i] for i in chosen], max_new_tokens)
+            rows = [encoded[i] for i in chosen]
+            with _random_state(model.device, seed + start, fork=temperature > 0):
+                batch = _decode(model, tokenizer, rows, max_new_tokens, temperature)
             results.update(zip(chosen, batch, strict=True))
             if progress is not None:
                 progress(len(results), len(prompts))
@@ -79,12 +89,24 @@ def _require_room(
         )
 
 
+@contextmanager
+def _random_state(device: torch.device, seed: int, fork: bool) -> Iterator[None]:
+    """Sampling from ``seed`` inside, the outer random state untouched."""
+    if not fork:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 @torch.no_grad()
 def _decode(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     encoded: Sequence[Sequence[int]],
     max_new_tokens: int,
+    temperature: float,
 ) -> list[Generation]:
     eos = tokenizer.eos_token_id
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
@@ -92,8 +114,14 @@ def _decode(
     # Padding stands on the left, so that every row's next token comes at the same column.
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in encoded])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded])
+    # top_k and top_p default to a truncated distribution in transformers.
+    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
     settings = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=eos, pad_token_id=pad
+        max_new_tokens=max_new_tokens,
+        do_sample=temperature > 0,
+        eos_token_id=eos,
+        pad_token_id=pad,
+        **sampling,
     )
     # generate() fills what a given config leaves open from the model's own, which may penalise
     # repetition or search with beams; so the model's own is set aside for the call.

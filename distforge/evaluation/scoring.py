@@ -92,16 +92,17 @@ def answer_questions(
     max_new_tokens: int,
     batch_size: int,
     prompted: bool = False,
+    prompt: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Answered]:
     """Ask every question and judge the answers; ranks share the work and all get all answers.
 
-    ``prompted`` puts each example's strategy prompt in front of its question. Collective: every
-    rank must call it with the same examples.
+    ``prompted`` puts each example's strategy prompt in front of its question, ``prompt`` one and
+    the same before all. Collective: every rank must call it with the same examples.
     """
     mine = list(examples[world.rank :: world.size])
     asked = [
-        question_text(e.question, tokenizer, STRATEGY_PROMPTS[e.strategy] if prompted else "")
+        question_text(e.question, tokenizer, STRATEGY_PROMPTS[e.strategy] if prompted else prompt)
         for e in mine
     ]
     with torch.no_grad():

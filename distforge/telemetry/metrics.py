@@ -33,6 +33,9 @@ VALIDATION_TOKEN_ACCURACY = "validation/token_accuracy"
 VALIDATION_ACCURACY = "validation/accuracy"
 VALIDATION_SECONDS = "validation/seconds"
 
+# Prompt baking: KL(prompted teacher ‖ model without the prompt), nats a held-out response token.
+PROMPT_HELDOUT_KL = "prompt/heldout_kl"
+
 PROGRESS_METRICS = (
     TRAIN_LOSS,
     TRAIN_TOKEN_ACCURACY,
@@ -51,6 +54,7 @@ PROGRESS_METRICS = (
     VALIDATION_TOKEN_ACCURACY,
     VALIDATION_ACCURACY,
     VALIDATION_SECONDS,
+    PROMPT_HELDOUT_KL,
 )
 
 # The 17 of baking: one record an epoch.

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self, get_args
 
 from rich.console import Console
+from rich.table import Table
 
 from distforge.errors import InputError
 from distforge.telemetry.console import RunConsole
@@ -154,6 +155,11 @@ class RunLogger:
             return
         outcome = BakingSummary.from_mapping(summary)
         for table in (accuracy_table(outcome), usage_table(outcome)):
+            self._console_guard.call(self._console.console.print, table)
+
+    def show(self, table: Table) -> None:
+        """Prints a table on the console."""
+        if self.enabled:
             self._console_guard.call(self._console.console.print, table)
 
     def artifact(self, path: Path, name: str, type: str) -> None:
