@@ -1,0 +1,131 @@
+"""The configuration of prompt baking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from distforge.errors import InputError
+from distforge.optim import AdamWConfig, OptimizerConfig, ScheduleConfig
+from distforge.training.engine_config import EngineConfig
+from distforge.training.supervised import SupervisedConfig
+
+Method = Literal["lora", "full"]
+Questions = Literal["dataset", "self"]
+
+
+def _training() -> SupervisedConfig:
+    return SupervisedConfig(
+        max_steps=150,
+        batch_size=32,
+        micro_batches=2,
+        schedule=ScheduleConfig(kind="linear", warmup_steps=5, final_fraction=0.02),
+    )
+
+
+def _optimizer() -> OptimizerConfig:
+    return OptimizerConfig(name="adamw", adamw=AdamWConfig(lr=5e-3, weight_decay=0.0))
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """The adapter that a prompt is baked into (Hu et al. 2021, arXiv 2106.09685), through peft.
+
+    rank: of every update; alpha: its scale is alpha / rank; both positive.
+    target_modules: "all-linear" (all but the output head), or names as peft takes them.
+    """
+
+    rank: int = 32
+    alpha: float = 64.0
+    target_modules: tuple[str, ...] = ("all-linear",)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not self.alpha > 0 or not self.target_modules:
+            raise InputError(
+                f"lora has rank {self.rank}, alpha {self.alpha} and {len(self.target_modules)} "
+                "target modules; expected positive numbers and at least one module"
+            )
+
+
+@dataclass(frozen=True)
+class PromptBakingConfig:
+    """How one prompt is baked.
+
+    method: "lora" trains an adapter, and the model without it is the teacher; "full" trains every
+        weight of a copy, and the model itself is the teacher.
+    lora: the adapter.
+    questions: "dataset" takes those of the data, "self" lets the model write its own.
+    num_questions: to train on, each prompt; heldout_questions: others, to measure KL on.
+    temperature: of sampled responses; > 0, 1 is the teacher's own distribution.
+    max_response_tokens: longest response, for baking and for answering.
+    on_policy: share of steps on the student's own responses (λ), in [0, 1].
+    beta: 0 is forward KL, 1 reverse KL, between them the generalised Jensen-Shannon divergence.
+    top_k: compare so many outcomes and the rest as one; 0 compares the whole vocabulary.
+    chunk_elements: most logits held at once in one tensor.
+    stop_fraction: stop where held-out KL has come down to this fraction of what it was; in [0, 1),
+        0 trains to the end.
+    evaluate_every: steps between two measurements of held-out KL.
+    replay: in a sequence, share of a later bake's questions that belong to earlier prompts and
+        hold the model where it is on them; in [0, 1).
+    max_drift: pursuit stops where the prompted model has moved so far from the prompted champion,
+        in nats a token; > 0.
+    generation_batch_size: responses written at once on each rank.
+    seed: of questions, responses and the adapter's first weights.
+    """
+
+    method: Method = "lora"
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    questions: Questions = "dataset"
+    num_questions: int = 512
+    heldout_questions: int = 64
+    temperature: float = 1.0
+    max_response_tokens: int = 160
+    on_policy: float = 0.0
+    beta: float = 0.0
+    top_k: int = 0
+    chunk_elements: int = 1 << 22
+    stop_fraction: float = 0.0
+    evaluate_every: int = 25
+    replay: float = 0.25
+    max_drift: float = 0.5
+    generation_batch_size: int = 128
+    seed: int = 0
+    training: SupervisedConfig = field(default_factory=_training)
+    optimizer: OptimizerConfig = field(default_factory=_optimizer)
+    engine: EngineConfig = field(default_factory=lambda: EngineConfig(qk_clip_every=0))
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise InputError(f"method is {self.method!r}; expected one of {get_args(Method)}")
+        if self.questions not in get_args(Questions):
+            raise InputError(
+                f"questions is {self.questions!r}; expected one of {get_args(Questions)}"
+            )
+        for name in (
+            "heldout_questions",
+            "max_response_tokens",
+            "chunk_elements",
+            "evaluate_every",
+            "generation_batch_size",
+        ):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected a positive number")
+        for name, open_top in (
+            ("on_policy", False),
+            ("beta", False),
+            ("stop_fraction", True),
+            ("replay", True),
+        ):
+            value = getattr(self, name)
+            if not 0 <= value <= 1 or (open_top and value == 1):
+                raise InputError(f"{name} is {value}; expected a number in [0, 1]")
+        if not self.temperature > 0 or not self.max_drift > 0 or self.top_k < 0:
+            raise InputError(
+                f"temperature is {self.temperature}, max_drift {self.max_drift} and top_k "
+                f"{self.top_k}; expected positive numbers, and top_k 0 or more"
+            )
+        if self.num_questions < self.training.batch_size:
+            raise InputError(
+                f"num_questions is {self.num_questions}; expected at least the batch_size, "
+                f"{self.training.batch_size}"
+            )
