@@ -31,6 +31,9 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "run": Command("bake", "bake", "Step1Config", "champion, data, step 1, registry, report"),
     "bake": Command("bake", "bake", "Step1Config", "step 1: bake the reasoning strategies in"),
+    "bake-prompt": Command(
+        "bake_prompt", "bake_prompt", "BakePromptConfig", "bake prompts into a model's weights"
+    ),
     "champion make": Command("champion", "make", "MakeConfig", "make the embedded champion"),
     "champion import": Command(
         "champion",

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from torch import Tensor
+
+from distforge.baking.distillation import TEACHER_PREFIX
+from distforge.baking.teacher_cache import join_targets
 from distforge.baking.trajectories import Trajectory, collate_trajectories
 from distforge.data import BatchPlan
 from distforge.training.distributed import World
@@ -30,6 +34,8 @@ class PromptBatches:
         pad_token_id: what rows are padded with.
         on_policy: share of steps on the student's own responses, in [0, 1].
         rewrite: writes them.
+        targets: what was written down of the teacher on ``trajectories``, see `write_down_teacher`;
+            None lets the teacher read each batch.
     """
 
     def __init__(
@@ -40,8 +46,10 @@ class PromptBatches:
         pad_token_id: int,
         on_policy: float,
         rewrite: Rewrite,
+        targets: Sequence[Mapping[str, Tensor]] | None = None,
     ) -> None:
         self._trajectories = trajectories
+        self._targets = targets
         self._world = world
         self._pad_token_id = pad_token_id
         self._on_policy = on_policy
@@ -58,13 +66,12 @@ class PromptBatches:
     def steps(self, first: int) -> Iterator[StepBatch]:
         """See `BatchSource`."""
         for step, parts in enumerate(self._plan.steps(first), start=first):
-            rows = self._rows(step, [index for part in parts for index in part])
+            on_policy = self.is_on_policy(step)
+            indices = [index for part in parts for index in part]
+            rows = self._rewritten(step, indices) if on_policy else self._written(indices)
             mine = parts[self._world.rank :: self._world.size]
             yield StepBatch(
-                [
-                    collate_trajectories([rows[index] for index in part], self._pad_token_id)
-                    for part in mine
-                ],
+                [self._collate(rows, part, on_policy) for part in mine],
                 targets=sum(len(row.response) for row in rows.values()),
                 tokens=sum(row.tokens for row in rows.values()),
             )
@@ -73,9 +80,19 @@ class PromptBatches:
         """Whether step ``step`` (from 0) trains on the student's own responses."""
         return random.Random(f"{self._seed}:{step}:on-policy").random() < self._on_policy
 
-    def _rows(self, step: int, indices: Sequence[int]) -> dict[int, Trajectory]:
-        if not self.is_on_policy(step):
-            return {index: self._trajectories[index] for index in indices}
+    def _written(self, indices: Sequence[int]) -> dict[int, Trajectory]:
+        return {index: self._trajectories[index] for index in indices}
+
+    def _rewritten(self, step: int, indices: Sequence[int]) -> dict[int, Trajectory]:
         digest = hashlib.sha256(f"{self._seed}:{step}".encode()).digest()
         seed = int.from_bytes(digest[:4], "big")
         return dict(zip(indices, self._rewrite(indices, seed), strict=True))
+
+    def _collate(
+        self, rows: Mapping[int, Trajectory], part: Sequence[int], on_policy: bool
+    ) -> dict[str, Tensor]:
+        batch = collate_trajectories([rows[index] for index in part], self._pad_token_id)
+        if self._targets is None or on_policy:
+            return batch
+        student = {k: v for k, v in batch.items() if not k.startswith(TEACHER_PREFIX)}
+        return student | join_targets([self._targets[index] for index in part])

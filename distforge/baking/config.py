@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from distforge.baking.convergence import ConvergenceConfig
+from distforge.baking.prompt_config import PromptBakingConfig
 from distforge.data import DataConfig
 from distforge.errors import InputError
 from distforge.optim import OptimizerConfig
@@ -16,6 +17,8 @@ from distforge.training.engine_config import EngineConfig
 from distforge.training.guards import GuardConfig
 from distforge.training.run_directory import Existing
 from distforge.training.supervised import SupervisedConfig
+
+Mode = Literal["sft", "prompt", "both"]
 
 # What may differ between two runs that are still the same run: where it goes, how it is watched.
 NOT_IDENTITY = ("output", "name", "existing", "resume", "dry_run", "telemetry", "registry")
@@ -57,6 +60,9 @@ class Step1Config:
         give when they start a run again; "off" leaves it to ``existing``.
     seed: of new embedding rows and dropout; data, batches and champion have seeds of their own.
     checkpoint_every: steps between two checkpoints; 0 keeps none but the best weights.
+    mode: "sft" trains on the traces; "prompt" bakes the seven strategy prompts, from what the model
+        itself answers to them; "both" bakes the prompts first, then trains on the traces.
+    prompt_baking: how prompts are baked; its engine is the run's own.
     target: "reasoning" bakes the traces; "direct" trains bare answers, the control that shows what
         the traces are worth.
     dry_run: print the resolved configuration, a memory estimate and DeepSpeed's JSON, and stop.
@@ -68,10 +74,12 @@ class Step1Config:
     resume: Literal["auto", "off"] = "off"
     seed: int = 0
     checkpoint_every: int = 500
+    mode: Mode = "sft"
     target: Literal["reasoning", "direct"] = "reasoning"
     dry_run: bool = False
     champion: ChampionConfig = field(default_factory=ChampionConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    prompt_baking: PromptBakingConfig = field(default_factory=PromptBakingConfig)
     training: SupervisedConfig = field(default_factory=SupervisedConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -86,5 +94,7 @@ class Step1Config:
             raise InputError(f"existing is {self.existing!r}; expected one of {get_args(Existing)}")
         if self.resume not in ("auto", "off"):
             raise InputError(f"resume is {self.resume!r}; expected 'auto' or 'off'")
+        if self.mode not in get_args(Mode):
+            raise InputError(f"mode is {self.mode!r}; expected one of {get_args(Mode)}")
         if self.checkpoint_every < 0:
             raise InputError(f"checkpoint_every is {self.checkpoint_every}; expected 0 or more")

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 TEACHER_PREFIX = "teacher_"
 TOP_IDS, TOP_LOG_PROBS = "top_ids", "top_log_probs"
+CACHED_STATES = "cached_states"
 
 # Largest difference between a model's logits and its head on its last states, relative to the
 # largest logit; float32 rounding gives 1e-6.
@@ -36,8 +37,9 @@ class DistillationLoss:
 
     A `distforge.training.loss.Loss`. A micro-batch holds ``input_ids, attention_mask, labels`` of
     the student and the same three with ``teacher_`` in front; ``labels`` are −100 but on the
-    response. It may hold ``top_ids`` (N, k) and ``top_log_probs`` (N, k + 1) of its N response
-    tokens in row order: a teacher that was written down, and the teacher's model is not run.
+    response. Instead of the teacher's three it may hold what was written down of the teacher, for
+    its N response tokens in row order: ``cached_states`` (N, d), or ``top_ids`` (N, k) and
+    ``top_log_probs`` (N, k + 1); its model is not run then.
 
     Attributes:
         teacher: a frozen model on the student's device, or None: the student's own model with its
@@ -71,11 +73,14 @@ class DistillationLoss:
                 chunk_elements=self.chunk_elements,
             )
 
-    def _teacher(
+    def run_teacher(
         self, module: nn.Module, batch: Mapping[str, Tensor], token_ids: Tensor
-    ) -> Teacher:
-        if TOP_IDS in batch:
-            return TopKTeacher(batch[TOP_IDS], batch[TOP_LOG_PROBS])
+    ) -> StateTeacher:
+        """The teacher on its own inputs, checked to score ``token_ids`` (N,); without gradient.
+
+        Raises:
+            ValueError: it scores other tokens.
+        """
         theirs = {
             key.removeprefix(TEACHER_PREFIX): value
             for key, value in batch.items()
@@ -85,8 +90,26 @@ class DistillationLoss:
             raise ValueError("teacher and student do not score the same response tokens")
         source = module if self.teacher is None else self.teacher
         with torch.no_grad(), as_teacher(unwrap(source)):
-            rows, head = self._read(source, theirs)
-        return StateTeacher(rows, head, self.top_k)
+            rows, _ = self._read(source, theirs)
+        return StateTeacher(rows, self._teacher_head(module), self.top_k)
+
+    def _teacher(
+        self, module: nn.Module, batch: Mapping[str, Tensor], token_ids: Tensor
+    ) -> Teacher:
+        if TOP_IDS in batch:
+            return TopKTeacher(batch[TOP_IDS], batch[TOP_LOG_PROBS])
+        if CACHED_STATES in batch:
+            return StateTeacher(batch[CACHED_STATES], self._teacher_head(module), self.top_k)
+        return self.run_teacher(module, batch, token_ids)
+
+    def _teacher_head(self, module: nn.Module) -> Head:
+        if not self.states:
+            return _identity
+        head = output_head(module if self.teacher is None else self.teacher)
+        # An adapter on the head is the student's alone.
+        base = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
+        assert isinstance(base, nn.Module)
+        return _in_float32(base)
 
     def _read(self, module: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Head]:
         """The rows (N, d) that predict the response tokens, and the head that makes logits."""

@@ -172,8 +172,9 @@ class PromptBaker:
         Raises:
             InputError: no prompt, one given twice, or what `bake` refuses.
         """
-        if not prompts or len(set(prompts)) != len(prompts):
-            raise InputError(f"{len(prompts)} prompts are given; expected at least one, each once")
+        _check_distinct(prompts)
+        if not prompts:
+            raise InputError("no prompt is given; expected at least one")
         whose = strategies or [None] * len(prompts)
         checked = self._checked(dict(zip(prompts, whose, strict=True)))
         probes = [self.measurer.probe(text, who, questions) for text, who in checked.items()]
@@ -219,6 +220,7 @@ class PromptBaker:
 
     def check(self, prompts: Sequence[str], strategy: str = "") -> None:
         """Raise the `InputError` that baking ``prompts`` would raise, without doing anything."""
+        _check_distinct(prompts)
         self._checked(dict.fromkeys(prompts, strategy or None))
 
     def _checked(self, prompts: Mapping[str, str | None]) -> dict[str, str]:
@@ -306,3 +308,10 @@ class PromptBaker:
             max_new_tokens=self.config.max_response_tokens,
             batch_size=self.config.generation_batch_size,
         )
+
+
+def _check_distinct(prompts: Sequence[str]) -> None:
+    texts = [prompt.strip() for prompt in prompts]
+    for text in texts:
+        if texts.count(text) > 1:
+            raise InputError(f"the prompt {text[:60]!r} is given twice; expected each once")

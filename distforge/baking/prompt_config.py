@@ -61,6 +61,8 @@ class PromptBakingConfig:
     on_policy: share of steps on the student's own responses (λ), in [0, 1].
     beta: 0 is forward KL, 1 reverse KL, between them the generalised Jensen-Shannon divergence.
     top_k: compare so many outcomes and the rest as one; 0 compares the whole vocabulary.
+    cache_teacher: keep the teacher's states (or its ``top_k``) on responses that do not change, in
+        host memory, instead of running it at every step.
     chunk_elements: most logits held at once in one tensor.
     stop_fraction: stop where held-out KL has come down to this fraction of what it was; in [0, 1),
         0 trains to the end.
@@ -83,6 +85,7 @@ class PromptBakingConfig:
     on_policy: float = 0.0
     beta: float = 0.0
     top_k: int = 0
+    cache_teacher: bool = True
     chunk_elements: int = 1 << 22
     stop_fraction: float = 0.0
     evaluate_every: int = 25

@@ -23,6 +23,7 @@ from distforge.baking.delta import (
 )
 from distforge.baking.distillation import DistillationLoss, logits_are_linear
 from distforge.baking.prompt_config import PromptBakingConfig
+from distforge.baking.teacher_cache import write_down_teacher
 from distforge.baking.trajectories import (
     PromptedQuestion,
     Trajectory,
@@ -169,8 +170,20 @@ class BakeTraining:
                     batch_size=config.generation_batch_size,
                 )
 
+        targets = None
+        if config.cache_teacher and config.on_policy < 1:
+            with self._engine.whole_model() as model:
+                targets = write_down_teacher(
+                    model, self._loss, self._trajectories, self._world.device, pad
+                )
         return PromptBatches(
-            self._trajectories, config.training, self._world, pad, config.on_policy, rewrite
+            self._trajectories,
+            config.training,
+            self._world,
+            pad,
+            config.on_policy,
+            rewrite,
+            targets,
         )
 
     def _train(self, first_step: int) -> None:

@@ -28,8 +28,10 @@ class Step1Summary:
     """What step 1 reached: the content of ``summary.json``. Fractions are in [0, 1].
 
     ``champion_accuracy`` (from the question alone) is over the same held-out questions,
-    ``champion_prompted_accuracy`` over the validation ones. ``seconds`` count from the loaded
-    champion to the judged model. ``shortfalls`` says in words why it did not converge.
+    ``champion_prompted_accuracy`` over the validation ones. ``prompt_kl_before`` and
+    ``prompt_kl_after`` are those of the baked prompts, where ``mode`` bakes them. ``seconds`` count
+    from the loaded champion to the judged model. ``shortfalls`` says in words why it did not
+    converge.
     """
 
     converged: bool
@@ -55,6 +57,9 @@ class Step1Summary:
     champion_sha256: str
     too_long: int
     targets: dict[str, float]
+    mode: str = "sft"
+    prompt_kl_before: float | None = None
+    prompt_kl_after: float | None = None
     phase: int = 3
     step: int = 1
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from distforge.baking.config import NOT_IDENTITY, Step1Config
+from distforge.baking.prompt_stage import bake_strategy_prompts
 from distforge.baking.publish import CHAMPION_DIRECTORY, Step1Summary, publish
 from distforge.baking.trainer import PromptBakingTrainer
 from distforge.config import config_sha256, dump_toml, to_dict
@@ -108,16 +110,24 @@ def _bake(
         export_model(champion.model, champion.tokenizer, directory / CHAMPION_DIRECTORY)
     add_thinking_tokens(champion.model, champion.tokenizer, THINKING_TOKENS, config.seed)
     parameters = champion.model.num_parameters()  # before ZeRO 3 shards them
+    prompted = bake_strategy_prompts(config, champion, examples, directory, world, log)
     trainer = PromptBakingTrainer(
-        champion.model, champion.tokenizer, examples, config, world, log, directory, record
+        prompted.model if prompted else champion.model,
+        champion.tokenizer,
+        examples,
+        config,
+        world,
+        log,
+        directory,
+        record,
     )
     data = directory / "data"
     if world.is_main:
         for split in ("train", "heldout"):
             write_examples([e for e in examples if e.split == split], data / f"{split}.jsonl")
-    before = _report_start(trainer, champion, log)
-    outcome = trainer.train()
+    before = _report_start(trainer, champion, config, world, log)
     model_dir = directory / "model"
+    outcome = trainer.train() if config.mode != "prompt" else trainer.keep()
     trainer.save_baked_model(model_dir)
     log.say(f"judging the exported model on {len(trainer.heldout)} held-out questions")
     answered = _ask_exported(model_dir, trainer, config, world)
@@ -147,6 +157,9 @@ def _bake(
             "accuracy_overall": config.convergence.overall,
             "accuracy_strategy": config.convergence.per_strategy,
         },
+        mode=config.mode,
+        prompt_kl_before=prompted.outcome.kl_before if prompted else None,
+        prompt_kl_after=prompted.outcome.kl_after if prompted else None,
         **before,
     )
     if world.is_main:
@@ -160,22 +173,42 @@ def _ask_exported(
 ) -> list[Answered]:
     """Judge what was exported, read back from disk: that, not the trainer's copy, is shipped."""
     baked = load_champion(str(model_dir))
+    return _ask(baked, trainer.heldout, trainer, config, world)
+
+
+def _ask(
+    model: Champion,
+    examples: Sequence[Example],
+    trainer: PromptBakingTrainer,
+    config: Step1Config,
+    world: World,
+    prompted: bool = False,
+) -> list[Answered]:
     return answer_questions(
-        baked.model.to(world.device),
-        baked.tokenizer,
-        trainer.heldout,
+        model.model.to(world.device),
+        model.tokenizer,
+        examples,
         world,
         max_new_tokens=trainer.max_new_tokens,
         batch_size=config.evaluation.batch_size,
+        prompted=prompted,
     )
 
 
 def _report_start(
-    trainer: PromptBakingTrainer, champion: Champion, log: RunLogger
+    trainer: PromptBakingTrainer,
+    champion: Champion,
+    config: Step1Config,
+    world: World,
+    log: RunLogger,
 ) -> dict[str, Any]:
     """Ask the champion, so that what baking adds can be told from what was there."""
-    plain = summarize(trainer.ask(trainer.heldout))
-    prompted = summarize(trainer.ask(trainer.validation, prompted=True))
+    if config.mode == "sft":  # the trainer holds the champion, whole or sharded
+        plain = summarize(trainer.ask(trainer.heldout))
+        prompted = summarize(trainer.ask(trainer.validation, prompted=True))
+    else:
+        plain = summarize(_ask(champion, trainer.heldout, trainer, config, world))
+        prompted = summarize(_ask(champion, trainer.validation, trainer, config, world, True))
     log.say(
         f"champion {champion.source}: {plain.accuracy_overall:.1%} from the question alone, "
         f"{prompted.accuracy_overall:.1%} with strategy prompts; {len(trainer.dataset)} training "

@@ -133,6 +133,13 @@ class PromptBakingTrainer:
         assert self._best is not None, "the last step is always evaluated"
         return TrainingOutcome(self.loop.step, self._best, self._stopped)
 
+    def keep(self) -> TrainingOutcome:
+        """Judge and keep the model as it is, without a step."""
+        scores = self.validate()
+        self._keep(scores.accuracy_overall)
+        assert self._best is not None
+        return TrainingOutcome(0, self._best, stopped_early=False)
+
     def train_epoch(self) -> float:
         """Train to the end of the epoch (evaluating when due); the mean loss of the steps taken."""
         losses = []
@@ -223,12 +230,15 @@ class PromptBakingTrainer:
         if convergence.converged and self._config.evaluation.stop_when_converged:
             self._stopped = self.check_convergence(summarize(self.ask(self.heldout))).converged
         if self._stopped or self._best is None or scores.accuracy_overall > self._best.accuracy:
-            self._best = Best(self.loop.step, scores.accuracy_overall)
-            with self.engine.whole_model() as model:
-                if self._world.is_main:
-                    export_model(model, self._tokenizer, self._best_directory)
-            self._world.barrier()
+            self._keep(scores.accuracy_overall)
         self._evaluation_due = False
+
+    def _keep(self, accuracy: float) -> None:
+        self._best = Best(self.loop.step, accuracy)
+        with self.engine.whole_model() as model:
+            if self._world.is_main:
+                export_model(model, self._tokenizer, self._best_directory)
+        self._world.barrier()
 
     def _checkpoint(self) -> None:
         state = {

@@ -17,6 +17,7 @@ from distforge.baking.distillation import (
     response_ids,
 )
 from distforge.baking.prompt_config import LoraSettings
+from distforge.baking.teacher_cache import join_targets, write_down_teacher
 from distforge.baking.trajectories import Trajectory, collate_trajectories
 from tests.baking_cases import MODELS, model
 
@@ -170,7 +171,9 @@ def test_dropout_is_off_in_the_teacher_alone() -> None:
     assert first != second  # the student drops out
     assert student.training
     with torch.no_grad():
-        teacher = [loss._teacher(student, batch, response_ids(batch["labels"])) for _ in range(2)]
+        teacher = [
+            loss.run_teacher(student, batch, response_ids(batch["labels"])) for _ in range(2)
+        ]
     assert torch.equal(teacher[0].states, teacher[1].states)
 
 
@@ -187,12 +190,52 @@ def test_a_teacher_written_down_needs_no_teacher_model() -> None:
     batch = collate_trajectories(ROWS, PAD)
     loss = DistillationLoss(None, states=True, top_k=6)
     running, _ = loss(student, batch)
-    ids, log_probs = loss._teacher(student, batch, response_ids(batch["labels"])).rows(slice(None))
+    ids, log_probs = loss.run_teacher(student, batch, response_ids(batch["labels"])).rows(
+        slice(None)
+    )
     kept = {k: v for k, v in batch.items() if not k.startswith("teacher_")}
     written, _ = loss(student, {**kept, TOP_IDS: ids, TOP_LOG_PROBS: log_probs})
     exact, _ = DistillationLoss(None, states=True)(student, batch)
     assert float(written.detach()) == pytest.approx(float(running.detach()), rel=1e-6)
     assert float(written.detach()) < float(exact.detach())
+
+
+@pytest.mark.parametrize("top_k", [0, 6])
+@pytest.mark.parametrize("own_teacher", [False, True])
+def test_the_cache_gives_the_same_loss_in_any_order(top_k: int, own_teacher: bool) -> None:
+    student = with_adapter("llama").eval()
+    teacher = MODELS["llama"](320, seed=8, max_positions=128) if own_teacher else None
+    loss = DistillationLoss(teacher, states=True, top_k=top_k, chunk_elements=1000)
+    cached = write_down_teacher(student, loss, ROWS, torch.device("cpu"), PAD)
+    assert cached is not None
+    order = (2, 0, 1)
+    batch = collate_trajectories([ROWS[i] for i in order], PAD)
+    kept = {k: v for k, v in batch.items() if not k.startswith("teacher_")}
+    targets = join_targets([cached[i] for i in order])
+    values = [float(loss(student, b)[0].detach()) for b in (batch, {**kept, **targets})]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    if not own_teacher and not top_k:
+        assert values[1] == pytest.approx(math.fsum(enumerated(student)), rel=RELATIVE)
+
+
+def test_whole_logits_are_not_cached() -> None:
+    loss = DistillationLoss(None, states=False)
+    student = with_adapter("llama")
+    assert write_down_teacher(student, loss, ROWS, torch.device("cpu"), PAD) is None
+
+
+def test_an_adapter_on_the_head_is_the_students_alone() -> None:
+    student = MODELS["llama"](320, tied=False, max_positions=128)
+    settings = LoraSettings(rank=4, alpha=8.0, target_modules=("lm_head", "q_proj"))
+    add_adapter(student, lora_config(settings))
+    for name, parameter in student.named_parameters():
+        if ".lora_" in name:
+            parameter.data = 0.05 * torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(3)
+            )
+    student.eval()
+    value, _ = DistillationLoss(None, states=True)(student, collate_trajectories(ROWS, PAD))
+    assert float(value.detach()) == pytest.approx(math.fsum(enumerated(student)), rel=RELATIVE)
 
 
 def test_hits_count_the_students_argmax() -> None:

@@ -41,6 +41,7 @@ def fall(baked) -> float:
         {"top_k": 8},
         {"on_policy": 0.5},
         {"chunk_elements": 2000},
+        {"cache_teacher": False},
     ],
     ids=str,
 )
@@ -147,8 +148,8 @@ def test_a_sequence_and_its_forgetting_matrix() -> None:
     probe = ours.measurer.probe(OTHER_PROMPT, "", 4)
     assert matrix.kl[2][1] == pytest.approx(ours.measurer.kl(sequence.model, probe.trajectories))
     assert sequence.bakes[1].base is sequence.bakes[0].model
-    for wrong in ([], [PROMPT, PROMPT]):
-        with pytest.raises(InputError, match="each once"):
+    for wrong, message in (([], "no prompt"), ([PROMPT, f"{PROMPT}\n"], "each once")):
+        with pytest.raises(InputError, match=message):
             ours.bake_sequence(wrong)
 
 

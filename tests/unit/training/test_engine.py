@@ -160,6 +160,30 @@ def test_qk_clip_runs_on_its_schedule_and_bounds_the_logits():
     assert counts[1] == counts[3] == 0
 
 
+def test_another_loss_is_summed_and_divided_by_the_targets():
+    """Half the squared logits of the last column: a loss that knows no labels."""
+
+    def loss(module, batch):
+        logits = module(input_ids=batch["input_ids"]).logits[:, -1]
+        return logits.square().sum() / 2, batch["input_ids"].new_tensor(3)
+
+    def sgd(model):
+        return torch.optim.SGD([{"params": list(model.parameters()), "initial_lr": 1.0}], lr=1.0)
+
+    config = engine_config(max_grad_norm=0.0, qk_clip_every=0)
+    engine = TrainingEngine(tiny_llama(VOCAB), sgd, config, WORLD, MICRO_BATCHES, loss=loss)
+    oracle_model = tiny_llama(VOCAB)
+    total = sum(loss(oracle_model, batch)[0] for batch in micro_batches(0))
+    (total / 40).backward()
+    result = engine.train_step(micro_batches(0), 0.1, 40)
+    assert result.loss == pytest.approx(float(total.detach()) / 40, rel=TOLERANCE)
+    assert result.token_accuracy == 3 * MICRO_BATCHES / 40
+    expected = {n: p.detach() - 0.1 * p.grad for n, p in oracle_model.named_parameters()}
+    ours = weights(engine)
+    gap = relative_distance({n: ours[n] for n in expected}, expected)
+    assert gap <= TOLERANCE
+
+
 def test_another_architecture_trains():
     engine = TrainingEngine(
         tiny_gpt2(VOCAB), lambda m: build_optimizer(m, ADAMW), engine_config(), WORLD, MICRO_BATCHES

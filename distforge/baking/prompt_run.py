@@ -1,0 +1,284 @@
+"""A prompt-baking run from end to end: model and prompt files in, baked model and report out."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from distforge.baking.baked import BakedPrompt
+from distforge.baking.delta import check_strength
+from distforge.baking.prompt_baker import PromptBaker
+from distforge.baking.prompt_config import PromptBakingConfig
+from distforge.baking.prompt_report import (
+    BakeReport,
+    forgetting_table,
+    report_table,
+    write_report_json,
+)
+from distforge.baking.publish import CHAMPION_DIRECTORY, REGISTRY_FILE
+from distforge.config import config_sha256, dump_toml, to_dict
+from distforge.data import Example, read_examples
+from distforge.errors import InputError
+from distforge.models.export import export_model
+from distforge.models.loading import Champion, load_champion
+from distforge.registry import ModelRegistry, RegistryConfig
+from distforge.registry.manifest import write_manifest
+from distforge.telemetry import RunLogger, TelemetryConfig
+from distforge.training.distributed import World
+from distforge.training.run_directory import SUMMARY_FILE, Existing, claim_run_directory
+
+# What may differ between two runs that are still the same run.
+NOT_IDENTITY = ("output", "name", "existing", "telemetry", "registry", "questions", "others")
+
+
+@dataclass(frozen=True)
+class BakePromptConfig:
+    """Bake prompts into a model: one, one for several rounds, or several one after another.
+
+    model: as a champion: a Hugging Face directory, a file or a hub name.
+    prompt: files with a prompt each; several are baked in this order.
+    strategy: whose questions the prompts are for; empty: the strategy whose prompt it is, or all.
+    strength: how much of the bake the exported model has, in [0, 1.5].
+    rounds: of pursuit, for one prompt.
+    adapter: an earlier run's adapter directory: merged at ``strength``, without training.
+    data: a file or directory of examples; empty: the built-in tasks' questions.
+    questions: held-out questions asked in each condition of the report; 0 asks all.
+    others: questions asked of each other strategy, to see what was forgotten.
+    name, output, existing: the run's directory is ``output/name``; see ``distforge bake``.
+    baking: how a prompt is baked.
+    """
+
+    model: str
+    prompt: tuple[Path, ...] = ()
+    strategy: str = ""
+    strength: float = 1.0
+    rounds: int = 1
+    adapter: str = ""
+    data: str = ""
+    questions: int = 100
+    others: int = 20
+    name: str = "prompt"
+    output: str = "runs"
+    existing: Existing = "resume"
+    baking: PromptBakingConfig = field(default_factory=PromptBakingConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+    registry: RegistryConfig = field(default_factory=RegistryConfig)
+
+    def __post_init__(self) -> None:
+        check_strength(self.strength)
+        if self.existing not in get_args(Existing):
+            raise InputError(f"existing is {self.existing!r}; expected one of {get_args(Existing)}")
+        if self.questions < 0 or self.others < 0 or self.rounds < 1:
+            raise InputError(
+                f"questions is {self.questions}, others {self.others} and rounds {self.rounds}; "
+                "expected 0 or more, and at least one round"
+            )
+
+
+@dataclass(frozen=True)
+class PromptRunSummary:
+    """What a run reached; ``reports`` hold a prompt each, fractions in [0, 1]."""
+
+    reports: tuple[BakeReport, ...]
+    model_dir: str
+    registry_version: str
+
+    @property
+    def followed(self) -> bool:
+        """Whether every prompt's KL came down."""
+        return all(report.kl_after < report.kl_before for report in self.reports)
+
+
+def run_prompt_baking(config: BakePromptConfig, world: World) -> PromptRunSummary:
+    """Bake, export, register and report; collective over the world's ranks.
+
+    Raises:
+        InputError: something the user gave cannot be used. A run directory made for nothing is
+            removed again.
+    """
+    _check_task(config)
+    prompts = [read_prompt(path) for path in config.prompt]
+    examples = read_examples(Path(config.data)) if config.data else None
+    champion = load_champion(config.model)
+    baker = _baker(config, champion, examples, world)
+    baker.check(prompts, config.strategy)
+    if config.adapter:
+        baker.load(Path(config.adapter), config.strength)
+    claim = claim_run_directory(
+        config.output,
+        config.name,
+        dump_toml(config),
+        config_sha256(config, exclude=NOT_IDENTITY),
+        config.existing,
+        world,
+    )
+    try:
+        with RunLogger(
+            claim.path, config.telemetry, to_dict(config), config.name, enabled=world.is_main
+        ) as log:
+            baker = _baker(config, champion, examples, world, log, claim.path / "bakes")
+            return _run(config, champion, baker, prompts, claim.path, world, log)
+    except InputError:
+        claim.release(world)
+        raise
+
+
+def _check_task(config: BakePromptConfig) -> None:
+    """What a file of settings may leave to the command line, so it is looked at here."""
+    if bool(config.prompt) == bool(config.adapter):
+        raise InputError(
+            f"{len(config.prompt)} prompt files and the adapter {config.adapter!r} are given; "
+            "expected prompt files to bake, or an adapter to merge"
+        )
+    if config.rounds > 1 and len(config.prompt) != 1:
+        raise InputError(
+            f"rounds is {config.rounds} for {len(config.prompt)} prompts; pursuit takes one"
+        )
+
+
+def read_prompt(path: Path) -> str:
+    """The text of a prompt file; `InputError` when it cannot be read or is empty."""
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"the prompt {path} cannot be read ({error}); give a file of UTF-8 text"
+        ) from error
+    if not text:
+        raise InputError(f"the prompt {path} is empty; write what the model should do into it")
+    return text
+
+
+def _baker(
+    config: BakePromptConfig,
+    champion: Champion,
+    examples: list[Example] | None,
+    world: World,
+    log: RunLogger | None = None,
+    directory: Path | None = None,
+) -> PromptBaker:
+    return PromptBaker(
+        champion.model,
+        champion.tokenizer,
+        config=config.baking,
+        examples=examples,
+        world=world,
+        logger=log,
+        directory=directory,
+    )
+
+
+def _run(
+    config: BakePromptConfig,
+    champion: Champion,
+    baker: PromptBaker,
+    prompts: list[str],
+    directory: Path,
+    world: World,
+    log: RunLogger,
+) -> PromptRunSummary:
+    bakes, extra = _bake(config, baker, prompts, log)
+    log.say("asking held-out questions")
+    final = bakes[-1].at(config.strength)
+    reports = tuple(
+        baker.report(
+            dataclasses.replace(baked, delta=final.delta, base=final.base, strength=final.strength),
+            questions=config.questions,
+            others=config.others,
+        )
+        for baked in _one_a_prompt(bakes)
+    )
+    model_dir = directory / "model"
+    version = ""
+    if world.is_main:
+        if not (model_dir / "manifest.json").is_file():
+            export_model(final.model, champion.tokenizer, model_dir)
+            write_manifest(model_dir)
+        if config.registry.enabled:
+            version = _register(config, champion, reports, model_dir)
+    version = world.broadcast_object(version)
+    summary = PromptRunSummary(reports, str(model_dir), version)
+    if world.is_main:
+        content: dict[str, Any] = {
+            "phase": 3,
+            "step": 1,
+            "mode": "prompt",
+            "reports": [report.as_dict() for report in reports],
+            **extra,
+            "model_dir": summary.model_dir,
+            "registry_version": version,
+            "champion": champion.source,
+            "champion_sha256": champion.sha256,
+            "config_sha256": config_sha256(config, exclude=NOT_IDENTITY),
+        }
+        write_report_json(content, directory / SUMMARY_FILE)
+        log.show(report_table(reports))
+        log.say(f"model {model_dir}  registry {version or 'off'}")
+    world.barrier()
+    return summary
+
+
+def _bake(
+    config: BakePromptConfig, baker: PromptBaker, prompts: list[str], log: RunLogger
+) -> tuple[list[BakedPrompt], dict[str, Any]]:
+    """The bakes in order, the last being the result, and what else the summary tells."""
+    strategy = config.strategy or None
+    if config.adapter:
+        return [baker.load(Path(config.adapter))], {"adapter": config.adapter}
+    if len(prompts) > 1:
+        whose = [strategy] * len(prompts)
+        sequence = baker.bake_sequence(prompts, strategies=whose, questions=config.questions or 100)
+        log.show(forgetting_table(sequence.forgetting))
+        return list(sequence.bakes), {"forgetting": dataclasses.asdict(sequence.forgetting)}
+    if config.rounds > 1:
+        pursuit = baker.pursue(prompts[0], config.rounds, strategy=strategy)
+        told = {"drift": pursuit.drift, "held_back": pursuit.held_back}
+        return list(pursuit.rounds), {"pursuit": told}
+    return [baker.bake(prompts[0], strategy=strategy)], {}
+
+
+def _one_a_prompt(bakes: list[BakedPrompt]) -> list[BakedPrompt]:
+    """The last bake of every prompt: the rounds of a pursuit bake the same one."""
+    return list({baked.prompt: baked for baked in bakes}.values())
+
+
+def _register(
+    config: BakePromptConfig,
+    champion: Champion,
+    reports: tuple[BakeReport, ...],
+    model_dir: Path,
+) -> str:
+    path = (model_dir.parent.parent / REGISTRY_FILE).resolve()
+    registry = ModelRegistry(config.registry.uri or f"sqlite:///{path}")
+    # A copy, as loaded: nothing is written into a directory that belongs to the user.
+    origin = model_dir.parent / CHAMPION_DIRECTORY
+    export_model(champion.model, champion.tokenizer, origin)
+    parent = registry.register_model(
+        2,
+        0,
+        "champion",
+        origin,
+        {"source": champion.source, "weights_sha256": champion.sha256},
+    )
+    first = reports[0]
+    metrics = {
+        "kl_before": first.kl_before,
+        "kl_after": first.kl_after,
+        **{f"accuracy_{name}": cell.accuracy for name, cell in first.conditions.items()},
+        **{f"adherence_{name}": cell.adherence for name, cell in first.conditions.items()},
+    }
+    return registry.register_model(
+        3,
+        1,
+        "baked_prompt",
+        model_dir,
+        {
+            "parent": parent,
+            "metrics": metrics,
+            "config_sha256": config_sha256(config, exclude=NOT_IDENTITY),
+            "base_model": champion.source,
+            "strength": str(config.strength),
+        },
+    )

@@ -1,0 +1,19 @@
+"""``distforge bake-prompt``: prompts into a model's weights."""
+
+from __future__ import annotations
+
+from distforge.baking.prompt_run import BakePromptConfig, run_prompt_baking
+from distforge.training.distributed import close_world, init_world
+
+GOAL_MISSED = 3
+
+__all__ = ["BakePromptConfig", "bake_prompt"]
+
+
+def bake_prompt(config: BakePromptConfig) -> int:
+    """Run it; 3 when a prompt's KL did not come down."""
+    world = init_world()
+    try:
+        return 0 if run_prompt_baking(config, world).followed else GOAL_MISSED
+    finally:
+        close_world(world)
