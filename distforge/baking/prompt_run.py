@@ -17,17 +17,18 @@ from distforge.baking.prompt_report import (
     report_table,
     write_report_json,
 )
-from distforge.baking.publish import CHAMPION_DIRECTORY, REGISTRY_FILE
+from distforge.baking.publish import CHAMPION_DIRECTORY
 from distforge.config import config_sha256, dump_toml, to_dict
 from distforge.data import Example, read_examples
 from distforge.errors import InputError
 from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
-from distforge.registry import ModelRegistry, RegistryConfig
+from distforge.registry import RegistryConfig
 from distforge.registry.manifest import write_manifest
 from distforge.telemetry import RunLogger, TelemetryConfig
 from distforge.training.distributed import World
 from distforge.training.run_directory import SUMMARY_FILE, Existing, claim_run_directory
+from distforge.training.run_record import RunRecord
 
 # What may differ between two runs that are still the same run.
 NOT_IDENTITY = ("output", "name", "existing", "telemetry", "registry", "questions", "others")
@@ -106,20 +107,19 @@ def run_prompt_baking(config: BakePromptConfig, world: World) -> PromptRunSummar
     baker.check(prompts, config.strategy)
     if config.adapter:
         baker.load(Path(config.adapter), config.strength)
+    identity = config_sha256(config, exclude=NOT_IDENTITY)
     claim = claim_run_directory(
-        config.output,
-        config.name,
-        dump_toml(config),
-        config_sha256(config, exclude=NOT_IDENTITY),
-        config.existing,
-        world,
+        config.output, config.name, dump_toml(config), identity, config.existing, world
     )
     try:
-        with RunLogger(
-            claim.path, config.telemetry, to_dict(config), config.name, enabled=world.is_main
-        ) as log:
+        with (
+            RunLogger(
+                claim.path, config.telemetry, to_dict(config), config.name, enabled=world.is_main
+            ) as log,
+            RunRecord(config.registry, claim.path, 3, 1, identity, world) as record,
+        ):
             baker = _baker(config, champion, examples, world, log, claim.path / "bakes")
-            return _run(config, champion, baker, prompts, claim.path, world, log)
+            return _run(config, champion, baker, prompts, claim.path, world, log, record)
     except InputError:
         claim.release(world)
         raise
@@ -178,6 +178,7 @@ def _run(
     directory: Path,
     world: World,
     log: RunLogger,
+    record: RunRecord,
 ) -> PromptRunSummary:
     bakes, extra = _bake(config, baker, prompts, log)
     log.say("asking held-out questions")
@@ -197,7 +198,7 @@ def _run(
             export_model(final.model, champion.tokenizer, model_dir)
             write_manifest(model_dir)
         if config.registry.enabled:
-            version = _register(config, champion, reports, model_dir)
+            version = _register(config, champion, reports, model_dir, record)
     version = world.broadcast_object(version)
     summary = PromptRunSummary(reports, str(model_dir), version)
     if world.is_main:
@@ -249,19 +250,11 @@ def _register(
     champion: Champion,
     reports: tuple[BakeReport, ...],
     model_dir: Path,
+    record: RunRecord,
 ) -> str:
-    path = (model_dir.parent.parent / REGISTRY_FILE).resolve()
-    registry = ModelRegistry(config.registry.uri or f"sqlite:///{path}")
     # A copy, as loaded: nothing is written into a directory that belongs to the user.
     origin = model_dir.parent / CHAMPION_DIRECTORY
     export_model(champion.model, champion.tokenizer, origin)
-    parent = registry.register_model(
-        2,
-        0,
-        "champion",
-        origin,
-        {"source": champion.source, "weights_sha256": champion.sha256},
-    )
     first = reports[0]
     metrics = {
         "kl_before": first.kl_before,
@@ -269,16 +262,23 @@ def _register(
         **{f"accuracy_{name}": cell.accuracy for name, cell in first.conditions.items()},
         **{f"adherence_{name}": cell.adherence for name, cell in first.conditions.items()},
     }
-    return registry.register_model(
-        3,
-        1,
-        "baked_prompt",
-        model_dir,
-        {
-            "parent": parent,
+    parent = {
+        "phase": 2,
+        "step": 0,
+        "model_type": "champion",
+        "model_path": origin,
+        "metadata": {"source": champion.source, "weights_sha256": champion.sha256},
+    }
+    baked = {
+        "phase": 3,
+        "step": 1,
+        "model_type": "baked_prompt",
+        "model_path": model_dir,
+        "metadata": {
             "metrics": metrics,
             "config_sha256": config_sha256(config, exclude=NOT_IDENTITY),
             "base_model": champion.source,
             "strength": str(config.strength),
         },
-    )
+    }
+    return record.register(parent, baked)[1]

@@ -37,6 +37,7 @@ from distforge.training.checkpoint import find_latest, load_state, save_checkpoi
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.engine_config import resolve_dtype
+from distforge.training.guards import GuardConfig, StepGuard
 from distforge.training.loss import IGNORE_INDEX
 from distforge.training.supervised import TrainingLoop
 
@@ -123,7 +124,8 @@ class BakeTraining:
                 self._config.training.micro_batches,
                 loss=self._loss,
             )
-            self._loop = TrainingLoop(self._engine, self._batches(), self._config.training)
+            guard = StepGuard(GuardConfig(), self._world)
+            self._loop = TrainingLoop(self._engine, self._batches(), self._config.training, guard)
             self._train(first_step)
             delta = self._difference(base_sha256)
         return delta, BakeOutcome(tuple(self._curve), self._loop.step, self._stopped)

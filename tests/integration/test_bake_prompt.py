@@ -21,6 +21,8 @@ num_questions = 16
 heldout_questions = 4
 max_response_tokens = 24
 evaluate_every = 4
+[{section}engine]
+dtype = "float32"
 [{section}lora]
 rank = 4
 [{section}training]
@@ -28,7 +30,7 @@ max_steps = 8
 batch_size = 8
 micro_batches = 2
 [{section}optimizer.adamw]
-lr = 1e-2
+lr = 2e-3
 """
 
 
