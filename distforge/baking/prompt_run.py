@@ -180,6 +180,7 @@ def _run(
     log: RunLogger,
     record: RunRecord,
 ) -> PromptRunSummary:
+    record.start()
     bakes, extra = _bake(config, baker, prompts, log)
     log.say("asking held-out questions")
     final = bakes[-1].at(config.strength)

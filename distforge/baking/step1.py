@@ -121,6 +121,7 @@ def _bake(
         directory,
         record,
     )
+    record.start()
     data = directory / "data"
     if world.is_main:
         for split in ("train", "heldout"):

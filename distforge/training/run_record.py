@@ -22,8 +22,9 @@ SPOOL_FILE = "registry.spool.jsonl"
 class RunRecord:
     """A run's session in the registry; a context manager around the run.
 
-    Every call notes a line in the spool beside the run directories and returns; only `register`
-    waits, at the end of a run. On ranks other than 0, or with the registry off, calls do nothing.
+    Nothing is written before `start`: a run that is refused leaves no trace. Every call notes a
+    line in the spool beside the run directories and returns; only `register` waits, at the end of a
+    run. On ranks other than 0, or with the registry off, calls do nothing.
 
     Args:
         config: see `RegistryConfig`.
@@ -43,6 +44,7 @@ class RunRecord:
         world: World,
     ) -> None:
         self._publisher: Publisher | None = None
+        self._uri = ""
         self._wait_seconds = config.wait_seconds
         if not config.enabled or not world.is_main:
             return
@@ -57,8 +59,14 @@ class RunRecord:
             host=host,
             status="RUNNING",
         )
-        uri = config.uri or f"sqlite:///{directory.parent / REGISTRY_FILE}"
-        self._publisher = Publisher(uri, directory.parent / SPOOL_FILE)
+        self._uri = config.uri or f"sqlite:///{directory.parent / REGISTRY_FILE}"
+        self._spool = directory.parent / SPOOL_FILE
+
+    def start(self) -> None:
+        """The run's inputs are in order and it begins."""
+        if self._uri:
+            self._publisher = Publisher(self._uri, self._spool)
+            self._note()
 
     def checkpoint(self, step: int, path: Path) -> None:
         """A checkpoint was saved: where it lies, and its manifest's id."""
@@ -83,7 +91,6 @@ class RunRecord:
         return [(spool.outcome(key) or {}).get("version", "") for key in keys[1:]]
 
     def __enter__(self) -> Self:
-        self._note()
         return self
 
     def __exit__(
