@@ -194,7 +194,7 @@ __device__ __forceinline__ void run_tile(const Task& task, const BufferTable& bu
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     product_kernel(const __grid_constant__ Task task, const __grid_constant__ BufferTable buffers,
                    int64_t batches) {
   for (int64_t batch = blockIdx.y; batch < batches; batch += gridDim.y) {
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // All products of a program for all matrices; blocks meet after each product.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     persistent_kernel(const __grid_constant__ Program program,
                       const __grid_constant__ BufferTable buffers, int64_t batches) {
   const auto grid = cooperative_groups::this_grid();

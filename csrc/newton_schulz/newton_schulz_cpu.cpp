@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <memory>
 #include <vector>
 
 #include "newton_schulz/arguments.h"
@@ -17,12 +18,12 @@ using torch::stable::Tensor;
 
 // Multiply-adds below which a second thread costs more than it brings.
 constexpr double kGrainSize = 4e6;
-// From this order on the threads share one matrix: it fills the cache, and has blocks enough.
-constexpr int64_t kSharedOrder = 384;
+// From this order on the threads share each matrix: the scratch of one for every thread would no
+// longer fit into the caches.
+constexpr int64_t kSharedOrder = 768;
 
 // All threads of torch's pool; each takes the next index that is free.
-Team team_of_all() {
-  const auto workers = static_cast<int64_t>(torch::stable::get_num_threads());
+Team team_of(int64_t workers) {
   return {workers, [workers](int64_t count, const std::function<void(int64_t, int64_t)>& task) {
             std::atomic<int64_t> next{0};
             torch::stable::parallel_for(0, std::min(workers, count), 1,
@@ -41,16 +42,22 @@ void run_batch(const BlockKernel<T>& kernel, const Schedule& schedule, Shape sha
   const int64_t size = shape.rows * shape.columns;
   const double work = 4.0 * schedule.size() * shape.n() * shape.n() * shape.k();
   const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
-  // Whole rounds of one matrix a thread; what is left over is shared.
+  // Whole rounds of one matrix a thread, which meet nowhere; what is left over is shared.
   int64_t alone = shape.n() >= kSharedOrder ? 0 : count / threads * threads;
   if (work < kGrainSize * threads) alone = count;
-  const auto grain = static_cast<int64_t>(kGrainSize / work) + 1;
-  torch::stable::parallel_for(0, alone, grain, [&](int64_t begin, int64_t end) {
-    MatrixIteration<T> iteration(kernel, shape, team_of_one());
-    for (int64_t i = begin; i < end; ++i) iteration.run(schedule, in + i * size, out + i * size);
+  const auto worthwhile = static_cast<int64_t>(alone * work / kGrainSize) + 1;
+  const int64_t workers = std::min({threads, worthwhile, std::max<int64_t>(alone, 1)});
+  std::vector<std::unique_ptr<MatrixIteration<T>>> iterations(workers);
+  team_of(workers).run(alone, [&](int64_t i, int64_t worker) {
+    auto& iteration = iterations[worker];
+    if (!iteration) {
+      iteration = std::make_unique<MatrixIteration<T>>(kernel, shape, team_of_one());
+    }
+    iteration->run(schedule, in + i * size, out + i * size);
   });
   if (alone == count) return;
-  MatrixIteration<T> iteration(kernel, shape, team_of_all());
+  iterations.clear();
+  MatrixIteration<T> iteration(kernel, shape, team_of(threads));
   for (int64_t i = alone; i < count; ++i) iteration.run(schedule, in + i * size, out + i * size);
 }
 

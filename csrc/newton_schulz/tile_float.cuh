@@ -44,7 +44,7 @@ DISTFORGE_HOST_DEVICE int column_of(int thread, int j) {
 
 // Adds the products of one stage.
 DISTFORGE_HOST_DEVICE void multiply(const float* a, const float* b, int thread, Sums& sums) {
-#pragma unroll
+#pragma unroll 4
   for (int k = 0; k < kDepth; ++k) {
     float x[kSide], y[kSide];
 #pragma unroll
