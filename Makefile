@@ -38,9 +38,10 @@ check: setup ## Lint, format, types (Python) and format (C++)
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE_SOURCES)
 
-bench: setup ## Step 1 against its controls; JSON in build/bench_step.json
+bench: setup ## Step 1 (of the last `make run`, if there is one) against its controls; JSON in build/bench_step.json
 	@mkdir -p build
-	$(BIN)/python benchmarks/bench_step.py --json build/bench_step.json
+	$(BIN)/python benchmarks/bench_step.py --json build/bench_step.json \
+		$(if $(wildcard runs/quick/summary.json),--run runs/quick)
 
 bench-kernels: setup ## The native operators against eager torch and their peers; JSON and plot in build/
 	@mkdir -p build
