@@ -122,51 +122,64 @@ def _bake(
         record,
     )
     record.start()
-    data = directory / "data"
-    if world.is_main:
-        for split in ("train", "heldout"):
-            write_examples([e for e in examples if e.split == split], data / f"{split}.jsonl")
+    heldout = _write_data(examples, directory / "data", world)
     before = _report_start(trainer, champion, config, world, log)
     model_dir = directory / "model"
     outcome = trainer.train() if config.mode != "prompt" else trainer.keep()
     trainer.save_baked_model(model_dir)
     log.say(f"judging the exported model on {len(trainer.heldout)} held-out questions")
     answered = _ask_exported(model_dir, trainer, config, world)
-    after = summarize(answered)
-    convergence = trainer.check_convergence(after)
     summary = Step1Summary(
-        converged=convergence.converged,
-        shortfalls=convergence.shortfalls,
-        accuracy_overall=after.accuracy_overall,
-        accuracy=after.accuracy,
-        token_usage=after.token_usage,
-        questions=after.count,
         steps=outcome.steps,
         best_step=outcome.best.step,
         stopped_early=outcome.stopped_early,
         seconds=round(time.monotonic() - began, 1),
         parameters=parameters,
         model_dir=str(model_dir),
-        heldout=str(data / "heldout.jsonl"),
+        heldout=str(heldout),
         registry_version="",
         config_sha256=config_sha256(config, exclude=NOT_IDENTITY),
         dataset_sha256=dataset_sha256(examples),
         champion=champion.source,
         champion_sha256=champion.sha256,
         too_long=trainer.dataset.too_long,
-        targets={
-            "accuracy_overall": config.convergence.overall,
-            "accuracy_strategy": config.convergence.per_strategy,
-        },
         mode=config.mode,
         prompt_kl_before=prompted.outcome.kl_before if prompted else None,
         prompt_kl_after=prompted.outcome.kl_after if prompted else None,
         **before,
+        **_verdict(config, trainer, answered),
     )
     if world.is_main:
         summary = publish(config, summary, answered, directory, log, record)
     world.barrier()
     return summary
+
+
+def _write_data(examples: list[Example], directory: Path, world: World) -> Path:
+    """Both splits as JSONL; the path of the held-out one."""
+    for split in ("train", "heldout") if world.is_main else ():
+        write_examples([e for e in examples if e.split == split], directory / f"{split}.jsonl")
+    return directory / "heldout.jsonl"
+
+
+def _verdict(
+    config: Step1Config, trainer: PromptBakingTrainer, answered: list[Answered]
+) -> dict[str, Any]:
+    """What the summary says of the answers, and whether they are good enough."""
+    after = summarize(answered)
+    convergence = trainer.check_convergence(after)
+    return {
+        "converged": convergence.converged,
+        "shortfalls": convergence.shortfalls,
+        "accuracy_overall": after.accuracy_overall,
+        "accuracy": after.accuracy,
+        "token_usage": after.token_usage,
+        "questions": after.count,
+        "targets": {
+            "accuracy_overall": config.convergence.overall,
+            "accuracy_strategy": config.convergence.per_strategy,
+        },
+    }
 
 
 def _ask_exported(

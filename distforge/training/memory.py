@@ -1,4 +1,39 @@
-"""How much memory a training step needs, before it is tried."""
+"""How much memory a training step needs, before it is tried.
+
+With P parameters, W ranks, b fp32 ``optimizer_buffers_per_parameter`` (2 for AdamW, 1 to 2 for
+MuonGrokfast), and bytes e = 4; float16 above stage 0, where weights are halved, has e = 2:
+
+================  =======================  =========  =================
+backend           weights                  gradients  optimizer
+================  =======================  =========  =================
+plain or stage 0  4 P                      4 P        4 b P
+stage 1           e P                      e P        4 (2 + b) P / W
+stage 2           e P                      e P / W    4 (2 + b) P / W
+stage 3           e (P / W + min(P, 1e9))  e P / W    4 (2 + b) P / W
+================  =======================  =========  =================
+
+Where 16 bits are computed over fp32 weights, autocast's copies add 2 P to the weights. The 2
+are fp32 master weights and the fp32 gradients of the update; stage 3 has no masters when its
+weights are fp32 on the device, so 1 there. Stage 3 shards the weights, yet DeepSpeed keeps up
+to 1e9 gathered elements alive, so a small model is whole again while it computes. With
+``offload_optimizer`` the optimizer's part lies in "host", which ``total`` leaves out.
+(Rajbhandari et al. 2020, "ZeRO", section 3, with our buffers for Adam's.)
+
+Activations of T = ``micro_batch_tokens`` (padding included) in N layers of width h, MLP width f
+and H heads, counted in a Llama block with fused attention: three tensors of each norm (6 h, in
+fp32), queries, keys, values and output (4 h), gate, up, activated gate and product (4 f), the
+softmax's fp32 normaliser (H) and an attention mask of ``sequence_length``; a norm at the end.
+With ``activation_checkpointing``: h for each layer and one layer whole. Attention that is not
+fused (on a CPU: any with dropout) keeps its scores besides, H times ``sequence_length``
+three times, which is not counted.
+
+Logits are the bound that every token is a target: logits, their log-softmax and its gradient,
+12 bytes for each of T times ``vocab_size``; examples with a long question need less.
+
+Buckets are ZeRO's buffer for reducing gradients: e times 5e7 from stage 1 on, however small
+the model. The scratch of the optimizer's own step and the allocator's fragmentation are not
+counted.
+"""
 
 from __future__ import annotations
 
@@ -26,39 +61,7 @@ def estimate_memory(
 ) -> dict[str, int]:
     """Bytes on each rank's device at the peak of a step, by what they hold.
 
-    With P parameters, W ranks, b fp32 ``optimizer_buffers_per_parameter`` (2 for AdamW, 1 to 2 for
-    MuonGrokfast), and bytes e = 4; float16 above stage 0, where weights are halved, has e = 2:
-
-    ================  =======================  =========  =================
-    backend           weights                  gradients  optimizer
-    ================  =======================  =========  =================
-    plain or stage 0  4 P                      4 P        4 b P
-    stage 1           e P                      e P        4 (2 + b) P / W
-    stage 2           e P                      e P / W    4 (2 + b) P / W
-    stage 3           e (P / W + min(P, 1e9))  e P / W    4 (2 + b) P / W
-    ================  =======================  =========  =================
-
-    Where 16 bits are computed over fp32 weights, autocast's copies add 2 P to the weights. The 2
-    are fp32 master weights and the fp32 gradients of the update; stage 3 has no masters when its
-    weights are fp32 on the device, so 1 there. Stage 3 shards the weights, yet DeepSpeed keeps up
-    to 1e9 gathered elements alive, so a small model is whole again while it computes. With
-    ``offload_optimizer`` the optimizer's part lies in "host", which ``total`` leaves out.
-    (Rajbhandari et al. 2020, "ZeRO", section 3, with our buffers for Adam's.)
-
-    Activations of T = ``micro_batch_tokens`` (padding included) in N layers of width h, MLP width f
-    and H heads, counted in a Llama block with fused attention: three tensors of each norm (6 h, in
-    fp32), queries, keys, values and output (4 h), gate, up, activated gate and product (4 f), the
-    softmax's fp32 normaliser (H) and an attention mask of ``sequence_length``; a norm at the end.
-    With ``activation_checkpointing``: h for each layer and one layer whole. Attention that is not
-    fused (on a CPU: any with dropout) keeps its scores besides, H times ``sequence_length``
-    three times, which is not counted.
-
-    Logits are the bound that every token is a target: logits, their log-softmax and its gradient,
-    12 bytes for each of T times ``vocab_size``; examples with a long question need less.
-
-    Buckets are ZeRO's buffer for reducing gradients: e times 5e7 from stage 1 on, however small
-    the model. The scratch of the optimizer's own step and the allocator's fragmentation are not
-    counted.
+    How each is estimated is told at the top of this module.
 
     Returns:
         "weights", "gradients", "optimizer", "activations", "logits", "buckets", their "total", and
