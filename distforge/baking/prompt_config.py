@@ -23,6 +23,10 @@ def _training() -> SupervisedConfig:
     )
 
 
+def _engine() -> EngineConfig:
+    return EngineConfig(dtype="float32", qk_clip_every=0)
+
+
 def _optimizer() -> OptimizerConfig:
     return OptimizerConfig(name="adamw", adamw=AdamWConfig(lr=5e-3, weight_decay=0.0))
 
@@ -73,6 +77,7 @@ class PromptBakingConfig:
         in nats a token; > 0.
     generation_batch_size: responses written at once on each rank.
     seed: of questions, responses and the adapter's first weights.
+    engine: float32 by default: KL comes down to where 16-bit logits are noise.
     """
 
     method: Method = "lora"
@@ -95,7 +100,7 @@ class PromptBakingConfig:
     seed: int = 0
     training: SupervisedConfig = field(default_factory=_training)
     optimizer: OptimizerConfig = field(default_factory=_optimizer)
-    engine: EngineConfig = field(default_factory=lambda: EngineConfig(qk_clip_every=0))
+    engine: EngineConfig = field(default_factory=_engine)
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):

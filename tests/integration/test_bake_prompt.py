@@ -21,8 +21,6 @@ num_questions = 16
 heldout_questions = 4
 max_response_tokens = 24
 evaluate_every = 4
-[{section}engine]
-dtype = "float32"
 [{section}lora]
 rank = 4
 [{section}training]
