@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distforge.baking.config import Step1Config
 from distforge.data import STRATEGIES
 from distforge.evaluation.scoring import Answered
 from distforge.telemetry import RunLogger, write_report
+from distforge.telemetry.summary import write_summary
 from distforge.training.run_directory import SUMMARY_FILE
 from distforge.training.run_record import RunRecord
 
@@ -89,7 +88,7 @@ def publish(
         summary = dataclasses.replace(summary, registry_version=version)
     log.artifact(Path(summary.model_dir), f"{config.name}-model", "model")
     content = dataclasses.asdict(summary)
-    _replace_json(directory / SUMMARY_FILE, content)
+    write_summary(directory / SUMMARY_FILE, content)
     write_report(directory)
     log.table(content)
     registered = summary.registry_version or ("spooled" if config.registry.enabled else "off")
@@ -132,16 +131,3 @@ def _register(summary: Step1Summary, directory: Path, record: RunRecord) -> str:
         "best": ("baked-best", "accuracy_overall"),
     }
     return record.register(champion, baked)[1]
-
-
-def _replace_json(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: what was not measured is null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

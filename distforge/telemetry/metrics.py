@@ -5,6 +5,7 @@ that could not be measured, such as a strategy absent from the data, is NaN: nev
 left out.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -36,6 +37,19 @@ VALIDATION_SECONDS = "validation/seconds"
 # Prompt baking: KL(prompted teacher ‖ model without the prompt), nats a held-out response token.
 PROMPT_HELDOUT_KL = "prompt/heldout_kl"
 
+# Reinforcement learning, beside its 17: nats a thought token, nats a thought, fractions.
+RL_ENTROPY = "rl_detail/entropy"
+RL_ANSWER_NLL = "rl_detail/answer_nll"
+RL_REWARD_STD = "rl_detail/reward_std"
+RL_STALENESS = "rl_detail/staleness"
+RL_ROLLOUT_SECONDS = "rl_detail/rollout_seconds"
+RL_ACCURACY = {
+    condition: f"rl_detail/accuracy_{condition}"
+    for condition in ("own", "sampled", "shuffled", "random", "filler", "none", "gold")
+}
+RL_BITS_WITH_THOUGHTS = "rl_detail/bits_per_token_with_thoughts"
+RL_BITS_WITHOUT = "rl_detail/bits_per_token_without"
+
 PROGRESS_METRICS = (
     TRAIN_LOSS,
     TRAIN_TOKEN_ACCURACY,
@@ -55,6 +69,14 @@ PROGRESS_METRICS = (
     VALIDATION_ACCURACY,
     VALIDATION_SECONDS,
     PROMPT_HELDOUT_KL,
+    RL_ENTROPY,
+    RL_ANSWER_NLL,
+    RL_REWARD_STD,
+    RL_STALENESS,
+    RL_ROLLOUT_SECONDS,
+    *RL_ACCURACY.values(),
+    RL_BITS_WITH_THOUGHTS,
+    RL_BITS_WITHOUT,
 )
 
 # The 17 of baking: one record an epoch.
@@ -141,3 +163,71 @@ class BakingTargets:
     accuracy_overall: float = 0.85
     accuracy_strategy: float = 0.765
     token_usage: Mapping[str, float] = field(default_factory=_usage_targets)
+
+
+RL_METRIC_NAMES = (
+    "episode",
+    "reward",
+    "avg_reward",
+    "coherence_semantic",
+    "coherence_syntactic",
+    "coherence_predictive",
+    "coherence_composite",
+    "thought_length",
+    "thought_diversity",
+    "kl_divergence",
+    "gsm8k_accuracy",
+    "arc_accuracy",
+    "inference_time_ms",
+    "anti_theater_divergence",
+    "anti_theater_ablation",
+    "anti_theater_correlation",
+    "ess",
+)
+# The 17 of reinforcement learning: one record a probe; what a step knows, at every step.
+RL = {name: f"rl/{name}" for name in RL_METRIC_NAMES}
+RL_METRICS = tuple(RL.values())
+
+
+@dataclass(frozen=True)
+class RLMetrics:
+    """What step 2 reports at a probe of the thoughts; NaN for what was not measured.
+
+    Attributes:
+        episode: episodes of training done.
+        reward: mean of the last step's thoughts; avg_reward: mean over the last 100 episodes.
+        coherence_semantic, coherence_syntactic, coherence_predictive, coherence_composite: in
+            [0, 1], see ``quietstar.coherence``.
+        thought_length: mean tokens of the last step's thoughts.
+        thought_diversity: of the thoughts at one place, in [0, 1], see ``quietstar.coherence``.
+        kl_divergence: from the baked model, nats a thought token.
+        gsm8k_accuracy, arc_accuracy: fractions, where those benchmarks are evaluated.
+        inference_time_ms: to think about and answer one held-out item, in a batch.
+        anti_theater_divergence: normalised edit distance between a thought and what the model
+            would have gone on with instead, in [0, 1].
+        anti_theater_ablation: accuracy with the own thoughts less the best control's.
+        anti_theater_correlation: of coherence with gain, where the verdict was asked.
+        ess: effective sample size of the last step's thoughts, a fraction.
+    """
+
+    episode: float
+    reward: float
+    avg_reward: float
+    thought_length: float
+    kl_divergence: float
+    ess: float
+    coherence_semantic: float = math.nan
+    coherence_syntactic: float = math.nan
+    coherence_predictive: float = math.nan
+    coherence_composite: float = math.nan
+    thought_diversity: float = math.nan
+    gsm8k_accuracy: float = math.nan
+    arc_accuracy: float = math.nan
+    inference_time_ms: float = math.nan
+    anti_theater_divergence: float = math.nan
+    anti_theater_ablation: float = math.nan
+    anti_theater_correlation: float = math.nan
+
+    def as_dict(self) -> dict[str, float]:
+        """The 17 metrics by full name, in the order of ``RL_METRICS``."""
+        return {key: getattr(self, name) for name, key in RL.items()}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,19 @@ class BakingSummary:
             targets=_targets(rest.pop("targets", {}), origin),
             details=rest,
         )
+
+
+def write_summary(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a summary, whole or not at all. JSON has no NaN: what was not measured is null."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+    os.replace(partial, path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_summary(path: Path) -> BakingSummary:

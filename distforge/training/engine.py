@@ -30,6 +30,7 @@ from distforge.training.guards import (
     NonFiniteGradientError,
     NonFiniteLossError,
     SkippedStepError,
+    VetoedStepError,
 )
 from distforge.training.loss import Loss, sum_loss
 
@@ -66,6 +67,8 @@ class TrainingEngine:
         world: this process among the others.
         micro_batches: micro-batches a step, over all ranks together.
         loss: what a micro-batch costs, summed over its targets; cross-entropy by default.
+        veto: asked on every rank alike when all micro-batches of a step went forward: why the step
+            should not be taken, or "".
 
     Raises:
         InputError: the micro-batches do not divide by the ranks, or the dtype does not suit the
@@ -80,6 +83,7 @@ class TrainingEngine:
         world: World,
         micro_batches: int,
         loss: Loss = sum_loss,
+        veto: Callable[[World], str] | None = None,
     ) -> None:
         if micro_batches % world.size:
             raise InputError(
@@ -88,6 +92,7 @@ class TrainingEngine:
         self._world = world
         self._config = config
         self._loss = loss
+        self._veto = veto
         self.accumulation = micro_batches // world.size
         dtype = self._dtype = resolve_dtype(config.dtype, world.device)
         self._module = model.to(world.device)
@@ -133,7 +138,7 @@ class TrainingEngine:
             assert self._logits is not None
             self._logits.enable()
         loss_sum = correct = 0.0
-        refused = False
+        refused, objection = False, ""
         for number, batch in enumerate(micro_batches, start=1):
             on_device = {key: value.to(self._world.device) for key, value in batch.items()}
             with self._backend.autocast():
@@ -142,7 +147,9 @@ class TrainingEngine:
             correct += float(hits)
             if number == self.accumulation:
                 loss_sum, correct = self._world.all_reduce_sum([loss_sum, correct])
+                objection = self._veto(self._world) if self._veto else ""
                 refused = not loss_sum <= min(loss_limit * global_target_tokens, _LARGEST)
+                refused = refused or bool(objection)
                 # Every backend skips, as a whole and on all ranks, what has no finite norm.
                 loss = loss * math.nan if refused else loss
             self._backend.backward(loss / global_target_tokens)
@@ -156,7 +163,7 @@ class TrainingEngine:
             assert not (refused and math.isfinite(norm)), "a refused step was taken"
             if self._logits is not None:
                 self._logits.disable()
-            raise self._skipped(StepResult(mean, norm, lr, accuracy, 0), loss_limit)
+            raise self._skipped(StepResult(mean, norm, lr, accuracy, 0), loss_limit, objection)
         return StepResult(mean, norm, lr, accuracy, clipped, optimizer)
 
     @contextmanager
@@ -231,7 +238,7 @@ class TrainingEngine:
             if muon:
                 muon.drop_edits()
 
-    def _skipped(self, measured: StepResult, loss_limit: float) -> SkippedStepError:
+    def _skipped(self, measured: StepResult, loss_limit: float, objection: str) -> SkippedStepError:
         step, mend = self._steps, "lower the learning rate or look for broken examples"
         if not math.isfinite(measured.loss):
             return NonFiniteLossError(
@@ -243,6 +250,8 @@ class TrainingEngine:
                 f"{loss_limit:.4g} that the steps before it set; {mend}",
                 measured,
             )
+        if objection:
+            return VetoedStepError(f"step {step} was not taken: {objection}", measured)
         return NonFiniteGradientError(
             f"the gradient of step {step} is not finite; {mend}", measured
         )

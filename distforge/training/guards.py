@@ -50,6 +50,10 @@ class LossSpikeError(SkippedStepError):
     """The loss of a step is far above those before it."""
 
 
+class VetoedStepError(SkippedStepError):
+    """The loss itself objects to the step, finite as it is."""
+
+
 class DivergedError(FloatingPointError):
     """So many steps in a row were skipped that going on is pointless."""
 

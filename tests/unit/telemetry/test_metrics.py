@@ -8,7 +8,7 @@ import pytest
 import distforge
 from distforge.data.strategies import STRATEGIES, USAGE_TYPES
 from distforge.telemetry import BakingMetrics
-from distforge.telemetry.metrics import BAKING_METRICS, PROGRESS_METRICS
+from distforge.telemetry.metrics import BAKING_METRICS, PROGRESS_METRICS, RL_METRICS, RLMetrics
 
 SPECIFIED = [
     "baking/epoch",
@@ -67,8 +67,35 @@ def test_a_missing_or_unknown_key_is_refused() -> None:
         )
 
 
+def test_the_other_seventeen_are_the_specified_ones() -> None:
+    names = [
+        "episode",
+        "reward",
+        "avg_reward",
+        "coherence_semantic",
+        "coherence_syntactic",
+        "coherence_predictive",
+        "coherence_composite",
+        "thought_length",
+        "thought_diversity",
+        "kl_divergence",
+        "gsm8k_accuracy",
+        "arc_accuracy",
+        "inference_time_ms",
+        "anti_theater_divergence",
+        "anti_theater_ablation",
+        "anti_theater_correlation",
+        "ess",
+    ]
+    values = {name: float(index) for index, name in enumerate(names)}
+    assert len(names) == 17
+    written = RLMetrics(**values).as_dict()
+    assert written == {f"rl/{name}": value for name, value in values.items()}
+    assert tuple(written) == RL_METRICS
+
+
 def test_nothing_else_spells_a_metric_key() -> None:
-    keys = set(BAKING_METRICS) | set(PROGRESS_METRICS)
+    keys = set(BAKING_METRICS) | set(PROGRESS_METRICS) | set(RL_METRICS)
     package = Path(distforge.__file__).parent
     offenders = [
         f"{path.relative_to(package)}:{node.lineno} {node.value}"

@@ -13,6 +13,7 @@ from distforge.training.engine import (
     NonFiniteLossError,
     TrainingEngine,
 )
+from distforge.training.guards import VetoedStepError
 from tests.tiny_models import tiny_gpt2, tiny_llama
 from tests.training_cases import (
     ADAMW,
@@ -145,6 +146,24 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(optimizer):
         train(engine, WORLD, range(1))
     after = weights(engine)
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_vetoed_step_changes_nothing_and_the_next_is_taken():
+    objections = iter(["too stale", ""])
+    engine = TrainingEngine(
+        tiny_llama(VOCAB),
+        lambda model: build_optimizer(model, ADAMW),
+        engine_config(),
+        WORLD,
+        MICRO_BATCHES,
+        veto=lambda world: next(objections),
+    )
+    before = weights(engine)
+    with pytest.raises(VetoedStepError, match="step 1 was not taken: too stale"):
+        train(engine, WORLD, range(1))
+    assert all(torch.equal(value, before[name]) for name, value in weights(engine).items())
+    train(engine, WORLD, range(1))
+    assert any(not torch.equal(value, before[name]) for name, value in weights(engine).items())
 
 
 def test_micro_batches_must_divide_by_the_ranks():

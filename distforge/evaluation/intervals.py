@@ -1,0 +1,78 @@
+"""Intervals for what was measured on a sample of items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distforge.errors import InputError
+
+# Resampled means computed at once.
+_BLOCK = 500
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the interval that holds it with the stated confidence."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def bootstrap_mean(
+    values: Sequence[float] | np.ndarray,
+    *,
+    clusters: Sequence[object] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of a mean; of paired differences, it is a paired test.
+
+    Args:
+        values: one number an item, at least one.
+        clusters: what each item belongs to (a document); whole clusters are drawn again, since
+            items of one are not independent. By default every item is its own.
+        confidence: of the interval, in (0, 1).
+        resamples: drawn samples.
+        seed: of the drawing; equal arguments give equal intervals.
+
+    Raises:
+        InputError: no values, or clusters of another length.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    if not len(data) or (clusters is not None and len(clusters) != len(data)):
+        raise InputError(
+            f"there are {len(data)} values and "
+            f"{len(data) if clusters is None else len(clusters)} cluster names; expected at least "
+            "one value, and a name for each"
+        )
+    sums, counts = _by_cluster(data, clusters)
+    generator = np.random.default_rng(seed)
+    means = []
+    for start in range(0, resamples, _BLOCK):
+        rows = min(_BLOCK, resamples - start)
+        drawn = generator.integers(len(sums), size=(rows, len(sums)))
+        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    return Interval(float(data.mean()), float(low), float(high))
+
+
+def _by_cluster(
+    data: np.ndarray, clusters: Sequence[object] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    if clusters is None:
+        return data, np.ones_like(data)
+    numbers: dict[object, int] = {}
+    index = np.array([numbers.setdefault(name, len(numbers)) for name in clusters])
+    return (
+        np.bincount(index, weights=data),
+        np.bincount(index).astype(np.float64),
+    )
