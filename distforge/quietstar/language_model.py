@@ -1,0 +1,102 @@
+"""What thinking asks of a Hugging Face causal LM, and how its head is run on chosen slots only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from distforge.errors import InputError
+
+# The attention functions of transformers whose masks are understood here. QK-Clip's measuring
+# functions (distforge.models.attention) end with the name of the one that they measure.
+_IMPLEMENTATIONS = ("eager", "sdpa")
+
+
+def language_model(model: nn.Module) -> PreTrainedModel:
+    """The causal LM itself, of a `ThinkingModel` or of a plain transformers model."""
+    lm = getattr(model, "lm", model)
+    assert isinstance(lm, PreTrainedModel), type(lm).__name__
+    return lm
+
+
+def implementation(lm: PreTrainedModel) -> str:
+    """ "eager" or "sdpa", by what the model's attention runs at present.
+
+    Raises:
+        InputError: another implementation, or a model that does not use transformers' attention
+            interface.
+    """
+    name = str(lm.config._attn_implementation or "eager")
+    base = next((known for known in _IMPLEMENTATIONS if name.endswith(known)), None)
+    if base is None or not lm._supports_attention_backend:
+        raise InputError(
+            f"{type(lm).__name__} runs attention by {name!r}, which cannot think in parallel; use "
+            "a model of transformers' attention interface, with attn_implementation eager or sdpa"
+        )
+    return base
+
+
+def require_room(lm: PreTrainedModel, length: int) -> None:
+    """Raise InputError unless sequences of ``length`` tokens, thoughts included, fit the model.
+
+    A model whose layers attend to a sliding window is taken for lengths within the window, where
+    it attends as any other.
+    """
+    implementation(lm)
+    config: Any = lm.config.get_text_config(decoder=True)
+    context = getattr(config, "max_position_embeddings", None)
+    if context is not None and length > context:
+        raise InputError(
+            f"a text with a thought and what follows takes {length} tokens, the model's context "
+            f"is {context}; shorten the text or the thoughts"
+        )
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+    if not kinds <= {"full_attention", "sliding_attention"}:
+        raise InputError(
+            f"{type(lm).__name__} has layers of {sorted(kinds)}; thinking in parallel needs "
+            "attention in all of them"
+        )
+    window = getattr(config, "sliding_window", None)
+    if window is not None and length > window and "sliding_attention" in kinds:
+        raise InputError(
+            f"a text with a thought takes {length} tokens, and the model attends to a window of "
+            f"{window}; shorten the text or the thoughts"
+        )
+
+
+@contextmanager
+def head_at(lm: PreTrainedModel, chosen: Tensor) -> Iterator[list[Tensor]]:
+    """Inside, a forward pass computes logits at the chosen slots alone, of shape (S, V).
+
+    Args:
+        chosen: (B, L) boolean with S true values, or (S,) indices into the flattened slots.
+
+    Yields a list that receives the hidden states (S, d) which the head read. Whatever the model
+    does to its logits after the head (scaling, capping) is done to these as well.
+
+    Raises:
+        InputError: the model made its logits without calling its output embedding.
+    """
+    hidden: list[Tensor] = []
+
+    def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        states = args[0]
+        rows = states[chosen] if chosen.dtype == torch.bool else states.flatten(0, 1)[chosen]
+        hidden.append(rows)
+        return (rows,)
+
+    handle = lm.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield hidden
+    finally:
+        handle.remove()
+    if not hidden:
+        raise InputError(
+            f"{type(lm).__name__} does not call its output embedding as a module; thinking needs "
+            "the hidden states that go into it"
+        )

@@ -1,0 +1,59 @@
+"""The ids that mark a thought: ``<think>``, ``</think>``, padding and the end of sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from distforge.data.strategies import THINKING_TOKENS
+from distforge.errors import InputError
+
+OPEN, CLOSE = THINKING_TOKENS[:2]
+
+
+@dataclass(frozen=True)
+class Tags:
+    """Token ids. ``open`` and ``close`` are ``<think>`` and ``</think>``; ``eos`` may be missing.
+
+    Raises:
+        InputError: ids that are negative, or one id for two of open, close and pad.
+    """
+
+    open: int
+    close: int
+    pad: int
+    eos: int | None = None
+
+    def __post_init__(self) -> None:
+        distinct = {self.open, self.close, self.pad}
+        if len(distinct) < 3 or min(distinct) < 0:
+            raise InputError(
+                f"open = {self.open}, close = {self.close} and pad = {self.pad} should be three "
+                "different ids; add the thinking tokens to the tokenizer"
+            )
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> Tags:
+        """The tags of a tokenizer that has the thinking tokens; padding falls back to its eos.
+
+        Raises:
+            InputError: a thinking token is missing, or there is neither padding nor an eos.
+        """
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in (OPEN, CLOSE) if token not in vocabulary]
+        if missing:
+            raise InputError(
+                f"the tokenizer has no {' and no '.join(missing)}; use a model that step 1 baked, "
+                "or add the tokens with distforge.models.vocabulary.add_thinking_tokens"
+            )
+        eos = tokenizer.eos_token_id
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
+        if pad is None:
+            raise InputError("the tokenizer has neither padding nor eos; set tokenizer.pad_token")
+        return cls(vocabulary[OPEN], vocabulary[CLOSE], pad, eos)
+
+    def banned(self, *, close: bool) -> tuple[int, ...]:
+        """Ids that no thought may contain; ``close``: whether ``</think>`` is one of them."""
+        eos = () if self.eos is None else (self.eos,)
+        return tuple(sorted({self.open, self.pad, *eos} | ({self.close} if close else set())))
