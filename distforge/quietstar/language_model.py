@@ -24,6 +24,18 @@ def language_model(model: nn.Module) -> PreTrainedModel:
     return lm
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[PreTrainedModel]:
+    """The language model without dropout and without gradients; its mode is restored."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield language_model(model)
+    finally:
+        model.train(was_training)
+
+
 def implementation(lm: PreTrainedModel) -> str:
     """ "eager" or "sdpa", by what the model's attention runs at present.
 
@@ -39,6 +51,14 @@ def implementation(lm: PreTrainedModel) -> str:
             "a model of transformers' attention interface, with attn_implementation eager or sdpa"
         )
     return base
+
+
+def attention_mask(lm: PreTrainedModel, allowed: Tensor) -> Tensor:
+    """``allowed`` (B, 1, Q, K), true = may attend, in the form that the model's attention takes."""
+    if implementation(lm) == "sdpa":
+        return allowed
+    zeros = torch.zeros(allowed.shape, dtype=lm.dtype, device=allowed.device)
+    return zeros.masked_fill(~allowed, torch.finfo(lm.dtype).min)
 
 
 def require_room(lm: PreTrainedModel, length: int) -> None:

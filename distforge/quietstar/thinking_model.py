@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from transformers.utils import ModelOutput
 
 from distforge.errors import InputError
 from distforge.models.loading import load_champion
-from distforge.quietstar.language_model import head_at, implementation
+from distforge.quietstar.generation import ThinkingGeneration, generate
+from distforge.quietstar.language_model import attention_mask, head_at, implementation
 from distforge.quietstar.mixing import MixingHead, mix_logits
 from distforge.quietstar.packing import TARGET, packed_mask
+from distforge.quietstar.tags import Tags
 from distforge.training.loss import IGNORE_INDEX
 
 HEAD_FILE = "mixing_head.safetensors"
@@ -178,7 +181,7 @@ class ThinkingModel(PreTrainedModel):
         with head_at(self.lm, chosen.view_as(labelled)) as hidden:
             computed = self.lm(
                 input_ids=input_ids,
-                attention_mask=self._mask(branch, anchor),
+                attention_mask=attention_mask(self.lm, packed_mask(branch, anchor)),
                 position_ids=position_ids,
                 use_cache=False,
             ).logits
@@ -196,6 +199,12 @@ class ThinkingModel(PreTrainedModel):
             targets=among,
         )
 
+    def generate(
+        self, prompts: Sequence[Sequence[int]], tags: Tags, max_new_tokens: int, **options: Any
+    ) -> list[ThinkingGeneration]:
+        """Continue every prompt, thinking on the way; see `distforge.quietstar.generation`."""
+        return generate(self, prompts, tags, max_new_tokens, **options)
+
     @staticmethod
     def _base_slots(target: Tensor, base_index: Tensor) -> Tensor:
         """(S_t,) flat index of each TARGET slot's base slot, or of itself where it has none."""
@@ -203,15 +212,6 @@ class ThinkingModel(PreTrainedModel):
         column = base_index[target]
         row = own - own % target.shape[1]
         return torch.where(column >= 0, row + column, own)
-
-    def _mask(self, branch: Tensor, anchor: Tensor) -> Tensor:
-        allowed = packed_mask(branch, anchor)
-        if implementation(self.lm) == "sdpa":
-            return allowed
-        dtype = self.lm.dtype
-        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
-            ~allowed, torch.finfo(dtype).min
-        )
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
         """Tie what the language model ties."""

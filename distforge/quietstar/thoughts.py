@@ -7,18 +7,15 @@ are those of writing each thought alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from distforge.errors import InputError
 from distforge.quietstar.branches import Branches
-from distforge.quietstar.language_model import language_model
+from distforge.quietstar.language_model import evaluating
+from distforge.quietstar.sampling import ThoughtConfig, draw, restricted_logits
 from distforge.quietstar.tags import Tags
 from distforge.training.loss import IGNORE_INDEX
 
@@ -32,39 +29,6 @@ __all__ = [
     "score_without_thoughts",
     "think_and_score",
 ]
-
-
-@dataclass(frozen=True)
-class ThoughtConfig:
-    """How a thought is written.
-
-    max_tokens: most tokens between the tags; 0 writes both tags and nothing between.
-    closing: "fixed" writes exactly ``max_tokens`` and then ``</think>``; "learned" lets the model
-        write ``</think>`` itself, and appends it after ``max_tokens``.
-    temperature: divides the logits, in sampling and in scoring alike.
-    greedy: take the likeliest token instead of sampling.
-
-    ``<think>``, padding and the end of sequence are never written, nor ``</think>`` when "fixed".
-
-    Raises:
-        InputError: a value out of its range.
-    """
-
-    max_tokens: int = 12
-    closing: Literal["fixed", "learned"] = "fixed"
-    temperature: float = 1.0
-    greedy: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 0:
-            raise InputError(f"max_tokens = {self.max_tokens} of a thought should be at least 0")
-        if self.closing not in ("fixed", "learned"):
-            raise InputError(f"closing = {self.closing!r} should be 'fixed' or 'learned'")
-        if not self.temperature > 0:
-            raise InputError(
-                f"temperature = {self.temperature} should be above 0; set greedy = true to take "
-                "the likeliest tokens"
-            )
 
 
 @dataclass(frozen=True)
@@ -96,17 +60,6 @@ class Thoughts:
         return self.lengths - self.closed.long()
 
 
-def restricted_logits(logits: Tensor, tags: Tags, config: ThoughtConfig) -> Tensor:
-    """Logits (..., V) of the distribution that thought tokens are drawn from, in float32.
-
-    Divided by the temperature, -inf for the ids that a thought may not contain. Sampling and every
-    later scoring of a thought go through here, so that their ratio is exact.
-    """
-    banned = list(tags.banned(close=config.closing == "fixed"))
-    restricted = logits.float() / config.temperature
-    return restricted.index_fill(-1, torch.tensor(banned, device=logits.device), -torch.inf)
-
-
 def sample_thoughts(
     model: nn.Module,
     input_ids: Tensor,
@@ -132,7 +85,7 @@ def sample_thoughts(
     """
     if not len(rows):
         return _no_thoughts(rows, positions, config)
-    with _evaluating(model) as lm:
+    with evaluating(model) as lm:
         capacity = config.max_tokens + 2
         branches = Branches(lm, input_ids, attention_mask, rows, positions, capacity)
         return _grow(branches, rows, positions, tags, config, generator, shrink=True)[0]
@@ -152,7 +105,7 @@ def think_and_score(
     """`sample_thoughts` and `score_targets` in one: the cache of the thoughts is gone on with."""
     if not len(rows):
         return _no_thoughts(rows, positions, config), targets.new_zeros(targets.shape).float()
-    with _evaluating(model) as lm:
+    with evaluating(model) as lm:
         capacity = config.max_tokens + 2 + targets.shape[1]
         branches = Branches(lm, input_ids, attention_mask, rows, positions, capacity)
         thoughts, last = _grow(branches, rows, positions, tags, config, generator, shrink=False)
@@ -178,7 +131,7 @@ def score_targets(
     """
     if not len(thoughts):
         return targets.new_zeros(targets.shape).float()
-    with _evaluating(model) as lm:
+    with evaluating(model) as lm:
         capacity = thoughts.tokens.shape[1] + 2 + targets.shape[1]
         rows, positions = thoughts.rows, thoughts.positions
         branches = Branches(lm, input_ids, attention_mask, rows, positions, capacity)
@@ -207,7 +160,7 @@ def score_without_thoughts(
     """As `score_targets`, of targets that follow the text directly, without tags."""
     if not len(rows):
         return targets.new_zeros(targets.shape).float()
-    with _evaluating(model) as lm:
+    with evaluating(model) as lm:
         branches = Branches(
             lm, input_ids, attention_mask, rows, positions, targets.shape[1], base=True
         )
@@ -260,7 +213,7 @@ def _grow(
         going = live[fed]
         block = (last[fed, None], places[fed, None], going[:, None])
         logits = restricted_logits(branches.feed(*block, going[:, None]), tags, config)
-        written, scores = _draw(logits, None if config.greedy else uniform[live, step])
+        written, scores = draw(logits, None if config.greedy else uniform[live, step])
         tokens[live, step], log_probs[live, step] = written, scores
         lengths += live
         last = last.index_put((live.nonzero()[:, 0],), written)
@@ -283,20 +236,6 @@ def _uniform(count: int, config: ThoughtConfig, generator: torch.Generator | Non
     if generator is None:
         raise InputError("sampling thoughts needs a torch.Generator; give one, or be greedy")
     return torch.rand(count, config.max_tokens, generator=generator, device=generator.device)
-
-
-def _draw(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Tokens (M,) by inverting the cumulative distribution at ``uniform``, and their log-probs."""
-    log_probs = logits.log_softmax(dim=-1)
-    if uniform is None:
-        written = log_probs.argmax(dim=-1)
-    else:
-        cumulative = log_probs.exp().cumsum(dim=-1)
-        total = cumulative[:, -1:]
-        # Below the total, whatever rounding does: the first entry above is never an impossible id.
-        wanted = (uniform[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
-        written = torch.searchsorted(cumulative, wanted, right=True)[:, 0]
-    return written, log_probs.gather(-1, written[:, None])[:, 0]
 
 
 def _score(
@@ -332,15 +271,3 @@ def _log_prob(logits: Tensor, chosen: Tensor) -> Tensor:
 def _no_thoughts(rows: Tensor, positions: Tensor, config: ThoughtConfig) -> Thoughts:
     tokens = rows.new_zeros(0, config.max_tokens)
     return Thoughts(rows, positions, tokens, rows, rows.bool(), tokens.float())
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[PreTrainedModel]:
-    """The language model without dropout and without gradients."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield language_model(model)
-    finally:
-        model.train(was_training)
