@@ -34,4 +34,14 @@ def open_pool(
     if config.num_actors == 0:
         yield LocalPool(ledger, make_engine, config.threads_per_actor)
         return
-    raise NotImplementedError
+    from distforge.rollouts.cluster import connected
+
+    with connected(config):
+        # Imports Ray, which `connected` has prepared for that.
+        from distforge.rollouts.pool import ActorsPool
+
+        pool = ActorsPool(ledger, make_engine, config)
+        try:
+            yield pool
+        finally:
+            pool.close()

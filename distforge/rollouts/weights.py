@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,11 +16,22 @@ if TYPE_CHECKING:  # actors import this module, and need neither transformers no
     from distforge.training.engine import TrainingEngine
 
 
+@dataclass(frozen=True)
+class PackedWeights:
+    """Weights as flat arrays of bytes, which Ray copies into shared memory once and maps.
+
+    Tied weights share an array. ``layout``: name, dtype, shape and index into ``arrays``.
+    """
+
+    layout: tuple[tuple[str, torch.dtype, tuple[int, ...], int], ...]
+    arrays: tuple[np.ndarray[Any, np.dtype[np.uint8]], ...]
+
+
 def gather_weights(engine: TrainingEngine) -> Mapping[str, Tensor]:
     """Whole weights and persistent buffers, by the model's own names, on the CPU; collective.
 
-    Every rank gets them. They may be the model's own memory: publish or copy them before the next
-    optimizer step.
+    Every rank gets them, at any ZeRO stage. They may be the model's own memory: publish or copy
+    them before the next optimizer step.
     """
     with engine.whole_model() as module:
         return {name: value.detach().cpu() for name, value in module.state_dict().items()}
@@ -32,12 +45,39 @@ def checksum(weights: Mapping[str, Tensor]) -> str:
     digest = xxhash.xxh3_128()
     for name, tensor in weights.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(as_bytes(tensor).data)
+        digest.update(_as_bytes(tensor).data)
     return digest.hexdigest()
 
 
-def as_bytes(tensor: Tensor) -> np.ndarray:
-    """The values of a CPU tensor as a flat array of bytes, without a copy if it is contiguous."""
-    # numpy has no bfloat16, bytes are bytes.
-    flat = tensor.detach().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy()
+def pack(weights: Mapping[str, Tensor]) -> PackedWeights:
+    """CPU tensors without a copy, where they are contiguous."""
+    layout: list[tuple[str, torch.dtype, tuple[int, ...], int]] = []
+    arrays: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+    indices: dict[Any, int] = {}
+    for name, tensor in weights.items():
+        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        # Empty tensors have no place of their own.
+        key = place if tensor.numel() else len(arrays)
+        if key not in indices:
+            indices[key] = len(arrays)
+            arrays.append(_as_bytes(tensor))
+        layout.append((name, tensor.dtype, tuple(tensor.shape), indices[key]))
+    return PackedWeights(tuple(layout), tuple(arrays))
+
+
+def unpack(packed: PackedWeights) -> dict[str, Tensor]:
+    """Tensors over the packed memory, which may be read-only: whoever wants to keep them copies."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        flat = [torch.from_numpy(array) for array in packed.arrays]
+    weights = {}
+    for name, dtype, shape, index in packed.layout:
+        # numpy gives an empty array a stride of 0, which torch does not view as another dtype.
+        values = flat[index].view(dtype) if len(flat[index]) else torch.empty(0, dtype=dtype)
+        weights[name] = values.reshape(shape)
+    return weights
+
+
+def _as_bytes(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    # numpy has no bfloat16; bytes are bytes.
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -1,0 +1,91 @@
+"""One engine in a process of its own; this is what Ray runs."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from distforge.rollouts.messages import EngineFactory, RolloutRequest
+from distforge.rollouts.weights import PackedWeights, checksum, unpack
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A version of the weights and where they lie.
+
+    ``refs`` holds one reference to a `PackedWeights`; inside a list Ray passes it on as it is,
+    instead of fetching it for every call.
+    """
+
+    version: int
+    refs: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one call; failures are data, because not every exception can be pickled.
+
+    result: the pickled result; empty when the call failed.
+    error: the traceback; empty when it succeeded.
+    unloadable: the engine refused the weights, as every engine of its kind will.
+    """
+
+    version: int
+    checksum: str
+    seconds: float = 0.0
+    result: bytes = b""
+    error: str = ""
+    unloadable: bool = False
+
+
+class RolloutActor:
+    """Serves one request at a time, with the weights that come with it."""
+
+    def __init__(self, make_engine: EngineFactory, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._engine = make_engine()
+        self._version = -1
+        self._checksum = ""
+
+    def process_id(self) -> int:
+        """Of this process, once the engine is made."""
+        return os.getpid()
+
+    def rollout(self, request: RolloutRequest, published: Publication) -> Outcome:
+        """Load the weights if they are new, and generate."""
+        if published.version != self._version:
+            error = self._load(published)
+            if error is not None:
+                return error
+        began = time.perf_counter()
+        try:
+            # Pickled here and not by Ray: arrays would come out read-only and pin shared memory.
+            result = pickle.dumps(self._engine.rollout(request), protocol=5)
+        except Exception:
+            return Outcome(self._version, self._checksum, error=traceback.format_exc())
+        return Outcome(self._version, self._checksum, time.perf_counter() - began, result)
+
+    def _load(self, published: Publication) -> Outcome | None:
+        import ray
+
+        self._version = -1  # half-loaded weights are of no version
+        try:
+            packed: PackedWeights = ray.get(published.refs[0])
+        except Exception:
+            return Outcome(published.version, "", error=traceback.format_exc())
+        weights = unpack(packed)
+        try:
+            self._engine.load(weights)
+        except Exception:
+            error = traceback.format_exc()
+            return Outcome(published.version, "", error=error, unloadable=True)
+        self._checksum = checksum(weights)
+        self._version = published.version
+        return None

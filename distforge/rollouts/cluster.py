@@ -1,0 +1,178 @@
+"""Ray: start it here, or connect to it, and only to one that does not serve strangers.
+
+Whoever reaches a Ray cluster can run any code on it. One started here listens on the loopback
+interface alone; any other must ask for a token.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from distforge.errors import InputError
+from distforge.rollouts.config import RolloutConfig
+
+# For a connection, and for a cluster to say who it is; Ray itself would try for minutes.
+CONNECT_SECONDS = 10.0
+PROBE_SECONDS = 60.0
+
+_MANUAL = "https://docs.ray.io/en/latest/ray-security/token-auth.html"
+_PROBE = """
+import sys, traceback, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+    print("ADMITTED", ray.get_runtime_context().gcs_address)
+except Exception:  # Ray hides its AuthenticationError in the text of another one
+    print("REFUSED" if "AuthenticationError" in traceback.format_exc() else "BROKEN")
+    raise
+"""
+
+
+@contextmanager
+def connected(config: RolloutConfig) -> Iterator[None]:
+    """Ray is connected inside. A connection that this process had before is used and kept.
+
+    Raises:
+        InputError: Ray is not installed, no cluster answers at ``config.address``, it is open to
+            anybody, or it is too small for the actors.
+    """
+    ray = _import_ray(config)
+    mine = not ray.is_initialized()
+    if mine:
+        with _own_signal_handlers():
+            _connect(ray, config)
+    try:
+        if not mine:
+            require_private(ray.get_runtime_context().gcs_address)
+        _require_resources(ray.cluster_resources(), config)
+        yield
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def require_private(address: str) -> None:
+    """Refuse a cluster that is dead, or that serves other machines without a token.
+
+    Another process asks, because Ray may hang at what is no cluster; and it asks without a token,
+    because who shows one cannot tell whether it was needed.
+
+    Raises:
+        InputError: no answer within `PROBE_SECONDS`, or an answer where a token should be wanted.
+    """
+    # A refusal is final, but Ray would ask twenty times.
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_NUM_REDIS_GET_RETRIES": "1"}
+    command = [sys.executable, "-c", _PROBE, address]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=PROBE_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"no Ray cluster answers at {address!r} within {PROBE_SECONDS:.0f} s; see "
+            "`ray status` there"
+        ) from None
+    answer, _, resolved = done.stdout.strip().partition(" ")
+    if answer == "REFUSED":
+        return
+    if answer != "ADMITTED":
+        reason = done.stderr.strip().rpartition("\n")[2]
+        raise InputError(
+            f"cannot connect to the Ray cluster at {address!r}: {reason}; see `ray status` there, "
+            "or leave address empty to have one on this machine"
+        )
+    if not is_loopback(resolved.rpartition(":")[0]):
+        raise InputError(
+            f"the Ray cluster at {resolved} asks for no token, so anybody who reaches it can run "
+            f"code there; start it with RAY_AUTH_MODE=token (see {_MANUAL})"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine as only itself can reach it."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _import_ray(config: RolloutConfig) -> Any:
+    if not config.address:
+        # Ray's name for a switch that it reads when it is imported, on Linux too: use 127.0.0.1.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(
+            f"num_actors is {config.num_actors}, but Ray cannot be imported ({error}); "
+            "pip install 'distforge[rollouts]', or set num_actors to 0"
+        ) from error
+    return ray
+
+
+def _connect(ray: Any, config: RolloutConfig) -> None:
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": True}
+    if not config.address:
+        ray.init(
+            address="local",
+            num_cpus=max(1, math.ceil(config.num_actors * config.cpus_per_actor)),
+            object_store_memory=config.object_store_mib << 20,
+            include_dashboard=False,
+            # Workers that Ray starts ahead would lack the environment that actors ask for.
+            _system_config={"prestart_worker_first_driver": False},
+            **quiet,
+        )
+        return
+    if config.address != "auto":
+        _require_answer(config.address)
+    require_private(config.address)
+    try:
+        ray.init(address=config.address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise InputError(
+            f"cannot connect to the Ray cluster at {config.address!r}: {error}; see `ray status` "
+            "there, and RAY_AUTH_TOKEN or ~/.ray/auth_token here if it asks for a token"
+        ) from error
+
+
+def _require_answer(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f"address is {address!r}; expected 'host:port', 'auto' or nothing")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`, or "
+            "leave address empty to have one on this machine"
+        ) from error
+
+
+def _require_resources(has: dict[str, float], config: RolloutConfig) -> None:
+    for name, each in (("CPU", config.cpus_per_actor), ("GPU", config.gpus_per_actor)):
+        wanted = config.num_actors * each
+        if wanted > has.get(name, 0.0):
+            raise InputError(
+                f"{config.num_actors} actors want {wanted:g} {name}, and the Ray cluster has "
+                f"{has.get(name, 0.0):g}; lower num_actors or {name.lower()}s_per_actor"
+            )
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Ray takes SIGTERM for itself when it connects; the run that stops on it wants it back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if signal.getsignal(signal.SIGTERM) is not before:
+        signal.signal(signal.SIGTERM, before)
