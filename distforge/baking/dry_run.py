@@ -13,7 +13,7 @@ from distforge.errors import InputError
 from distforge.training.deepspeed_config import deepspeed_config
 from distforge.training.distributed import read_world_size
 from distforge.training.engine_config import resolve_dtype
-from distforge.training.memory import estimate_memory
+from distforge.training.memory import estimate_memory, shape_of
 
 # fp32 numbers per parameter: Adam's two moments; Muon's momentum and, with the filter, its EMA.
 _ADAMW_BUFFERS = 2.0
@@ -82,11 +82,4 @@ def _shape(config: Step1Config) -> dict[str, int]:
             f"the shape of champion {config.champion.path!r} cannot be read ({error}); a dry run "
             "needs a Hugging Face directory"
         ) from error
-    return {
-        "hidden_size": found.hidden_size,
-        "num_layers": found.num_hidden_layers,
-        # GPT-2 leaves it unset and means four times the width.
-        "intermediate_size": getattr(found, "intermediate_size", None) or 4 * found.hidden_size,
-        "num_heads": found.num_attention_heads,
-        "vocab_size": found.vocab_size,
-    }
+    return shape_of(found)

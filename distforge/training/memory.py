@@ -37,6 +37,8 @@ counted.
 
 from __future__ import annotations
 
+from transformers import PretrainedConfig
+
 from distforge.training.deepspeed_config import BUCKET_ELEMENTS
 from distforge.training.engine_config import EngineConfig
 
@@ -116,3 +118,15 @@ def _model_state(
     aliased = config.zero_stage == 3 and not halved and not config.offload_optimizer
     extra = 1 if aliased else 2
     return size * live + autocast, gradients, round(_FLOAT32 * (extra + buffers) * shard)
+
+
+def shape_of(config: PretrainedConfig) -> dict[str, int]:
+    """The shape of a transformers model, as `estimate_memory` asks for it."""
+    return {
+        "hidden_size": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        # GPT-2 leaves it unset and means four times the width.
+        "intermediate_size": getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        "num_heads": config.num_attention_heads,
+        "vocab_size": config.vocab_size,
+    }
