@@ -20,17 +20,37 @@ OK, BAD_INPUT, GOAL_MISSED, STOPPED = 0, 2, 3, 75
 
 @dataclass(frozen=True)
 class Command:
-    """Where a command lives: imported when it is called, so that --help stays quick."""
+    """Where a command lives: imported when it is called, so that --help stays quick.
+
+    ``table`` and ``ignore`` are those of `load_config`: one file can describe a whole pipeline.
+    """
 
     module: str
     function: str
     config: str
     help: str
+    table: str = ""
+    ignore: tuple[str, ...] = ()
 
 
 COMMANDS: dict[str, Command] = {
-    "run": Command("bake", "bake", "Step1Config", "champion, data, step 1, registry, report"),
-    "bake": Command("bake", "bake", "Step1Config", "step 1: bake the reasoning strategies in"),
+    "run": Command(
+        "run", "run", "PipelineConfig", "champion, data, step 1, step 2, registry, reports"
+    ),
+    "bake": Command(
+        "bake",
+        "bake",
+        "Step1Config",
+        "step 1: bake the reasoning strategies in",
+        ignore=("step2",),
+    ),
+    "think": Command(
+        "think",
+        "think",
+        "Step2Config",
+        "step 2: reinforcement learning on thoughts",
+        table="step2",
+    ),
     "bake-prompt": Command(
         "bake_prompt", "bake_prompt", "BakePromptConfig", "bake prompts into a model's weights"
     ),
@@ -96,7 +116,14 @@ def _dispatch(words: list[str]) -> int:
     command = COMMANDS[name]
     module = importlib.import_module(f"distforge.commands.{command.module}")
     path, overrides = split_config(words[len(name.split()) :])
-    config = load_config(getattr(module, command.config), path, overrides, prog=f"distforge {name}")
+    config = load_config(
+        getattr(module, command.config),
+        path,
+        overrides,
+        prog=f"distforge {name}",
+        table=command.table,
+        ignore=command.ignore,
+    )
     return int(getattr(module, command.function)(config))
 
 

@@ -28,7 +28,13 @@ _NONE = "none"
 
 
 def load_config(
-    cls: type[T], path: Path | None, overrides: Sequence[str], *, prog: str | None = None
+    cls: type[T],
+    path: Path | None,
+    overrides: Sequence[str],
+    *,
+    prog: str | None = None,
+    table: str = "",
+    ignore: Sequence[str] = (),
 ) -> T:
     """Build `cls` from its defaults, then the TOML file, then the command line, in that order.
 
@@ -42,6 +48,8 @@ def load_config(
         path: the TOML file, or None for defaults alone.
         overrides: command-line words; `--help` lists every field with its docstring.
         prog: the command's name in the help text.
+        table: the file's table of that name is read instead of the whole file, where it is there.
+        ignore: top-level tables of the file that others read.
 
     Raises:
         InputError: unreadable file, unknown key, wrong type, or a value `__post_init__` refuses;
@@ -54,7 +62,12 @@ def load_config(
     layout = (tyro.conf.AvoidSubcommands,)
     if path is None:
         return tyro.cli(cls, args=words, prog=prog, config=layout)
-    default = _build(cls, _MISSING, _read_toml(path), str(path), "")
+    content = _read_toml(path)
+    prefix = ""
+    if table and isinstance(content.get(table), dict):
+        content, prefix = content[table], f"{table}."
+    content = {key: value for key, value in content.items() if key not in ignore}
+    default = _build(cls, _MISSING, content, str(path), prefix)
     return tyro.cli(cls, args=words, default=default, prog=prog, config=layout)
 
 

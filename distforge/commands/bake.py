@@ -1,4 +1,4 @@
-"""``distforge bake`` and ``distforge run``: step 1."""
+"""``distforge bake``: step 1."""
 
 from __future__ import annotations
 

@@ -1,5 +1,15 @@
-"""Quiet-STaR: thoughts that make predictions better, written in parallel and learned by reward."""
+"""Step 2: a baked model learns to think before it predicts."""
 
+from distforge.quietstar.publish import Step2Summary
+from distforge.quietstar.step2 import run_step2_rl
+from distforge.quietstar.step2_config import Step2Config
 from distforge.quietstar.thinking_model import ThinkingModel
+from distforge.quietstar.trainer import ThoughtTrainer
 
-__all__ = ["ThinkingModel"]
+__all__ = [
+    "Step2Config",
+    "Step2Summary",
+    "ThinkingModel",
+    "ThoughtTrainer",
+    "run_step2_rl",
+]

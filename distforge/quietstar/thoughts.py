@@ -21,6 +21,7 @@ from distforge.training.loss import IGNORE_INDEX
 
 __all__ = [
     "Tags",
+    "TargetScores",
     "ThoughtConfig",
     "Thoughts",
     "restricted_logits",
@@ -58,6 +59,15 @@ class Thoughts:
     def content_lengths(self) -> Tensor:
         """(N,) int64, tokens between the tags."""
         return self.lengths - self.closed.long()
+
+
+@dataclass(frozen=True)
+class TargetScores:
+    """Of N targets of at most n tokens: ``log_probs`` (N, n) float32 in nats, 0 on padding;
+    ``hits`` (N, n) boolean, whether the token is the likeliest, false on padding."""
+
+    log_probs: Tensor
+    hits: Tensor
 
 
 def sample_thoughts(
@@ -101,10 +111,10 @@ def think_and_score(
     tags: Tags,
     config: ThoughtConfig,
     generator: torch.Generator | None = None,
-) -> tuple[Thoughts, Tensor]:
+) -> tuple[Thoughts, TargetScores]:
     """`sample_thoughts` and `score_targets` in one: the cache of the thoughts is gone on with."""
     if not len(rows):
-        return _no_thoughts(rows, positions, config), targets.new_zeros(targets.shape).float()
+        return _no_thoughts(rows, positions, config), _no_scores(targets)
     with evaluating(model) as lm:
         capacity = config.max_tokens + 2 + targets.shape[1]
         branches = Branches(lm, input_ids, attention_mask, rows, positions, capacity)
@@ -119,8 +129,8 @@ def score_targets(
     thoughts: Thoughts,
     targets: Tensor,
     tags: Tags,
-) -> Tensor:
-    """(N, n) float32 log-probability of each target token after ``<think> thought </think>``.
+) -> TargetScores:
+    """How likely each target token is after ``<think> thought </think>``.
 
     Args:
         model, input_ids, attention_mask: as in `sample_thoughts`; the thoughts may be anyone's.
@@ -130,7 +140,7 @@ def score_targets(
     one over all thoughts and targets.
     """
     if not len(thoughts):
-        return targets.new_zeros(targets.shape).float()
+        return _no_scores(targets)
     with evaluating(model) as lm:
         capacity = thoughts.tokens.shape[1] + 2 + targets.shape[1]
         rows, positions = thoughts.rows, thoughts.positions
@@ -156,26 +166,28 @@ def score_without_thoughts(
     positions: Tensor,
     targets: Tensor,
     tags: Tags,
-) -> Tensor:
+) -> TargetScores:
     """As `score_targets`, of targets that follow the text directly, without tags."""
     if not len(rows):
-        return targets.new_zeros(targets.shape).float()
+        return _no_scores(targets)
     with evaluating(model) as lm:
         branches = Branches(
             lm, input_ids, attention_mask, rows, positions, targets.shape[1], base=True
         )
         targets = targets.to(lm.device)
-        scores = torch.zeros(targets.shape, device=lm.device)
+        scores = _no_scores(targets)
         assert branches.base_logits is not None
-        first = targets[:, 0] != IGNORE_INDEX
-        scores[first, 0] = _log_prob(branches.base_logits[first], targets[first, 0])
+        first = torch.zeros_like(targets, dtype=torch.bool)
+        first[:, 0] = targets[:, 0] != IGNORE_INDEX
+        _fill(scores, first, branches.base_logits[first[:, 0]], targets)
         wanted = targets[:, 1:] != IGNORE_INDEX
         if wanted.any():
             given = targets[:, :-1].where(wanted, tags.pad)
             steps = torch.arange(given.shape[1], device=lm.device)
             places = branches.anchors[:, None] + 1 + steps
             logits = branches.feed(given, places, wanted, wanted)
-            scores[:, 1:][wanted] = _log_prob(logits, targets[:, 1:][wanted])
+            later = torch.cat([torch.zeros_like(first[:, :1]), wanted], dim=1)
+            _fill(scores, later, logits, targets)
         return scores
 
 
@@ -240,12 +252,12 @@ def _uniform(count: int, config: ThoughtConfig, generator: torch.Generator | Non
 
 def _score(
     branches: Branches, unread: _Block, thoughts: Thoughts, targets: Tensor, tags: Tags
-) -> Tensor:
-    """Feed what is unread, ``</think>`` and the targets; (N, n) log-probabilities."""
+) -> TargetScores:
+    """Feed what is unread, ``</think>`` and the targets."""
     device = branches.anchors.device
     targets = targets.to(device)
     wanted = targets != IGNORE_INDEX
-    scores = torch.zeros(targets.shape, device=device)
+    scores = _no_scores(targets)
     if not wanted.any():
         return scores
     given = targets[:, :-1].where(wanted[:, :-1], tags.pad)
@@ -258,14 +270,23 @@ def _score(
         torch.cat([unread.valid, wanted], dim=1),
         torch.cat([torch.zeros_like(unread.valid), wanted], dim=1),
     )
-    scores[wanted] = _log_prob(logits, targets[wanted])
+    _fill(scores, wanted, logits, targets)
     return scores
 
 
-def _log_prob(logits: Tensor, chosen: Tensor) -> Tensor:
-    """(M, V) and (M,) to (M,), in float32."""
-    logits = logits.float()
-    return logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(dim=-1)
+def _fill(scores: TargetScores, wanted: Tensor, logits: Tensor, targets: Tensor) -> None:
+    """Write the scores of the M ``wanted`` targets, which ``logits`` (M, V) predict, in float32."""
+    logits, chosen = logits.float(), targets[wanted]
+    picked = logits.gather(-1, chosen[:, None])[:, 0]
+    scores.log_probs[wanted] = picked - logits.logsumexp(dim=-1)
+    scores.hits[wanted] = logits.argmax(dim=-1) == chosen
+
+
+def _no_scores(targets: Tensor) -> TargetScores:
+    return TargetScores(
+        torch.zeros(targets.shape, device=targets.device),
+        torch.zeros(targets.shape, dtype=torch.bool, device=targets.device),
+    )
 
 
 def _no_thoughts(rows: Tensor, positions: Tensor, config: ThoughtConfig) -> Thoughts:

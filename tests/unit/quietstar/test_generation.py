@@ -32,8 +32,8 @@ POLICIES = {
         2,
     ),
     "entropy, horizon 2": (
-        PositionsConfig("entropy", threshold=2.0, horizon=2),
-        lambda _, logits: bool(entropy_of(logits) > 2.0),
+        PositionsConfig("entropy", threshold=2.9, horizon=2),
+        lambda _, logits: bool(entropy_of(logits) > 2.9),
         2,
     ),
 }

@@ -1,0 +1,18 @@
+"""``distforge run``: the pipeline."""
+
+from __future__ import annotations
+
+from distforge.baking.dry_run import describe_run
+from distforge.pipeline import PipelineConfig, run_pipeline
+
+GOAL_MISSED = 3
+
+__all__ = ["PipelineConfig", "run"]
+
+
+def run(config: PipelineConfig) -> int:
+    """Run all configured steps; 3 when one of them ended without meeting its goal."""
+    if config.dry_run:
+        print(describe_run(config))
+        return 0
+    return 0 if run_pipeline(config) else GOAL_MISSED

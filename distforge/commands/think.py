@@ -1,0 +1,18 @@
+"""``distforge think``: step 2."""
+
+from __future__ import annotations
+
+from distforge.quietstar import Step2Config, run_step2_rl
+from distforge.quietstar.dry_run import describe_run
+
+GOAL_MISSED = 3
+
+__all__ = ["Step2Config", "think"]
+
+
+def think(config: Step2Config) -> int:
+    """Run step 2; 3 when the trained model is not better than the baked one."""
+    if config.dry_run:
+        print(describe_run(config))
+        return 0
+    return 0 if run_step2_rl(config).improved else GOAL_MISSED

@@ -1,0 +1,219 @@
+"""A close look at a few thoughts: coherence, diversity, and how far they are from going on without.
+
+Places are the first of each item; thoughts are sampled as in training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from distforge.data.dataset import IGNORE_INDEX
+from distforge.quietstar.coherence import (
+    Coherence,
+    edit_distance,
+    predictive_coherence,
+    semantic_coherence,
+    syntactic_coherence,
+    thought_diversity,
+    well_formedness,
+)
+from distforge.quietstar.items import ThoughtItem, grouped, pad_targets, pad_texts
+from distforge.quietstar.language_model import language_model
+from distforge.quietstar.tags import Tags
+from distforge.quietstar.thoughts import (
+    ThoughtConfig,
+    Thoughts,
+    restricted_logits,
+    sample_thoughts,
+    score_targets,
+    score_without_thoughts,
+)
+
+
+@dataclass(frozen=True)
+class Closeup:
+    """Means over the thoughts looked at; ``diversity`` and ``divergence`` are in [0, 1]."""
+
+    coherence: Coherence
+    diversity: float
+    divergence: float
+
+
+def look_closer(
+    model: nn.Module,
+    reference: nn.Module,
+    items: Sequence[ThoughtItem],
+    tags: Tags,
+    config: ThoughtConfig,
+    thoughts: int,
+    headings: frozenset[int],
+    seed: int = 0,
+) -> Closeup:
+    """Sample ``thoughts`` thoughts at the first place of each item and measure them.
+
+    Args:
+        reference: the baked model, under which fluency is measured.
+        headings: ids of the tokens that begin a step of a thought.
+    """
+    items = [
+        replace(item, positions=item.positions[:1], targets=item.targets[:1])
+        for item in items
+        if item.positions
+    ]
+    device = next(model.parameters()).device
+    ids, mask = (part.to(device) for part in pad_texts(items, tags.pad))
+    rows, positions, _ = grouped(items, thoughts)
+    generator = torch.Generator().manual_seed(seed)
+    sampled = sample_thoughts(model, ids, mask, rows, positions, tags, config, generator)
+    contents = _contents(sampled)
+    by_place = [contents[i : i + thoughts] for i in range(0, len(contents), thoughts)]
+    plain = _continuations(model, items, tags, sampled.tokens.shape[1])
+    # One thought a place is enough for what is a mean over places.
+    first = _every(sampled, thoughts)
+    coherence = _coherence(model, reference, items, first, tags, config, headings)
+    return Closeup(
+        coherence=coherence,
+        diversity=_mean([thought_diversity(group) for group in by_place]),
+        divergence=_mean(
+            [
+                edit_distance(group[0], other[: max(len(group[0]), 1)])
+                for group, other in zip(by_place, plain, strict=True)
+            ]
+        ),
+    )
+
+
+def _coherence(
+    model: nn.Module,
+    reference: nn.Module,
+    items: Sequence[ThoughtItem],
+    thoughts: Thoughts,
+    tags: Tags,
+    config: ThoughtConfig,
+    headings: frozenset[int],
+) -> Coherence:
+    """``thoughts``: one an item."""
+    device = next(model.parameters()).device
+    ids, mask = (part.to(device) for part in pad_texts(items, tags.pad))
+    targets = pad_targets([item.targets[0] for item in items]).to(device)
+    place = (thoughts.rows, thoughts.positions)
+    with_thought = score_targets(model, ids, mask, thoughts, targets, tags).log_probs
+    without = score_without_thoughts(model, ids, mask, *place, targets, tags).log_probs
+    tokens = (targets != IGNORE_INDEX).sum(dim=1)
+    gains = ((with_thought - without).sum(dim=1) / tokens).tolist()
+    sequences = _Sequences(items, thoughts, tags, device)
+    contents, closed = _contents(thoughts), thoughts.closed.tolist()
+    fluency = sequences.fluency(reference, config)
+    forms = [
+        well_formedness(content, config.closing == "fixed" or own, headings)
+        for content, own in zip(contents, closed, strict=True)
+    ]
+    return Coherence(
+        semantic=float(sequences.semantic(model).mean()),
+        syntactic=_mean(
+            [syntactic_coherence(form, fluent) for form, fluent in zip(forms, fluency, strict=True)]
+        ),
+        predictive=_mean([predictive_coherence(gain) for gain in gains]),
+    )
+
+
+class _Sequences:
+    """Text, thought and target in one row an item, for what needs every hidden state."""
+
+    def __init__(
+        self, items: Sequence[ThoughtItem], thoughts: Thoughts, tags: Tags, device: torch.device
+    ) -> None:
+        self._tags = tags
+        rows, spans = [], []
+        for item, content in zip(items, _contents(thoughts), strict=True):
+            text = item.text[: item.positions[0] + 1]
+            rows.append([*text, tags.open, *content, tags.close, *item.targets[0]])
+            spans.append((len(text) + 1, len(text) + 1 + len(content)))
+        width = max(map(len, rows))
+        self._ids = torch.tensor(
+            [row + [tags.pad] * (width - len(row)) for row in rows], device=device
+        )
+        columns = torch.arange(width, device=device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)[:, None]
+        begin, end = torch.tensor(spans, device=device).T[..., None]
+        self._inside = (columns >= begin) & (columns < end)
+        self._mask = (columns < lengths).long()
+        tagged = (columns == begin - 1) | (columns == end)
+        self._around = self._mask.bool() & ~self._inside & ~tagged
+
+    @torch.no_grad()
+    def semantic(self, model: nn.Module) -> Tensor:
+        """(N,) semantic coherence."""
+        lm = language_model(model)
+        states = lm(
+            input_ids=self._ids,
+            attention_mask=self._mask,
+            output_hidden_states=True,
+            use_cache=False,
+        ).hidden_states[-1]
+        return semantic_coherence(states.float(), self._inside, self._around)
+
+    @torch.no_grad()
+    def fluency(self, reference: nn.Module, config: ThoughtConfig) -> list[float]:
+        """Geometric mean probability of each thought's tokens, as a thought's are drawn."""
+        lm = language_model(reference)
+        logits = lm(input_ids=self._ids, attention_mask=self._mask, use_cache=False).logits
+        log_probs = restricted_logits(logits[:, :-1], self._tags, config).log_softmax(dim=-1)
+        own = log_probs.gather(-1, self._ids[:, 1:, None])[..., 0]
+        inside = self._inside[:, 1:]
+        total = torch.where(inside, own, 0.0).sum(dim=1)
+        return (total / inside.sum(dim=1).clamp(min=1)).exp().tolist()
+
+
+@torch.no_grad()
+def _continuations(
+    model: nn.Module, items: Sequence[ThoughtItem], tags: Tags, length: int
+) -> list[list[int]]:
+    """What the model goes on with greedily where it may not think."""
+    lm = language_model(model)
+    texts = [item.text[: item.positions[0] + 1] for item in items]
+    width = max(map(len, texts))
+    ids = torch.tensor([[tags.pad] * (width - len(text)) + list(text) for text in texts])
+    mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts])
+    settings = GenerationConfig(
+        max_new_tokens=max(length, 1),
+        do_sample=False,
+        pad_token_id=tags.pad,
+        suppress_tokens=[tags.open, tags.close],
+    )
+    own = lm.generation_config
+    lm.generation_config = settings
+    try:
+        output = lm.generate(input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device))
+    finally:
+        lm.generation_config = own
+    continuations: list[list[int]] = output[:, width:].tolist()
+    return continuations
+
+
+def _contents(thoughts: Thoughts) -> list[list[int]]:
+    """The tokens between the tags, of each thought."""
+    lengths = thoughts.content_lengths.tolist()
+    return [row[:length] for row, length in zip(thoughts.tokens.tolist(), lengths, strict=True)]
+
+
+def _every(thoughts: Thoughts, step: int) -> Thoughts:
+    return Thoughts(
+        rows=thoughts.rows[::step],
+        positions=thoughts.positions[::step],
+        tokens=thoughts.tokens[::step],
+        lengths=thoughts.lengths[::step],
+        closed=thoughts.closed[::step],
+        log_probs=thoughts.log_probs[::step],
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

@@ -1,0 +1,228 @@
+"""The configuration of step 2's reinforcement learning, each part beside what it governs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from distforge.errors import InputError
+from distforge.optim import MuonGrokfastConfig, OptimizerConfig
+from distforge.optim.schedule import ScheduleConfig, ScheduleKind
+from distforge.quietstar.positions import PositionsConfig
+from distforge.quietstar.thoughts import ThoughtConfig
+from distforge.rollouts import RolloutConfig
+from distforge.training.engine_config import EngineConfig
+from distforge.training.guards import GuardConfig
+from distforge.training.supervised import SupervisedConfig
+
+Baseline = Literal["rloo", "group_mean", "reinforce_pp", "ema", "quietstar_relu"]
+Reward = Literal["answer_probability", "exact_match", "prediction_gain"]
+KlEstimator = Literal["exact", "k1"]
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """What a thought is rewarded for.
+
+    kind: "answer_probability", p(answer | question, thought), and "exact_match", 1 where every
+        token of the answer is the likeliest, suit questions. "prediction_gain" suits free text:
+        how many nats likelier the next tokens are than without a thought, under a slowly moving
+        average of the model (`scorer_decay`).
+    floor: a token's log-probability counts as no less than this (nats, < 0) in "prediction_gain".
+    scorer_decay: of that moving average, an optimizer step at a time, in [0, 1).
+    """
+
+    kind: Reward = "answer_probability"
+    floor: float = -3.0
+    scorer_decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Reward):
+            raise InputError(f"kind is {self.kind!r}; expected one of {get_args(Reward)}")
+        if not self.floor < 0 or not 0 <= self.scorer_decay < 1:
+            raise InputError(
+                f"floor is {self.floor} and scorer_decay {self.scorer_decay}; expected a number "
+                "below 0, and one in [0, 1)"
+            )
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The loss of reinforcement learning.
+
+    baseline: see `Advantages`.
+    ema_decay: of baseline "ema".
+    clip_range: PPO's, > 0: a token whose probability moved by more than this fraction from the
+        policy that the step began with gives no further push. It acts where a batch is used for
+        several updates.
+    max_importance: > 0, the most that a stale token counts, relative to a fresh one: its weight
+        policy / behaviour is cut there.
+    min_ess: in [0, 1): an update on stale thoughts whose effective sample size is below this
+        fraction of their number is skipped.
+    kl_estimator: of the divergence from the baked model: "exact" sums over the vocabulary, in the
+        loss; "k1" is the log-ratio of the sampled tokens, taken off the reward, and needs no second
+        set of logits in the backward pass. The coefficient is the optimizer preset's
+        ``kl_coefficient``.
+    nll_weight: >= 0, of the cross-entropy of the answer after the thought.
+    entropy_bonus: >= 0, nats of policy entropy a token count so much; falls to 0 over the run.
+    """
+
+    baseline: Baseline = "rloo"
+    ema_decay: float = 0.9
+    clip_range: float = 0.2
+    max_importance: float = 2.0
+    min_ess: float = 0.3
+    kl_estimator: KlEstimator = "exact"
+    nll_weight: float = 0.1
+    entropy_bonus: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.baseline not in get_args(Baseline):
+            raise InputError(f"baseline is {self.baseline!r}; expected one of {get_args(Baseline)}")
+        if self.kl_estimator not in get_args(KlEstimator):
+            raise InputError(
+                f"kl_estimator is {self.kl_estimator!r}; expected one of {get_args(KlEstimator)}"
+            )
+        if not 0 <= self.ema_decay < 1 or not 0 <= self.min_ess < 1:
+            raise InputError(
+                f"ema_decay is {self.ema_decay} and min_ess {self.min_ess}; expected both in [0, 1)"
+            )
+        if not self.clip_range > 0 or not self.max_importance > 0:
+            raise InputError(
+                f"clip_range is {self.clip_range} and max_importance {self.max_importance}; "
+                "expected both above 0"
+            )
+        if not self.nll_weight >= 0 or not self.entropy_bonus >= 0:
+            raise InputError(
+                f"nll_weight is {self.nll_weight} and entropy_bonus {self.entropy_bonus}; "
+                "expected both at least 0"
+            )
+
+
+@dataclass(frozen=True)
+class EpisodeConfig:
+    """How much experience, in what portions. An episode is one item with its group of thoughts.
+
+    episodes: in the whole run.
+    batch_size: episodes an optimizer step.
+    thoughts: of each group, at every place of an item.
+    episodes_per_request: that an engine generates at once; divides ``batch_size``. Actors share the
+        requests of a step, so take at least as many requests as actors.
+    micro_batches: portions that a step is computed in, over all ranks; a multiple of their number.
+    warmup_episodes: over which the learning rate rises.
+    schedule: how it goes on, "cosine", "linear" or "constant".
+    final_fraction: of the learning rate, at the end.
+    seed: order of the items, and sampling.
+    """
+
+    episodes: int = 10_000
+    batch_size: int = 32
+    thoughts: int = 8
+    episodes_per_request: int = 8
+    micro_batches: int = 1
+    warmup_episodes: int = 500
+    schedule: ScheduleKind = "cosine"
+    final_fraction: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "thoughts", "episodes_per_request", "micro_batches"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.episodes < self.batch_size:
+            raise InputError(
+                f"episodes is {self.episodes}, fewer than one batch of {self.batch_size}"
+            )
+        if self.batch_size % self.episodes_per_request:
+            raise InputError(
+                f"episodes_per_request is {self.episodes_per_request}; expected a divisor of "
+                f"batch_size ({self.batch_size})"
+            )
+        if self.micro_batches > self.batch_size:
+            raise InputError(
+                f"micro_batches is {self.micro_batches}; expected 1 to batch_size "
+                f"({self.batch_size})"
+            )
+
+    @property
+    def requests_per_step(self) -> int:
+        """Rollouts that a pool returns for a step."""
+        return self.batch_size // self.episodes_per_request
+
+    @property
+    def loop(self) -> SupervisedConfig:
+        """The same, in the words of the training loop."""
+        return SupervisedConfig(
+            max_steps=max(1, round(self.episodes / self.batch_size)),
+            batch_size=self.batch_size,
+            micro_batches=self.micro_batches,
+            schedule=ScheduleConfig(
+                kind=self.schedule,
+                warmup_steps=round(self.warmup_episodes / self.batch_size),
+                final_fraction=self.final_fraction,
+            ),
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """When and how the thoughts are examined on held-out items.
+
+    every_steps: optimizer steps between two probes (and at the end); > 0.
+    items: held-out items probed each time; they pick the best weights. The final figures are over
+        all held-out items.
+    batch_size: items probed at once.
+    coherence_items: of them, those whose thoughts' coherence is measured.
+    min_sampled_accuracy: fraction of held-out items that the baked model must answer with sampled
+        thoughts before reinforcement learning starts; from less, small models collapse.
+    """
+
+    every_steps: int = 50
+    items: int = 350
+    batch_size: int = 128
+    coherence_items: int = 64
+    min_sampled_accuracy: float = 0.6
+
+    def __post_init__(self) -> None:
+        if min(self.every_steps, self.items, self.batch_size, self.coherence_items) < 1:
+            raise InputError(
+                f"every_steps, items, batch_size and coherence_items are {self.every_steps}, "
+                f"{self.items}, {self.batch_size} and {self.coherence_items}; expected positive "
+                "numbers"
+            )
+        if not 0 <= self.min_sampled_accuracy <= 1:
+            raise InputError(
+                f"min_sampled_accuracy is {self.min_sampled_accuracy}; expected a fraction"
+            )
+
+
+def _rl_optimizer() -> OptimizerConfig:
+    return OptimizerConfig(muon_grokfast=MuonGrokfastConfig.rl())
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """All that reinforcement learning depends on, but model and data.
+
+    checkpoint_every: optimizer steps between two checkpoints; 0 keeps none but the best weights.
+    The others are described where they are defined. The weight of the divergence from the baked
+    model is ``optimizer.muon_grokfast.kl_coefficient``, whichever optimizer is used.
+    """
+
+    checkpoint_every: int = 100
+    thought: ThoughtConfig = field(default_factory=ThoughtConfig)
+    positions: PositionsConfig = field(default_factory=PositionsConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    episodes: EpisodeConfig = field(default_factory=EpisodeConfig)
+    rollouts: RolloutConfig = field(default_factory=RolloutConfig)
+    optimizer: OptimizerConfig = field(default_factory=_rl_optimizer)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    # The loss of a policy gradient has no level of its own that a spike could stand out from.
+    guard: GuardConfig = field(default_factory=lambda: GuardConfig(spike_nats=0.0))
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every < 0:
+            raise InputError(f"checkpoint_every is {self.checkpoint_every}; expected 0 or more")

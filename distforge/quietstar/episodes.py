@@ -1,0 +1,285 @@
+"""Where the learner's steps come from: thoughts are written, rewarded, compared and packed.
+
+A `BatchSource` like any other to the training loop. Before each step the newest weights are
+published, then the step's rollouts are taken; rank 0 does both, and all ranks get the rollouts.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distforge.errors import InputError
+from distforge.quietstar.advantages import Advantages
+from distforge.quietstar.config import EpisodeConfig
+from distforge.quietstar.items import ThoughtItem
+from distforge.quietstar.packing import THOUGHT, pack_thoughts
+from distforge.quietstar.scorer import MovingAverage
+from distforge.quietstar.tags import Tags
+from distforge.quietstar.thought_loss import ADVANTAGES, BEHAVIOUR
+from distforge.quietstar.thoughts import Thoughts
+from distforge.rollouts import Rollout, RolloutPool, RolloutRequest, gather_weights
+from distforge.training.distributed import World
+from distforge.training.engine import TrainingEngine
+from distforge.training.supervised import StepBatch
+
+_TENSORS = (
+    ("rows", torch.int64),
+    ("positions", torch.int64),
+    ("tokens", torch.int64),
+    ("lengths", torch.int64),
+    ("closed", torch.bool),
+    ("log_probs", torch.float32),
+    ("targets", torch.int64),
+    ("rewards", torch.float32),
+)
+
+
+class EpisodePlan:
+    """Which items each request holds: a `RequestPlan`, a pure function of seed and step.
+
+    Every item comes once before any comes twice, in an order drawn anew each time around.
+
+    Raises:
+        InputError: no items.
+    """
+
+    def __init__(self, items: Sequence[ThoughtItem], config: EpisodeConfig) -> None:
+        if not items:
+            raise InputError("there is no item to think about; give at least one")
+        self._items = items
+        self._config = config
+
+    def __call__(self, step: int) -> list[RolloutRequest]:
+        each = self._config.episodes_per_request
+        first = step * self._config.requests_per_step
+        return [
+            RolloutRequest(
+                id=number,
+                seed=self._seed(number),
+                payload=[self._item(number * each + offset) for offset in range(each)],
+            )
+            for number in range(first, first + self._config.requests_per_step)
+        ]
+
+    def payload(self, number: int) -> list[ThoughtItem]:
+        """The items of request ``number``."""
+        each = self._config.episodes_per_request
+        return [self._item(number * each + offset) for offset in range(each)]
+
+    def _item(self, episode: int) -> ThoughtItem:
+        around, index = divmod(episode, len(self._items))
+        return self._items[self._order(around)[index]]
+
+    def _order(self, around: int) -> list[int]:
+        if getattr(self, "_around", None) != around:
+            order = list(range(len(self._items)))
+            random.Random(f"{self._config.seed}:{around}").shuffle(order)
+            self._around, self._shuffled = around, order
+        return self._shuffled
+
+    def _seed(self, number: int) -> int:
+        return random.Random(f"{self._config.seed}:request:{number}").getrandbits(63)
+
+
+@dataclass(frozen=True)
+class StepExperience:
+    """What a step was made of.
+
+    rewards, lengths: (N,), of all thoughts of the step. versions: of the policies that wrote the
+    rollouts. first: the thoughts of the first rollout, with its items, for a closer look.
+    """
+
+    rewards: Tensor
+    lengths: Tensor
+    versions: tuple[int, ...]
+    items: Sequence[ThoughtItem]
+    first: Thoughts
+    seconds: float
+
+
+class EpisodeBatches:
+    """The `BatchSource` of reinforcement learning.
+
+    Args:
+        pool: on rank 0; None on the others.
+        scorer: the moving average that is published beside the policy, where the reward wants it.
+    """
+
+    def __init__(
+        self,
+        plan: EpisodePlan,
+        pool: RolloutPool | None,
+        engine: TrainingEngine,
+        advantages: Advantages,
+        config: EpisodeConfig,
+        tags: Tags,
+        world: World,
+        steps_per_epoch: int,
+        scorer: MovingAverage | None = None,
+    ) -> None:
+        self.steps_per_epoch = steps_per_epoch
+        self.last: StepExperience | None = None
+        self._plan, self._pool, self._engine = plan, pool, engine
+        self._advantages, self._config, self._tags = advantages, config, tags
+        self._world, self._scorer = world, scorer
+
+    def steps(self, first: int) -> Iterator[StepBatch]:
+        """See `BatchSource`."""
+        for step in count(first):
+            self._publish(step)
+            rollouts = self._pool.take(step) if self._pool is not None else []
+            yield self._batch(_share(rollouts, self._world))
+
+    def _publish(self, version: int) -> None:
+        weights = dict(gather_weights(self._engine))
+        if self._scorer is not None:
+            weights |= self._scorer.advance(weights, version)
+        if self._pool is not None:
+            self._pool.publish(version, weights)
+
+    def _batch(self, rollouts: Sequence[Rollout]) -> StepBatch:
+        """This rank's micro-batches: the episodes of the step, dealt out in turn."""
+        rewards = torch.cat([rollout.result["rewards"] for rollout in rollouts])
+        advantages = self._advantages(rewards.view(-1, self._config.thoughts)).reshape(-1)
+        episodes = _by_episode(rollouts, self._plan, advantages)
+        self.last = _experience(rollouts, self._plan, rewards)
+        portions = [
+            episodes[i :: self._config.micro_batches] for i in range(self._config.micro_batches)
+        ]
+        mine = portions[self._world.rank :: self._world.size]
+        return StepBatch(
+            micro_batches=[pack_episodes(portion, self._tags) for portion in mine],
+            targets=len(rewards),
+            tokens=int(sum(rollout.result["lengths"].sum() for rollout in rollouts)),
+            ids=[[episode.item.id for episode in portion] for portion in portions],
+        )
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One item, its thoughts (``rows`` all 0), the target and the advantage of each."""
+
+    item: ThoughtItem
+    thoughts: Thoughts
+    targets: Tensor
+    advantages: Tensor
+
+
+def pack_episodes(episodes: Sequence[Episode], tags: Tags) -> Mapping[str, Tensor]:
+    """One micro-batch for `ThoughtLoss`."""
+    thoughts = [_with_row(episode.thoughts, row) for row, episode in enumerate(episodes)]
+    joined = _concatenate(thoughts, tags.pad)
+    targets = _stack([episode.targets for episode in episodes], -100)
+    packed = pack_thoughts([episode.item.text for episode in episodes], joined, targets, tags)
+    slots = packed["kind"] == THOUGHT
+    owner, step = packed["thought"][slots], packed["step"][slots]
+    advantages = torch.cat([episode.advantages for episode in episodes])
+    return {
+        **packed,
+        BEHAVIOUR: joined.log_probs[owner, step],
+        ADVANTAGES: advantages[owner],
+    }
+
+
+def _by_episode(
+    rollouts: Sequence[Rollout], plan: EpisodePlan, advantages: Tensor
+) -> list[Episode]:
+    episodes, start = [], 0
+    for rollout in rollouts:
+        result = rollout.result
+        own = advantages[start : start + len(result["rewards"])]
+        start += len(own)
+        for row, item in enumerate(plan.payload(rollout.id)):
+            chosen = result["rows"] == row
+            episodes.append(
+                Episode(item, _thoughts(result, chosen), result["targets"][chosen], own[chosen])
+            )
+    return episodes
+
+
+def _thoughts(result: Mapping[str, Tensor], chosen: Tensor) -> Thoughts:
+    return Thoughts(
+        **{
+            name: result[name][chosen]
+            for name in ("rows", "positions", "tokens", "lengths", "closed", "log_probs")
+        }
+    )
+
+
+def _with_row(thoughts: Thoughts, row: int) -> Thoughts:
+    return Thoughts(
+        rows=torch.full_like(thoughts.rows, row),
+        positions=thoughts.positions,
+        tokens=thoughts.tokens,
+        lengths=thoughts.lengths,
+        closed=thoughts.closed,
+        log_probs=thoughts.log_probs,
+    )
+
+
+def _concatenate(parts: Sequence[Thoughts], pad: int) -> Thoughts:
+    return Thoughts(
+        rows=torch.cat([part.rows for part in parts]),
+        positions=torch.cat([part.positions for part in parts]),
+        tokens=_stack([part.tokens for part in parts], pad),
+        lengths=torch.cat([part.lengths for part in parts]),
+        closed=torch.cat([part.closed for part in parts]),
+        log_probs=_stack([part.log_probs for part in parts], 0.0),
+    )
+
+
+def _stack(parts: Sequence[Tensor], fill: float) -> Tensor:
+    """(n_i, w_i) matrices one under another, filled up on the right."""
+    width = max(part.shape[1] for part in parts)
+    padded = [
+        torch.nn.functional.pad(part, (0, width - part.shape[1]), value=fill) for part in parts
+    ]
+    return torch.cat(padded)
+
+
+def _experience(rollouts: Sequence[Rollout], plan: EpisodePlan, rewards: Tensor) -> StepExperience:
+    result = rollouts[0].result
+    return StepExperience(
+        rewards=rewards,
+        lengths=torch.cat([rollout.result["lengths"] for rollout in rollouts]),
+        versions=tuple(rollout.policy_version for rollout in rollouts),
+        items=plan.payload(rollouts[0].id),
+        first=_thoughts(result, torch.ones(len(result["rows"]), dtype=torch.bool)),
+        seconds=sum(rollout.seconds for rollout in rollouts),
+    )
+
+
+def _share(rollouts: Sequence[Rollout], world: World) -> Sequence[Rollout]:
+    """Rank 0's rollouts, on every rank."""
+    if world.size == 1:
+        return rollouts
+    plain = [
+        {
+            "id": rollout.id,
+            "policy_version": rollout.policy_version,
+            "checksum": rollout.checksum,
+            "seconds": rollout.seconds,
+            "result": {name: rollout.result[name].tolist() for name, _ in _TENSORS},
+        }
+        for rollout in rollouts
+    ]
+    received: list[dict[str, Any]] = world.broadcast_object(plain)
+    return [
+        Rollout(
+            **{
+                **fields,
+                "result": {
+                    name: torch.tensor(fields["result"][name], dtype=dtype)
+                    for name, dtype in _TENSORS
+                },
+            }
+        )
+        for fields in received
+    ]

@@ -1,0 +1,91 @@
+"""A model on all held-out items: with its thoughts, without them, and with other things instead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from distforge.errors import InputError
+from distforge.evaluation.scoring import Answered, answer_questions
+from distforge.quietstar.inputs import Step2Inputs
+from distforge.quietstar.items import placed
+from distforge.quietstar.language_model import language_model
+from distforge.quietstar.observer import Observer, ProbeScores
+from distforge.quietstar.probes import CONTROLS, Condition, ProbeResult, ThoughtProbe
+from distforge.quietstar.step2_config import Step2Config
+from distforge.quietstar.tags import Tags
+from distforge.training.distributed import World
+
+# Room beyond the longest thought and answer of the data, for a model that is more verbose.
+_SPARE_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What an examination found, over all held-out items in order.
+
+    results: by condition, "own" and the controls. answered: of questions, free greedy generations
+    judged by the checker; empty for free text. scores: of the thoughts, on the probed items.
+    """
+
+    results: dict[Condition, ProbeResult]
+    answered: list[Answered]
+    scores: ProbeScores
+
+
+class Examiner:
+    """Examines models on the same items; every call is collective."""
+
+    def __init__(
+        self, config: Step2Config, inputs: Step2Inputs, observer: Observer, world: World
+    ) -> None:
+        self._config, self._inputs, self._observer, self._world = config, inputs, observer, world
+        self._tags = Tags.from_tokenizer(inputs.baked.tokenizer)
+        # Free text is thought about at the same places by both models: where the baked one is
+        # unsure, if it is uncertainty that decides.
+        self._items = placed(inputs.heldout, inputs.baked.model, config.positions, self._tags)
+        self._questions = [e for e in inputs.examples if e.split == "heldout"]
+        longest = max(len(i.gold or ()) + len(i.targets[0]) for i in self._items if i.targets)
+        self._room = longest + 2 + _SPARE_TOKENS
+
+    def __call__(self, model: nn.Module) -> Examined:
+        """Examine a model whose weights are whole on this process."""
+        probe = ThoughtProbe(
+            model,
+            self._items,
+            self._tags,
+            self._config.thought,
+            self._config.probe.batch_size,
+        )
+        conditions: tuple[Condition, ...] = ("own", *CONTROLS)
+        answered: list[Answered] = []
+        if self._questions:
+            answered = answer_questions(
+                language_model(model),
+                self._inputs.baked.tokenizer,
+                self._questions,
+                self._world,
+                max_new_tokens=self._room,
+                batch_size=self._config.probe.batch_size,
+            )
+        return Examined(
+            results={condition: probe.ask(condition) for condition in conditions},
+            answered=answered,
+            scores=self._observer.probe(model),
+        )
+
+
+def require_baked(scores: ProbeScores, minimum: float) -> None:
+    """Refuse a model that answers too few questions with sampled thoughts.
+
+    Raises:
+        InputError: the sampled accuracy is below ``minimum``.
+    """
+    sampled = scores.accuracy["sampled"]
+    if sampled < minimum:
+        raise InputError(
+            f"the baked model answers {sampled:.1%} of the probed items with sampled thoughts, "
+            f"below probe.min_sampled_accuracy ({minimum:.0%}); bake it further first: from less, "
+            "reinforcement learning makes small models worse"
+        )

@@ -1,0 +1,89 @@
+"""What step 2 starts from: the baked model and the items it thinks about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from distforge.config import config_sha256
+from distforge.data import Example, dataset_sha256, make_examples, read_examples
+from distforge.data.free_text import read_documents
+from distforge.errors import InputError
+from distforge.models.loading import Champion, load_champion
+from distforge.quietstar.items import ThoughtItem, question_items, text_items
+from distforge.quietstar.step2_config import Step2Config
+from distforge.quietstar.tags import Tags
+
+# Longest example in tokens where the configuration names no data.
+_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class Step2Inputs:
+    """``examples`` are the questions of both splits; there are none with free text."""
+
+    baked: Champion
+    items: list[ThoughtItem]
+    heldout: list[ThoughtItem]
+    examples: list[Example]
+    dataset_sha256: str
+
+
+def load_inputs(config: Step2Config) -> Step2Inputs:
+    """Read all of it, and refuse what cannot be used before anything is written.
+
+    Raises:
+        InputError: no model, one without the thinking tokens, or no items of a split.
+    """
+    baked = load_champion(str(find_model(config.baked)))
+    Tags.from_tokenizer(baked.tokenizer)
+    if config.task == "text":
+        documents = read_documents(config.text)
+        train, heldout = (
+            text_items(
+                [document for document in documents if document.heldout is held],
+                baked.tokenizer,
+                config.text,
+            )
+            for held in (False, True)
+        )
+        return Step2Inputs(baked, train, heldout, [], config_sha256(config.text))
+    length = config.data.max_length if config.data else _MAX_LENGTH
+    examples = _questions(config)
+    train, heldout = (
+        question_items([e for e in examples if e.split == split], baked.tokenizer, length)
+        for split in ("train", "heldout")
+    )
+    # Asked with the same length limit, so that items and questions are the same.
+    asked = {item.id for item in heldout} | {item.id for item in train}
+    kept = [example for example in examples if example.id in asked]
+    return Step2Inputs(baked, train, heldout, kept, dataset_sha256(kept))
+
+
+def find_model(baked: str) -> Path:
+    """The model's directory, where ``baked`` is that or a run of step 1.
+
+    Raises:
+        InputError: it is neither.
+    """
+    path = Path(baked).expanduser()
+    for candidate in (path, path / "model"):
+        if (candidate / "config.json").is_file():
+            return candidate
+    raise InputError(
+        f"baked is {baked!r}, which holds no model; name the run of step 1, or its model directory"
+    )
+
+
+def _questions(config: Step2Config) -> list[Example]:
+    if config.data is not None and config.data.path:
+        return read_examples(Path(config.data.path))
+    if config.data is not None:
+        return make_examples(config.data.num_examples, config.data.seed)
+    directory = Path(config.baked).expanduser() / "data"
+    if not directory.is_dir():
+        raise InputError(
+            f"{config.baked} is not the directory of a run, so it has no data; set data.path to "
+            "the questions, or name the run of step 1"
+        )
+    return read_examples(directory)

@@ -1,0 +1,131 @@
+"""Step 2 from end to end: a baked model in, a model that thinks out, examined and registered."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from distforge.config import config_sha256, dump_toml, to_dict
+from distforge.data import Example, write_examples
+from distforge.errors import InputError
+from distforge.quietstar.examine import Examiner, require_baked
+from distforge.quietstar.inputs import Step2Inputs, load_inputs
+from distforge.quietstar.publish import Step2Summary, publish, summarize_step2
+from distforge.quietstar.step2_config import NOT_IDENTITY, Step2Config
+from distforge.quietstar.thinking_model import ThinkingModel
+from distforge.quietstar.trainer import ThoughtTrainer
+from distforge.telemetry import RunLogger
+from distforge.training.distributed import World, close_world, init_world
+from distforge.training.run_directory import claim_run_directory
+from distforge.training.run_record import RunRecord
+from distforge.training.signals import stop_at_once
+
+
+def run_step2_rl(config: Step2Config, world: World | None = None) -> Step2Summary:
+    """Teach the configured baked model to think; collective over the world's ranks.
+
+    Trains on generated thoughts, keeps the best weights, exports them, examines the export on all
+    held-out items beside the baked model and beside controls, registers it and writes the report.
+
+    Raises:
+        InputError: something the user gave cannot be used, such as a model that is baked too
+            little. A run directory made for nothing is removed again.
+        RunStopped: SIGTERM or SIGINT came; a checkpoint is saved, and the same call resumes.
+        DivergedError: too many steps in a row were skipped.
+        RolloutError: no more rollouts can be had.
+    """
+    own = world is None
+    world = world or init_world()
+    try:
+        with stop_at_once():
+            return _run(config, world)
+    finally:
+        if own:
+            close_world(world)
+
+
+def _run(config: Step2Config, world: World) -> Step2Summary:
+    inputs = load_inputs(config)
+    identity = config_sha256(config, exclude=NOT_IDENTITY)
+    claim = claim_run_directory(
+        config.output,
+        config.name,
+        dump_toml(config),
+        identity,
+        config.existing,
+        world,
+        auto_resume=config.resume == "auto",
+    )
+    try:
+        with (
+            RunLogger(
+                claim.path, config.telemetry, to_dict(config), config.name, enabled=world.is_main
+            ) as log,
+            RunRecord(config.registry, claim.path, 3, 2, identity, world) as record,
+        ):
+            return _reinforce(config, inputs, claim.path, world, log, record)
+    except InputError:
+        claim.release(world)
+        raise
+
+
+def _reinforce(
+    config: Step2Config,
+    inputs: Step2Inputs,
+    directory: Path,
+    world: World,
+    log: RunLogger,
+    record: RunRecord,
+) -> Step2Summary:
+    began = time.monotonic()
+    model = ThinkingModel.wrap(inputs.baked.model, mixing=config.task == "text" and config.mixing)
+    parameters = model.num_parameters()
+    trainer = ThoughtTrainer(
+        model,
+        inputs.baked.tokenizer,
+        inputs.items,
+        inputs.heldout,
+        config,
+        world,
+        log,
+        directory,
+        record,
+    )
+    heldout_path = _write_data(inputs.examples, directory / "data", world)
+    examine = Examiner(config, inputs, trainer.observer, world)
+    before = examine(model)
+    if config.task == "questions":
+        require_baked(before.scores, config.probe.min_sampled_accuracy)
+    record.start()
+    outcome = trainer.train()
+    model_dir = trainer.save_model(directory / "model")
+    log.say(f"examining the exported model on {len(inputs.heldout)} held-out items")
+    # That, not the trainer's copy, is shipped.
+    after = examine(ThinkingModel.from_pretrained(model_dir).to(world.device))
+    summary = summarize_step2(
+        config,
+        before,
+        after,
+        episodes=outcome.episodes,
+        steps=outcome.steps,
+        best_step=outcome.best.step,
+        parameters=parameters,
+        seconds=round(time.monotonic() - began, 1),
+        model_dir=str(directory / "model"),
+        heldout=str(heldout_path),
+        config_sha256=config_sha256(config, exclude=NOT_IDENTITY),
+        dataset_sha256=inputs.dataset_sha256,
+        baked=inputs.baked.source,
+        baked_sha256=inputs.baked.sha256,
+    )
+    if world.is_main:
+        summary = publish(config, summary, after, directory, log, record)
+    world.barrier()
+    return summary
+
+
+def _write_data(examples: list[Example], directory: Path, world: World) -> Path:
+    """Both splits as JSONL, of questions; the path of the held-out one."""
+    for split in ("train", "heldout") if world.is_main and examples else ():
+        write_examples([e for e in examples if e.split == split], directory / f"{split}.jsonl")
+    return directory / "heldout.jsonl"

@@ -1,0 +1,88 @@
+"""The configuration of step 2, composed of what its parts own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from distforge.data import DataConfig
+from distforge.data.free_text import TextConfig
+from distforge.errors import InputError
+from distforge.quietstar.config import LearnerConfig
+from distforge.registry import RegistryConfig
+from distforge.telemetry import TelemetryConfig
+from distforge.training.run_directory import Existing
+
+Task = Literal["questions", "text"]
+
+# What may differ between two runs that are still the same run: where it goes, how it is watched,
+# and where its rollouts come from.
+NOT_IDENTITY = (
+    "output",
+    "name",
+    "existing",
+    "resume",
+    "dry_run",
+    "telemetry",
+    "registry",
+    "rollouts.num_actors",
+    "rollouts.address",
+)
+
+
+@dataclass(frozen=True)
+class Step2Config(LearnerConfig):
+    """Everything step 2 depends on.
+
+    name, output: the run's directory is ``output/name``.
+    existing: "resume" continues an unfinished run of the same configuration found there; "replace"
+        starts it over, finished or not. Another run's directory is refused either way.
+    resume: "auto" continues an unfinished run even where ``existing`` is "replace".
+    baked: the model that step 1 baked, a directory; or the directory of its run.
+    baked_accuracy: fraction of held-out questions that the baked model answers, where it is known
+        from elsewhere; by default that of the run's ``summary.json``, or as measured.
+    task: "questions" thinks before the answer of reasoning questions; "text" inside free text.
+    data: the questions; those of the baked model's run by default.
+    text: the free text.
+    mixing: with "text", whether a small head mixes the predictions with and without the thought.
+    seed: of the mixing head and of dropout; episodes have a seed of their own.
+    dry_run: say what would be done, and do nothing.
+    """
+
+    name: str = "step2"
+    output: str = "runs"
+    existing: Existing = "resume"
+    resume: Literal["auto", "off"] = "off"
+    baked: str = "runs/step1"
+    baked_accuracy: float | None = None
+    task: Task = "questions"
+    mixing: bool = True
+    seed: int = 0
+    dry_run: bool = False
+    data: DataConfig | None = None
+    text: TextConfig = field(default_factory=TextConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+    registry: RegistryConfig = field(default_factory=RegistryConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.existing not in get_args(Existing):
+            raise InputError(f"existing is {self.existing!r}; expected one of {get_args(Existing)}")
+        if self.resume not in ("auto", "off"):
+            raise InputError(f"resume is {self.resume!r}; expected 'auto' or 'off'")
+        if self.task not in get_args(Task):
+            raise InputError(f"task is {self.task!r}; expected one of {get_args(Task)}")
+        if not self.baked:
+            raise InputError("baked is empty; name the model that step 1 baked")
+        if (self.task == "text") != (self.reward.kind == "prediction_gain"):
+            raise InputError(
+                f"task is {self.task!r} with the reward {self.reward.kind!r}; 'text' goes with "
+                "'prediction_gain', 'questions' with the others"
+            )
+        if self.task == "text" and not self.text.path:
+            raise InputError("task is 'text' and text.path is empty; name a file or a directory")
+        if self.task == "questions" and self.positions.kind != "answer":
+            raise InputError(
+                f"positions.kind is {self.positions.kind!r} with task 'questions', which thinks "
+                "before the answer; set it to 'answer'"
+            )

@@ -1,0 +1,126 @@
+"""The engine that rollout actors run: it writes groups of thoughts and rewards them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from distforge.data.dataset import IGNORE_INDEX
+from distforge.quietstar.config import RewardConfig
+from distforge.quietstar.items import grouped, pad_targets, pad_texts, placed
+from distforge.quietstar.positions import PositionsConfig
+from distforge.quietstar.rewards import compute_rewards
+from distforge.quietstar.tags import Tags
+from distforge.quietstar.thinking_model import ThinkingModel
+from distforge.quietstar.thoughts import (
+    ThoughtConfig,
+    Thoughts,
+    score_without_thoughts,
+    think_and_score,
+)
+from distforge.rollouts import RolloutRequest
+
+SCORER_PREFIX = "scorer."
+"""Of the scorer's weights, where they travel beside the policy's."""
+
+
+@dataclass(frozen=True)
+class EngineRecipe:
+    """What it takes to make a `ThoughtEngine` in another process; pickles. Call it to make one.
+
+    config: of the thinking model.
+    tags, thought, reward: see their classes.
+    thoughts: of each group, written at one place.
+    device: where the engine computes.
+    """
+
+    config: PretrainedConfig
+    tags: Tags
+    thought: ThoughtConfig
+    reward: RewardConfig
+    positions: PositionsConfig
+    thoughts: int
+    device: str = "cpu"
+
+    def __call__(self) -> ThoughtEngine:
+        return ThoughtEngine(self)
+
+
+class ThoughtEngine:
+    """A `RolloutEngine`: a request's payload is a list of `ThoughtItem`."""
+
+    def __init__(self, recipe: EngineRecipe) -> None:
+        self._recipe = recipe
+        self._model = ThinkingModel(copy.deepcopy(recipe.config)).to(recipe.device).eval()
+        self._scorer: ThinkingModel | None = None
+        if recipe.reward.kind == "prediction_gain":
+            self._scorer = ThinkingModel(copy.deepcopy(recipe.config)).to(recipe.device).eval()
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy the policy's weights, and the scorer's where there are any."""
+        policy = {k: v for k, v in weights.items() if not k.startswith(SCORER_PREFIX)}
+        self._model.load_state_dict(policy)
+        if self._scorer is not None:
+            own = {k.removeprefix(SCORER_PREFIX): v for k, v in weights.items() if k not in policy}
+            self._scorer.load_state_dict(own)
+
+    @torch.no_grad()
+    def rollout(self, request: RolloutRequest) -> dict[str, Tensor]:
+        """The thoughts of the request's items, ``thoughts`` at each place, item by item.
+
+        Returns CPU tensors of N thoughts: ``rows``, ``positions``, ``tokens``, ``lengths``,
+        ``closed`` and ``log_probs`` as in `Thoughts`; ``targets`` (N, n) and ``rewards`` (N,).
+        """
+        recipe, device = self._recipe, self._recipe.device
+        items = placed(request.payload, self._model, recipe.positions, recipe.tags)
+        ids, mask = (part.to(device) for part in pad_texts(items, recipe.tags.pad))
+        rows, positions, groups = grouped(items, recipe.thoughts)
+        by_group = [target for item in items for target in item.targets]
+        targets = pad_targets([by_group[group] for group in groups]).to(device)
+        generator = torch.Generator().manual_seed(request.seed)
+        thoughts, scores = think_and_score(
+            self._model, ids, mask, rows, positions, targets, recipe.tags, recipe.thought, generator
+        )
+        without = None
+        if self._scorer is not None:
+            without = self._score_without(ids, mask, thoughts, targets)
+        rewards = compute_rewards(recipe.reward, scores, targets, without)
+        return _on_cpu(thoughts, targets, rewards)
+
+    def _score_without(
+        self, ids: Tensor, mask: Tensor, thoughts: Thoughts, targets: Tensor
+    ) -> Tensor:
+        """Once a place, not once a thought: the scorer sees no thought."""
+        assert self._scorer is not None
+        every = self._recipe.thoughts
+        once = score_without_thoughts(
+            self._scorer,
+            ids,
+            mask,
+            thoughts.rows[::every],
+            thoughts.positions[::every],
+            targets[::every],
+            self._recipe.tags,
+        ).log_probs
+        return once.repeat_interleave(every, dim=0)
+
+
+def _on_cpu(thoughts: Thoughts, targets: Tensor, rewards: Tensor) -> dict[str, Tensor]:
+    # Padding that no thought of this request needs is not sent.
+    longest = max(int(thoughts.lengths.max()), 1)
+    columns = int((targets != IGNORE_INDEX).sum(dim=1).max())
+    return {
+        "rows": thoughts.rows.cpu(),
+        "positions": thoughts.positions.cpu(),
+        "tokens": thoughts.tokens[:, :longest].cpu(),
+        "lengths": thoughts.lengths.cpu(),
+        "closed": thoughts.closed.cpu(),
+        "log_probs": thoughts.log_probs[:, :longest].cpu(),
+        "targets": targets[:, :columns].cpu(),
+        "rewards": rewards.float().cpu(),
+    }

@@ -1,0 +1,216 @@
+"""The loss of reinforcement learning on packed thoughts, as the training engine wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from distforge.quietstar.config import ObjectiveConfig
+from distforge.quietstar.objective import (
+    effective_sample_fraction,
+    entropy,
+    exact_kl,
+    k1_kl,
+    policy_loss,
+)
+from distforge.quietstar.packing import THOUGHT
+from distforge.quietstar.tags import Tags
+from distforge.quietstar.thinking_model import SlotOutput
+from distforge.quietstar.thoughts import ThoughtConfig, restricted_logits
+from distforge.training.distributed import World
+from distforge.training.loss import IGNORE_INDEX
+
+# Beside what `pack_thoughts` makes: one value for every thought token, in the order of the slots.
+BEHAVIOUR, ADVANTAGES = "behaviour", "advantages"
+
+
+@dataclass
+class Totals:
+    """Sums over the thoughts of one step, on this rank.
+
+    ``weights`` and ``squares`` are of the importance weights of whole thoughts.
+    """
+
+    thoughts: float = 0.0
+    tokens: float = 0.0
+    kl: float = 0.0
+    entropy: float = 0.0
+    answer_nll: float = 0.0
+    weights: float = 0.0
+    squares: float = 0.0
+
+    def add(self, other: Totals) -> None:
+        """Add the sums of ``other`` to these."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+@dataclass(frozen=True)
+class PolicyStatistics:
+    """Of one step, over all ranks.
+
+    kl: nats a thought token, from the reference. entropy: nats a thought token. answer_nll: nats a
+    thought. ess: effective sample size of the thoughts, a fraction in [0, 1]; 1 where none is
+    stale.
+    """
+
+    kl: float
+    entropy: float
+    answer_nll: float
+    ess: float
+
+
+class ThoughtLoss:
+    """A `Loss` over packed thoughts; its targets are thoughts, so it is a mean over thoughts.
+
+    A thought costs: the policy gradient of its tokens (`policy_loss`), plus ``kl_coefficient``
+    times its divergence from the reference, plus ``nll_weight`` times the cross-entropy of the
+    target after it, less ``entropy_bonus`` times the entropy of its tokens.
+
+    Args:
+        config: see `ObjectiveConfig`.
+        tags, thought: how the thoughts were written.
+        reference: the model that the policy is kept near, frozen, whole on this process.
+        kl_coefficient: >= 0.
+
+    ``progress``, in [0, 1], is set by who trains: the entropy bonus falls with it.
+    """
+
+    def __init__(
+        self,
+        config: ObjectiveConfig,
+        tags: Tags,
+        thought: ThoughtConfig,
+        reference: nn.Module,
+        kl_coefficient: float,
+    ) -> None:
+        self._config = config
+        self._tags = tags
+        self._thought = thought
+        self._reference = reference.eval().requires_grad_(False)
+        self._kl_coefficient = kl_coefficient
+        self._totals = Totals()
+        self.progress = 0.0
+
+    def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The loss summed over the batch's thoughts, and how many are followed by the very target.
+
+        ``batch`` is what `pack_thoughts` makes, with ``behaviour`` and ``advantages`` of shape
+        (thought tokens,).
+        """
+        packed = {k: v for k, v in batch.items() if k not in (BEHAVIOUR, ADVANTAGES)}
+        output: SlotOutput = model(**packed)
+        slots = packed["labels"] != IGNORE_INDEX
+        labels, kind = packed["labels"][slots], packed["kind"][slots]
+        thought = packed["thought"][slots]
+        assert output.logits is not None
+        assert output.targets is not None
+        inside, after = kind == THOUGHT, output.targets
+        loss = self._policy(output.logits[inside], packed, labels[inside], thought[inside], batch)
+        answers = output.mixed_logits()[after]
+        nll = nn.functional.cross_entropy(answers, labels[after], reduction="sum")
+        right = answers.detach().argmax(dim=-1) == labels[after]
+        self._totals.answer_nll += float(nll.detach())
+        self._totals.thoughts += len(thought.unique())
+        return loss + self._config.nll_weight * nll, _all_right(right, thought[after])
+
+    def take_statistics(self, world: World) -> PolicyStatistics:
+        """Those of the micro-batches since the last call; collective."""
+        totals = self._over_ranks(world)
+        self._totals = Totals()
+        tokens, thoughts = max(totals.tokens, 1.0), max(totals.thoughts, 1.0)
+        return PolicyStatistics(
+            kl=totals.kl / tokens,
+            entropy=totals.entropy / tokens,
+            answer_nll=totals.answer_nll / thoughts,
+            ess=effective_sample_fraction(totals.weights, totals.squares, thoughts),
+        )
+
+    def veto(self, world: World) -> str:
+        """Why the step of the micro-batches so far should not be taken, or ""; collective."""
+        totals = self._over_ranks(world)
+        ess = effective_sample_fraction(totals.weights, totals.squares, max(totals.thoughts, 1.0))
+        if ess >= self._config.min_ess:
+            return ""
+        return (
+            f"the effective sample size of its stale thoughts is {ess:.2f} of their number, below "
+            f"min_ess ({self._config.min_ess})"
+        )
+
+    def _policy(
+        self,
+        logits: Tensor,
+        packed: Mapping[str, Tensor],
+        written: Tensor,
+        thought: Tensor,
+        batch: Mapping[str, Tensor],
+    ) -> Tensor:
+        """All of the loss that thought tokens bear."""
+        config = self._config
+        log_probs = restricted_logits(logits, self._tags, self._thought).log_softmax(dim=-1)
+        current = log_probs.gather(-1, written[:, None])[:, 0]
+        with torch.no_grad():
+            kept = self._reference(**packed).logits[_kinds(packed) == THOUGHT]
+            reference = restricted_logits(kept, self._tags, self._thought).log_softmax(dim=-1)
+        behaviour, advantages = batch[BEHAVIOUR], batch[ADVANTAGES]
+        if config.kl_estimator == "k1":
+            # In the reward: what the whole thought costs comes off every token's advantage.
+            gap = k1_kl(current.detach(), reference.gather(-1, written[:, None])[:, 0])
+            kl = gap
+            advantages = advantages - self._kl_coefficient * _sum_by(gap, thought)
+        else:
+            kl = exact_kl(log_probs, reference)
+        spread = entropy(log_probs)
+        loss = policy_loss(
+            current,
+            behaviour,
+            advantages,
+            clip_range=config.clip_range,
+            max_importance=config.max_importance,
+        ).sum()
+        if config.kl_estimator == "exact":
+            loss = loss + self._kl_coefficient * kl.sum()
+        loss = loss - config.entropy_bonus * (1 - self.progress) * spread.sum()
+        self._count(current.detach() - behaviour, thought, kl, spread)
+        return loss
+
+    def _count(self, log_ratio: Tensor, thought: Tensor, kl: Tensor, spread: Tensor) -> None:
+        number = thought.unique(return_inverse=True)[1]
+        sums = torch.zeros(int(number.max()) + 1 if len(number) else 0, device=log_ratio.device)
+        weights = sums.index_add(0, number, log_ratio).exp().double()
+        self._totals.add(
+            Totals(
+                tokens=float(len(log_ratio)),
+                kl=float(kl.detach().sum()),
+                entropy=float(spread.detach().sum()),
+                weights=float(weights.sum()),
+                squares=float(weights.pow(2).sum()),
+            )
+        )
+
+    def _over_ranks(self, world: World) -> Totals:
+        names = [field.name for field in fields(Totals)]
+        summed = world.all_reduce_sum([getattr(self._totals, name) for name in names])
+        return Totals(**dict(zip(names, summed, strict=True)))
+
+
+def _kinds(packed: Mapping[str, Tensor]) -> Tensor:
+    """Of the labelled slots."""
+    return packed["kind"][packed["labels"] != IGNORE_INDEX]
+
+
+def _sum_by(values: Tensor, thought: Tensor) -> Tensor:
+    """Each value's thought's total; same shape."""
+    number = thought.unique(return_inverse=True)[1]
+    sums = torch.zeros(int(number.max()) + 1 if len(number) else 0, device=values.device)
+    return sums.index_add(0, number, values)[number]
+
+
+def _all_right(right: Tensor, thought: Tensor) -> Tensor:
+    """How many thoughts have no target token wrong."""
+    number = thought.unique(return_inverse=True)[1]
+    wrong = torch.zeros(int(number.max()) + 1 if len(number) else 0, device=right.device)
+    return (wrong.index_add(0, number, (~right).float()) == 0).sum()

@@ -1,0 +1,261 @@
+"""Reinforcement learning on thoughts, over the one training engine and loop."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from distforge.errors import InputError, RunStopped
+from distforge.models.export import export_model
+from distforge.optim import build_optimizer
+from distforge.quietstar.advantages import Advantages
+from distforge.quietstar.config import LearnerConfig
+from distforge.quietstar.episodes import EpisodeBatches, EpisodePlan
+from distforge.quietstar.items import ThoughtItem
+from distforge.quietstar.observer import Observer, ProbeScores
+from distforge.quietstar.scorer import MovingAverage
+from distforge.quietstar.tags import Tags
+from distforge.quietstar.thinking_model import ThinkingModel
+from distforge.quietstar.thought_engine import EngineRecipe
+from distforge.quietstar.thought_loss import ThoughtLoss
+from distforge.registry.manifest import write_manifest
+from distforge.rollouts import RolloutConfig, RolloutPool, open_pool
+from distforge.telemetry import RunLogger
+from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
+from distforge.training.distributed import World
+from distforge.training.engine import TrainingEngine
+from distforge.training.guards import SKIPPED_FILE, StepGuard
+from distforge.training.run_record import RunRecord
+from distforge.training.signals import StopRequest, stop_between_steps
+from distforge.training.supervised import StepRecord, TrainingLoop
+
+
+@dataclass(frozen=True)
+class Best:
+    """The weights that are kept: the step they were seen at and their score on the probed items."""
+
+    step: int
+    score: float
+
+
+@dataclass(frozen=True)
+class ThoughtOutcome:
+    """How training ended: optimizer steps, episodes, and what was kept."""
+
+    steps: int
+    episodes: int
+    best: Best
+
+
+class ThoughtTrainer:
+    """Trains a model to think before it predicts.
+
+    Args:
+        model, tokenizer: the baked model, thinking; trained in place.
+        items: to learn from. heldout: only ever probed.
+        config: see `LearnerConfig`.
+        world: this process; every method is collective.
+        logger: where metrics go.
+        directory: the run's; checkpoints and the best weights are kept in it.
+        record: is told of every checkpoint.
+
+    Raises:
+        InputError: no items of a kind, or micro-batches that do not divide by the ranks.
+    """
+
+    def __init__(
+        self,
+        model: ThinkingModel,
+        tokenizer: PreTrainedTokenizerBase,
+        items: Sequence[ThoughtItem],
+        heldout: Sequence[ThoughtItem],
+        config: LearnerConfig,
+        world: World,
+        logger: RunLogger,
+        directory: Path,
+        record: RunRecord | None = None,
+    ) -> None:
+        if not heldout:
+            raise InputError("there is no held-out item to probe the thoughts with")
+        self._config, self._world, self._logger, self._record = config, world, logger, record
+        self._checkpoints, self._best_directory = directory / "checkpoints", directory / "best"
+        self._tokenizer, self._tags = tokenizer, Tags.from_tokenizer(tokenizer)
+        tags, self._plan = self._tags, EpisodePlan(items, config.episodes)
+        self._recipe = EngineRecipe(
+            copy.deepcopy(model.config),
+            tags,
+            config.thought,
+            config.reward,
+            config.positions,
+            config.episodes.thoughts,
+            _rollout_device(config.rollouts, world),
+        )
+        reference = copy.deepcopy(model).to(world.device)
+        kl_coefficient = config.optimizer.muon_grokfast.kl_coefficient
+        self.loss = ThoughtLoss(config.objective, tags, config.thought, reference, kl_coefficient)
+        self.observer = Observer(config, tokenizer, heldout, reference, world, logger)
+        loop = config.episodes.loop
+        self.engine = TrainingEngine(
+            model,
+            lambda module: build_optimizer(module, config.optimizer),
+            config.engine,
+            world,
+            loop.micro_batches,
+            self.loss,
+            self.loss.veto if config.rollouts.staleness else None,
+        )
+        self._advantages = Advantages(config.objective.baseline, config.objective.ema_decay)
+        wants_scorer = config.reward.kind == "prediction_gain"
+        self._scorer = MovingAverage(config.reward.scorer_decay) if wants_scorer else None
+        self._guard = StepGuard(config.guard, world, directory / SKIPPED_FILE)
+        self._epoch = max(1, len(items) // config.episodes.batch_size)
+        self._pool_state: dict[str, object] | None = None
+        self._best: Best | None = None
+        self._due = False
+        self._stop = StopRequest()
+        self._step = 0
+
+    def train(self) -> ThoughtOutcome:
+        """Train to the end, from the last checkpoint if there is one.
+
+        Raises:
+            RunStopped: on every rank, after a checkpoint, when any rank was told to stop.
+            RolloutError: rollouts cannot go on.
+        """
+        self._resume()
+        with self._open_pool() as pool, stop_between_steps() as self._stop:
+            source = EpisodeBatches(
+                self._plan,
+                pool,
+                self.engine,
+                self._advantages,
+                self._config.episodes,
+                self._tags,
+                self._world,
+                self._epoch,
+                self._scorer,
+            )
+            loop = TrainingLoop(self.engine, source, self._config.episodes.loop, self._guard)
+            loop.step = self._step
+            if self._due:
+                self._probe(loop.step)
+            progress = self._logger.progress(loop.total_steps, "reinforcing", loop.step)
+            with progress:
+                self.loss.progress = loop.step / loop.total_steps
+                for step in loop.steps():
+                    self._after_step(step, loop.total_steps, source, pool)
+                    self.loss.progress = loop.step / loop.total_steps
+        assert self._best is not None, "the last step is always probed"
+        episodes = self._step * self._config.episodes.batch_size
+        return ThoughtOutcome(self._step, episodes, self._best)
+
+    def probe(self) -> ProbeScores:
+        """Examine the model as it is now on the probed items."""
+        with self.engine.whole_model() as model:
+            return self.observer.probe(model)
+
+    def save_model(self, directory: Path) -> Path:
+        """Move the best weights seen (not the last ones) to ``directory``, with a manifest.
+
+        Collective; what a run that was killed at its end left there is taken up or replaced.
+        """
+        if self._world.is_main:
+            if self._best_directory.exists():
+                shutil.rmtree(directory, ignore_errors=True)
+                os.rename(self._best_directory, directory)
+            write_manifest(directory)
+        self._world.barrier()
+        return directory
+
+    @contextmanager
+    def _open_pool(self) -> Iterator[RolloutPool | None]:
+        """Rank 0 alone has one."""
+        if not self._world.is_main:
+            yield None
+            return
+        number = self._config.episodes.requests_per_step
+        with open_pool(self._config.rollouts, self._recipe, self._plan, number) as pool:
+            if self._pool_state is not None:
+                pool.load_state_dict(self._pool_state)
+            yield pool
+
+    def _after_step(
+        self, step: StepRecord, total: int, source: EpisodeBatches, pool: RolloutPool | None
+    ) -> None:
+        self._step = step.step
+        assert source.last is not None
+        statistics = self.loss.take_statistics(self._world)
+        self.observer.log_step(step, source.last, statistics)
+        last = step.step == total
+        self._due = last or step.step % self._config.probe.every_steps == 0
+        told = self._stop.agreed(self._world)
+        # Who is told to stop has little time: a probe can wait for the resumed run.
+        if self._due and not told:
+            self._probe(step.step)
+            told = self._stop.agreed(self._world)
+        every = self._config.checkpoint_every
+        if told or (every and (step.step % every == 0 or last)):
+            self._checkpoint(pool)
+        if told:
+            raise RunStopped(f"step {step.step} of {total} is saved")
+
+    def _probe(self, step: int) -> None:
+        scores = self.probe()
+        self.observer.log_probe(step, scores)
+        if self._best is None or scores.score > self._best.score:
+            self._best = Best(step, scores.score)
+            with self.engine.whole_model() as model:
+                if self._world.is_main:
+                    export_model(model, self._tokenizer, self._best_directory)
+            self._world.barrier()
+        self._due = False
+
+    def _checkpoint(self, pool: RolloutPool | None) -> None:
+        state = {
+            "step": self._step,
+            "best": None if self._best is None else asdict(self._best),
+            "due": self._due,
+            "guard": self._guard.state_dict(),
+            "advantages": self._advantages.state_dict(),
+            "observer": self.observer.state_dict(),
+            "pool": None if pool is None else pool.state_dict(),
+        }
+        saved = save_checkpoint(self._checkpoints, self._step, self._write, state, self._world)
+        if self._record is not None:
+            self._record.checkpoint(self._step, saved)
+
+    def _write(self, directory: Path) -> None:
+        self.engine.save(directory)
+        if self._scorer is not None and self._world.is_main:
+            self._scorer.save(directory)
+
+    def _resume(self) -> None:
+        latest = find_latest(self._checkpoints) if self._world.is_main else None
+        name = self._world.broadcast_object(latest.name if latest else None)
+        if name is None:
+            return
+        directory = self._checkpoints / name
+        self.engine.load(directory)
+        state = load_state(directory)
+        self._step, self._due = state["step"], state["due"]
+        self._best = Best(**state["best"]) if state["best"] else None
+        self._guard.load_state_dict(state["guard"])
+        self._advantages.load_state_dict(state["advantages"])
+        self.observer.load_state_dict(state["observer"])
+        self._pool_state = state["pool"]
+        if self._scorer is not None:
+            self._scorer.load(directory, self._step - 1)
+
+
+def _rollout_device(config: RolloutConfig, world: World) -> str:
+    """Actors compute where Ray puts them; without them the learner's process does it all."""
+    if config.num_actors == 0:
+        return str(world.device)
+    return "cuda" if config.gpus_per_actor else "cpu"
