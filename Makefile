@@ -26,8 +26,11 @@ server: $(SERVER)/.installed ## The registry's server in .venv-server, for its t
 run: setup ## Phase 3 on configs/quick.toml: champion, data, baking, report (CONFIG=... for another)
 	$(BIN)/distforge run --config $(CONFIG)
 
+# A worker for each core; then, with the machine to themselves, the tests that measure time.
 test: setup server ## All tests that need no GPU
-	$(BIN)/python -m pytest -m "not gpu" tests
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder \
+		-m "not gpu and not alone" tests
+	$(BIN)/python -m pytest -m "alone and not gpu" tests
 
 test-gpu: setup ## The tests that need an NVIDIA GPU: the CUDA kernels against float64
 	$(BIN)/python -m pytest -m gpu tests/gpu

@@ -6,6 +6,7 @@ import statistics
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from distforge.baking import Step1Config
@@ -45,6 +46,7 @@ def measure(world: World, root: Path) -> tuple[float, float]:
     return statistics.median(steps), statistics.median(saves)
 
 
+@pytest.mark.alone
 def test_a_save_blocks_training_for_a_small_share_of_the_steps_between(tmp_path: Path) -> None:
     [(step, save)] = run_ranks(1, measure, tmp_path)
     every = Step1Config().checkpoint_every

@@ -40,7 +40,7 @@ def test_a_saved_dataset_is_read_whole(tmp_path):
     write_arrow(tmp_path / "data-00001-of-00002.arrow", [f"row {n}" for n in range(20, 40)])
     documents = read_documents(TextConfig(str(tmp_path), heldout_fraction=0.3))
     assert {d.text for d in documents} == {f"row {n}" for n in range(40)}
-    with pytest.raises(InputError, match="no 'content'; set text.field"):
+    with pytest.raises(InputError, match=r"no 'content'; set text\.field"):
         read_documents(TextConfig(str(tmp_path), field="content"))
     (tmp_path / "data-00002.arrow").write_bytes(b"damaged")
     with pytest.raises(InputError, match="is no Arrow stream"):
