@@ -1,7 +1,8 @@
-// The CUDA products on the host: a serial twin of newton_schulz.cu made of the same functions (tile
-// maps, copy and fragment offsets, targets of the sums, programs). Threads of a block run one after
-// the other between two barriers; mma.sync is emulated from the fragment layout of the PTX manual.
-// Built and run by tests/unit/ops/test_sanitized.py, so a read or write out of bounds fails.
+// The CUDA products on the host: a serial twin of product_kernels.cuh made of the same functions
+// (tile maps, copy and fragment offsets, targets of the sums, programs). Threads of a block run one
+// after the other between two barriers; mma.sync is emulated from the fragment layout of the PTX
+// manual. Built and run by tests/unit/ops/test_sanitized.py, so a read or write out of bounds
+// fails.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
