@@ -1,4 +1,4 @@
-"""The environment of every test, set before torch or DeepSpeed can be imported; who runs beside whom.
+"""The environment of every test, set before torch or DeepSpeed is imported; who runs beside whom.
 
 `make test` gives each core a worker. Tests of one file stay together, so that what a module builds
 is built once; so do those that share what takes long to make.
