@@ -11,6 +11,7 @@ from typing import Any
 from distforge.data.strategies import STRATEGIES, USAGE_TYPES
 from distforge.errors import InputError
 from distforge.telemetry.metrics import BakingTargets
+from distforge.telemetry.summary_fields import SummaryFields
 
 SUMMARY_NAME = "summary.json"
 
@@ -55,30 +56,18 @@ class BakingSummary:
         Raises:
             InputError: a key is missing or has a wrong type.
         """
-        rest = dict(summary)
-
-        def take(key: str) -> Any:
-            if key not in rest:
-                raise InputError(f"{origin} lacks {key!r}; run step 1 again to write it anew")
-            return rest.pop(key)
-
-        converged = take("converged")
-        if not isinstance(converged, bool):
-            raise InputError(f"{origin}: converged is {converged!r}; it must be true or false")
+        fields = SummaryFields(summary, origin, "run step 1 again to write it anew")
         return cls(
-            converged=converged,
-            accuracy_overall=_fraction(take("accuracy_overall"), "accuracy_overall", origin),
-            accuracy=_fractions(take("accuracy"), STRATEGIES, "accuracy", origin),
-            token_usage=_fractions(take("token_usage"), USAGE_TYPES, "token_usage", origin),
-            champion_accuracy=_fraction(take("champion_accuracy"), "champion_accuracy", origin),
-            champion_accuracy_by_strategy=_fractions(
-                rest.pop("champion_accuracy_by_strategy", {}),
-                STRATEGIES,
-                "champion_accuracy_by_strategy",
-                origin,
+            converged=fields.flag("converged"),
+            accuracy_overall=fields.fraction("accuracy_overall"),
+            accuracy=fields.fractions("accuracy", STRATEGIES),
+            token_usage=fields.fractions("token_usage", USAGE_TYPES),
+            champion_accuracy=fields.fraction("champion_accuracy"),
+            champion_accuracy_by_strategy=fields.fractions(
+                "champion_accuracy_by_strategy", STRATEGIES, default={}
             ),
-            targets=_targets(rest.pop("targets", {}), origin),
-            details=rest,
+            targets=_targets(fields.nested("targets", default={})),
+            details=fields.rest,
         )
 
 
@@ -92,61 +81,42 @@ def write_summary(path: Path, content: Mapping[str, Any]) -> None:
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_summary(path: Path) -> BakingSummary:
-    """Reads ``summary.json``.
+    """Reads ``summary.json`` of step 1.
 
     Raises:
         InputError: the file does not exist, is not JSON, or lacks what step 1 writes.
+    """
+    return BakingSummary.from_mapping(read_object(path), origin=str(path))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The one JSON object of a summary file.
+
+    Raises:
+        InputError: the file does not exist, or holds something else.
     """
     try:
         summary = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; give the directory of a finished run") from None
     except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); run step 1 again") from None
+        raise InputError(f"{path} is not JSON ({error}); run the step again") from None
     if not isinstance(summary, dict):
-        raise InputError(f"{path} must hold one JSON object; run step 1 again")
-    return BakingSummary.from_mapping(summary, origin=str(path))
+        raise InputError(f"{path} must hold one JSON object; run the step again")
+    return summary
 
 
-def _fraction(value: object, key: str, origin: str) -> float:
-    if value is None:
-        return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{origin}: {key} is {value!r}; it must be a fraction in [0, 1] or null")
-    return float(value)
-
-
-def _fractions(
-    values: object, known: tuple[str, ...], key: str, origin: str
-) -> Mapping[str, float]:
-    if not isinstance(values, Mapping) or not set(values) <= set(known):
-        raise InputError(
-            f"{origin}: {key} is {values!r}; its keys must be among {', '.join(known)}"
-        )
-    return {
-        name: _fraction(values[name], f"{key}.{name}", origin) for name in known if name in values
-    }
-
-
-def _targets(values: object, origin: str) -> BakingTargets:
-    if not isinstance(values, Mapping):
-        raise InputError(f"{origin}: targets is {values!r}; it must be an object")
+def _targets(fields: SummaryFields) -> BakingTargets:
     plain = BakingTargets()
-    usage = _fractions(values.get("token_usage", {}), USAGE_TYPES, "targets.token_usage", origin)
+    usage = fields.fractions("token_usage", USAGE_TYPES, default={})
     return BakingTargets(
-        accuracy_overall=_fraction(
-            values.get("accuracy_overall", plain.accuracy_overall),
-            "targets.accuracy_overall",
-            origin,
-        ),
-        accuracy_strategy=_fraction(
-            values.get("accuracy_strategy", plain.accuracy_strategy),
-            "targets.accuracy_strategy",
-            origin,
-        ),
+        accuracy_overall=fields.fraction("accuracy_overall", plain.accuracy_overall),
+        accuracy_strategy=fields.fraction("accuracy_strategy", plain.accuracy_strategy),
         token_usage={**plain.token_usage, **usage},
     )

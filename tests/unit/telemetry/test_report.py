@@ -1,10 +1,8 @@
 """The report, read as a browser and an image viewer would."""
 
-import base64
 import io
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -14,57 +12,11 @@ from distforge.data.strategies import STRATEGIES
 from distforge.errors import InputError
 from distforge.telemetry import metrics as names
 from distforge.telemetry import read_metrics, write_report
+from distforge.telemetry.page import write_whole
 from distforge.telemetry.plots import RunPlots
 from distforge.telemetry.summary import read_summary
+from tests.unit.telemetry.html_page import Page
 from tests.unit.telemetry.run_directory import HOSTILE, make_run, make_summary
-
-VOID = {"meta", "img", "br"}
-
-
-class Page(HTMLParser):
-    """Tables by id, text by id, images, and everything that could reach outside."""
-
-    def __init__(self, content: str) -> None:
-        super().__init__()
-        self.text: dict[str, str] = {}
-        self.rows: dict[str, list[list[str]]] = {}
-        self.images: list[bytes] = []
-        self.addresses: list[str] = []
-        self.tags: set[str] = set()
-        self._open: list[tuple[str, str]] = []
-        self.feed(content)
-        self.close()
-        assert self._open == [], "a tag is not closed"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in attrs}
-        self.tags.add(tag)
-        self.addresses += [given[name] for name in ("src", "href", "action") if name in given]
-        assert not any(name.startswith("on") for name in given)
-        if tag == "img":
-            kind, data = given["src"].split(",", 1)
-            assert kind == "data:image/png;base64"
-            self.images.append(base64.b64decode(data, validate=True))
-        if tag not in VOID:
-            self._open.append((tag, given.get("id", "")))
-        for identity in self._identities():
-            if tag == "tr":
-                self.rows.setdefault(identity, []).append([])
-            elif tag in ("td", "th"):
-                self.rows[identity][-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        opened, _ = self._open.pop()
-        assert opened == tag
-
-    def handle_data(self, data: str) -> None:
-        for identity in self._identities():
-            self.text[identity] = self.text.get(identity, "") + data
-            if any(tag in ("td", "th") for tag, _ in self._open):
-                self.rows[identity][-1][-1] += data
-
-    def _identities(self) -> list[str]:
-        return [identity for _, identity in self._open if identity]
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +145,11 @@ def test_a_bare_run_still_has_a_report(tmp_path: Path) -> None:
         ("summary.json", "[]", r"summary\.json must hold one JSON object"),
         ("summary.json", "{}", r"summary\.json lacks 'converged'"),
         ("summary.json", '{"converged": "yes"}', "converged is 'yes'"),
+        (
+            "summary.json",
+            '{"converged": true, "accuracy_overall": 85}',
+            r"accuracy_overall is 85; it must be a number in \[0, 1\]",
+        ),
         ("metrics.jsonl", "nonsense\n", r"metrics\.jsonl, line 1"),
         ("samples.jsonl", "\n{}\n", r"samples\.jsonl, line 2 lacks"),
         ("samples.jsonl", "{\n", r"samples\.jsonl, line 1 is not JSON"),
@@ -213,3 +170,10 @@ def test_an_unknown_strategy_is_refused(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(InputError, match="its keys must be among"):
         read_summary(tmp_path / "summary.json")
+
+
+def test_files_that_cannot_all_be_written_leave_none(tmp_path: Path) -> None:
+    absent = tmp_path / "absent" / "report.html"
+    with pytest.raises(FileNotFoundError):
+        write_whole({tmp_path / "report.png": b"picture", absent: b"page"})
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,26 @@
+"""Numbers as a reader sees them; a dash where nothing was measured."""
+
+import math
+from collections.abc import Callable
+
+
+def percent(fraction: float) -> str:
+    """``0.8765`` as ``87.7%``; a dash where nothing was measured."""
+    return f"{fraction:.1%}" if math.isfinite(fraction) else "–"
+
+
+def points(difference: float) -> str:
+    """``0.215`` as ``+21.5 points``; a dash where nothing was measured."""
+    return f"{100 * difference:+.1f} points" if math.isfinite(difference) else "–"
+
+
+def bits(difference: float) -> str:
+    """``0.215`` as ``+0.215 bits``; a dash where nothing was measured."""
+    return f"{difference:+.3f} bits" if math.isfinite(difference) else "–"
+
+
+def interval(low: float, high: float, show: Callable[[float], str]) -> str:
+    """``[+19.8, +23.2]``: numbers as ``show`` writes them, without the unit."""
+    if not math.isfinite(low + high):
+        return "–"
+    return f"[{show(low).split()[0]}, {show(high).split()[0]}]"
