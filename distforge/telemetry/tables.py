@@ -1,12 +1,17 @@
-"""The final table of step 1: what was reached, against what had to be."""
+"""The final tables: what was reached, against what had to be (step 1) or what was (step 2)."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from distforge.data.strategies import STRATEGIES, USAGE_TYPES
+from distforge.telemetry.comparison import COMPARISON_HEADINGS, comparison_rows
+from distforge.telemetry.formats import percent
+from distforge.telemetry.reinforcement_summary import ReinforcementSummary
 from distforge.telemetry.summary import BakingSummary
 
 
@@ -73,7 +78,7 @@ def usage_rows(summary: BakingSummary) -> list[UsageRow]:
 
 def accuracy_table(summary: BakingSummary) -> Table:
     """Strategy by strategy: champion, baked model, target, and whether it is met."""
-    table = _table("Step 1: accuracy on held-out questions", "strategy", "champion", "baked")
+    table = _target_table("Step 1: accuracy on held-out questions", "strategy", "champion", "baked")
     for row in accuracy_rows(summary):
         if row.is_total:
             table.add_section()
@@ -90,7 +95,7 @@ def accuracy_table(summary: BakingSummary) -> Table:
 
 def usage_table(summary: BakingSummary) -> Table:
     """Token usage by type against its target; the caption says whether step 1 converged."""
-    table = _table("Step 1: thinking tokens used", "token usage", "baked")
+    table = _target_table("Step 1: thinking tokens used", "token usage", "baked")
     table.caption = Text(f"converged: {'yes' if summary.converged else 'no'}", style="bold")
     table.caption_justify = "left"
     for row in usage_rows(summary):
@@ -98,17 +103,43 @@ def usage_table(summary: BakingSummary) -> Table:
     return table
 
 
-def percent(fraction: float) -> str:
-    """``0.8765`` as ``87.7%``; a dash where nothing was measured."""
-    return f"{fraction:.1%}" if math.isfinite(fraction) else "–"
+def reinforcement_table(summary: Mapping[str, Any]) -> Table:
+    """What step 2 reached, against the baked model and the controls, with 95% intervals.
+
+    Args:
+        summary: what ``summary.json`` holds (see ``ReinforcementSummary.from_mapping``).
+
+    Raises:
+        InputError: a key is missing or has a wrong type.
+    """
+    outcome = ReinforcementSummary.from_mapping(summary)
+    title = f"Step 2: {outcome.items:,} held-out items"
+    table = _table_of(title, COMPARISON_HEADINGS)
+    for row in comparison_rows(outcome):
+        if row.opens:
+            table.add_section()
+        clear = "" if row.is_clear is None else _mark(row.is_clear)
+        table.add_row(row.name, row.value, row.lead, row.interval, clear)
+    table.caption = Text(
+        f"improved: {'yes' if outcome.improved else 'no'}   "
+        f"verdict: {outcome.verdict or 'not judged yet'}   {outcome.episodes:,} episodes",
+        style="bold",
+    )
+    table.caption_justify = "left"
+    return table
 
 
-def _table(title: str, first: str, *numbers: str) -> Table:
+def _target_table(title: str, first: str, *numbers: str) -> Table:
+    return _table_of(title, (first, *numbers, "target", "met"))
+
+
+def _table_of(title: str, headings: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left")
+    first, *numbers, last = headings
     table.add_column(first)
-    for heading in (*numbers, "target"):
-        table.add_column(heading, justify="right")
-    table.add_column("met", justify="center")
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column(last, justify="center")
     return table
 
 
