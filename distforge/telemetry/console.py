@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -20,12 +20,17 @@ from distforge.telemetry import metrics as names
 
 # The first of these that a run has logged is "the" accuracy of its progress line.
 _ACCURACIES = (
+    names.RL_ACCURACY["own"],
+    names.RL_ACCURACY["sampled"],
     names.BAKING_ACCURACY_OVERALL,
     names.VALIDATION_ACCURACY,
     names.TRAIN_TOKEN_ACCURACY,
     names.VALIDATION_TOKEN_ACCURACY,
 )
+_REWARDS = (names.RL["avg_reward"], names.RL["reward"])
 _SHOWN = (
+    *_REWARDS,
+    names.RL_ENTROPY,
     names.TRAIN_LOSS,
     names.VALIDATION_LOSS,
     names.BAKING_LOSS,
@@ -35,7 +40,7 @@ _SHOWN = (
 
 
 class RunConsole:
-    """Shows step, loss, tokens a second, accuracy and time left.
+    """Shows step, loss or reward, tokens a second, accuracy and time left.
 
     Args:
         interval_seconds: between two plain lines where the output is not a terminal. The first
@@ -102,26 +107,46 @@ class RunConsole:
         ]
         self.say("  ".join(part for part in parts if part))
 
+    def show_probe(self, metrics: names.RLMetrics) -> None:
+        """Prints one line for a probe of the thoughts; what was not measured is left out."""
+        parts = [
+            (metrics.avg_reward, "reward {:.3f}"),
+            (metrics.thought_length, "length {:.1f}"),
+            (metrics.kl_divergence, "KL {:.4f}"),
+            (100 * metrics.anti_theater_ablation, "ablation {:+.1f} points"),
+            (metrics.coherence_composite, "coherence {:.2f}"),
+        ]
+        known = [form.format(value) for value, form in parts if math.isfinite(value)]
+        self.say("  ".join((f"episode {metrics.episode:,.0f}", *known)))
+
     def say(self, text: str) -> None:
         """Prints one line as it is, above the progress bar where there is one."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def describe_metrics(latest: Mapping[str, float]) -> str:
-    """Loss, speed and accuracy in one line, each only when it is known."""
+    """Reward and entropy, or else the loss; then speed and accuracy; each only when known."""
     parts = []
-    for name in (names.TRAIN_LOSS, names.VALIDATION_LOSS, names.BAKING_LOSS):
-        if name in latest:
-            parts.append(f"loss {latest[name]:.4f}")
-            break
+    losses = (names.TRAIN_LOSS, names.VALIDATION_LOSS, names.BAKING_LOSS)
+    # A loss of reinforcement learning does not say how well it goes; the reward does.
+    if (reward := _first(latest, _REWARDS)) is not None:
+        parts.append(f"reward {latest[reward]:.3f}")
+        if names.RL_ENTROPY in latest:
+            parts.append(f"entropy {latest[names.RL_ENTROPY]:.3f}")
+    elif (loss := _first(latest, losses)) is not None:
+        parts.append(f"loss {latest[loss]:.4f}")
     if names.TRAIN_TOKENS_PER_SECOND in latest:
         parts.append(f"tokens/s {_thousands(latest[names.TRAIN_TOKENS_PER_SECOND])}")
-    for name in _ACCURACIES:
-        if name in latest:
-            label = "token accuracy" if "token_accuracy" in name else "accuracy"
-            parts.append(f"{label} {latest[name]:.1%}")
-            break
+    # A probe that did not measure an accuracy logs NaN for it.
+    measured = [name for name in _ACCURACIES if not math.isnan(latest.get(name, math.nan))]
+    if measured:
+        label = "token accuracy" if "token_accuracy" in measured[0] else "accuracy"
+        parts.append(f"{label} {latest[measured[0]]:.1%}")
     return "  ".join(parts)
+
+
+def _first(latest: Mapping[str, float], among: Sequence[str]) -> str | None:
+    return next((name for name in among if name in latest), None)
 
 
 class _Pace:

@@ -14,7 +14,7 @@ from distforge.errors import InputError
 from distforge.telemetry.console import RunConsole
 from distforge.telemetry.guard import Guard
 from distforge.telemetry.jsonl import METRICS_NAME, MetricsWriter, as_number
-from distforge.telemetry.metrics import BakingMetrics
+from distforge.telemetry.metrics import BakingMetrics, RLMetrics
 from distforge.telemetry.summary import BakingSummary
 from distforge.telemetry.tables import accuracy_table, usage_table
 from distforge.telemetry.wandb_logger import WandBLogger, WandBMode, check_name
@@ -136,6 +136,12 @@ class RunLogger:
         self.log(step, metrics.as_dict())
         if self.enabled:
             self._console_guard.call(self._console.show_epoch, metrics)
+
+    def log_rl_probe(self, step: int, metrics: RLMetrics) -> None:
+        """Reports the 17 metrics of a probe of the thoughts at optimizer step ``step``."""
+        self.log(step, metrics.as_dict())
+        if self.enabled:
+            self._console_guard.call(self._console.show_probe, metrics)
 
     def say(self, text: str) -> None:
         """Prints one line on the console."""

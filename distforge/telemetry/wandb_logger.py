@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 
 from distforge.errors import InputError
 from distforge.telemetry.guard import Guard
-from distforge.telemetry.metrics import BakingMetrics
+from distforge.telemetry.metrics import BakingMetrics, RLMetrics
 
 WandBMode = Literal["offline", "online", "disabled"]
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")
@@ -83,6 +83,10 @@ class WandBLogger:
 
     def log_baking_epoch(self, metrics: BakingMetrics, step: int) -> None:
         """Logs the 17 baking metrics at optimizer step ``step`` (steps never go back)."""
+        self.log(metrics.as_dict(), step)
+
+    def log_rl_probe(self, metrics: RLMetrics, step: int) -> None:
+        """Logs the 17 metrics of reinforcement learning at optimizer step ``step``."""
         self.log(metrics.as_dict(), step)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:

@@ -31,6 +31,27 @@ SPECIFIED = [
 ]
 
 
+SPECIFIED_RL = [
+    "episode",
+    "reward",
+    "avg_reward",
+    "coherence_semantic",
+    "coherence_syntactic",
+    "coherence_predictive",
+    "coherence_composite",
+    "thought_length",
+    "thought_diversity",
+    "kl_divergence",
+    "gsm8k_accuracy",
+    "arc_accuracy",
+    "inference_time_ms",
+    "anti_theater_divergence",
+    "anti_theater_ablation",
+    "anti_theater_correlation",
+    "ess",
+]
+
+
 def make_metrics(first: float = 1.0) -> tuple[BakingMetrics, dict[str, float]]:
     """Metrics with 17 different values, and those values by name, spelled out once more."""
     values = [first + i / 64 for i in range(17)]
@@ -44,6 +65,12 @@ def make_metrics(first: float = 1.0) -> tuple[BakingMetrics, dict[str, float]]:
         convergence_progress=values[16],
     )
     return metrics, dict(zip(SPECIFIED, values, strict=True))
+
+
+def make_rl_metrics(first: float = 1.0) -> tuple[RLMetrics, dict[str, float]]:
+    """The same for reinforcement learning."""
+    values = {name: first + i / 64 for i, name in enumerate(SPECIFIED_RL)}
+    return RLMetrics(**values), {f"rl/{name}": value for name, value in values.items()}
 
 
 def test_the_seventeen_are_the_specified_ones() -> None:
@@ -68,30 +95,10 @@ def test_a_missing_or_unknown_key_is_refused() -> None:
 
 
 def test_the_other_seventeen_are_the_specified_ones() -> None:
-    names = [
-        "episode",
-        "reward",
-        "avg_reward",
-        "coherence_semantic",
-        "coherence_syntactic",
-        "coherence_predictive",
-        "coherence_composite",
-        "thought_length",
-        "thought_diversity",
-        "kl_divergence",
-        "gsm8k_accuracy",
-        "arc_accuracy",
-        "inference_time_ms",
-        "anti_theater_divergence",
-        "anti_theater_ablation",
-        "anti_theater_correlation",
-        "ess",
-    ]
-    values = {name: float(index) for index, name in enumerate(names)}
-    assert len(names) == 17
-    written = RLMetrics(**values).as_dict()
-    assert written == {f"rl/{name}": value for name, value in values.items()}
-    assert tuple(written) == RL_METRICS
+    metrics, expected = make_rl_metrics()
+    assert len(expected) == 17
+    assert metrics.as_dict() == expected
+    assert tuple(metrics.as_dict()) == RL_METRICS
 
 
 def test_nothing_else_spells_a_metric_key() -> None:

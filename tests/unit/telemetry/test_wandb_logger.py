@@ -11,23 +11,25 @@ import pytest
 
 from distforge.errors import InputError
 from distforge.telemetry import WandBLogger
-from tests.unit.telemetry.test_metrics import make_metrics
+from tests.unit.telemetry.test_metrics import make_metrics, make_rl_metrics
 from tests.unit.telemetry.wandb_file import history, only_run_file, read_records
 
 
-def test_exactly_the_seventeen_are_in_the_offline_run(tmp_path: Path) -> None:
+def test_exactly_the_seventeen_of_each_step_are_in_the_offline_run(tmp_path: Path) -> None:
     first, first_values = make_metrics(1.0)
     second, second_values = make_metrics(3.0)
+    third, third_values = make_rl_metrics(5.0)
     config = {"optimizer": {"lr": 0.02}}
     with WandBLogger("project", "run", config, ["a", "b"], directory=tmp_path) as logger:
         assert logger.active
         logger.log_baking_epoch(first, step=10)
         logger.log_baking_epoch(second, step=20)
+        logger.log_rl_probe(third, step=30)
     records = read_records(only_run_file(tmp_path))
 
     rows = history(records)
-    assert [row["_step"] for row in rows] == [10, 20]
-    for row, expected in zip(rows, (first_values, second_values), strict=True):
+    assert [row["_step"] for row in rows] == [10, 20, 30]
+    for row, expected in zip(rows, (first_values, second_values, third_values), strict=True):
         assert {key: value for key, value in row.items() if not key.startswith("_")} == expected
     (run,) = [r.run for r in records if r.WhichOneof("record_type") == "run"]
     assert (run.project, run.display_name, list(run.tags)) == ("project", "run", ["a", "b"])
