@@ -2,17 +2,20 @@
 
 from distforge.telemetry.console import RunConsole
 from distforge.telemetry.jsonl import read_metrics
-from distforge.telemetry.metrics import BakingMetrics
+from distforge.telemetry.metrics import BakingMetrics, RLMetrics
+from distforge.telemetry.reinforcement_report import write_reinforcement_report
 from distforge.telemetry.report import write_report
 from distforge.telemetry.run_logger import RunLogger, TelemetryConfig
 from distforge.telemetry.wandb_logger import WandBLogger
 
 __all__ = [
     "BakingMetrics",
+    "RLMetrics",
     "RunConsole",
     "RunLogger",
     "TelemetryConfig",
     "WandBLogger",
     "read_metrics",
+    "write_reinforcement_report",
     "write_report",
 ]

@@ -6,11 +6,16 @@ import re
 import pytest
 from rich.console import Console
 
-from distforge.telemetry import RunConsole
+from distforge.telemetry import RLMetrics, RunConsole
 from distforge.telemetry import metrics as names
 from distforge.telemetry.console import describe_metrics, format_seconds
 from distforge.telemetry.summary import BakingSummary
-from distforge.telemetry.tables import accuracy_table, usage_table
+from distforge.telemetry.tables import accuracy_table, reinforcement_table, usage_table
+from tests.unit.telemetry.reinforcement_directory import (
+    make_probe,
+    make_rl_summary,
+    make_text_summary,
+)
 from tests.unit.telemetry.run_directory import make_summary
 from tests.unit.telemetry.test_jsonl import Clock
 from tests.unit.telemetry.test_metrics import make_metrics
@@ -87,6 +92,47 @@ def test_generated_accuracy_is_shown_before_token_accuracy() -> None:
     assert describe_metrics({names.TRAIN_TOKEN_ACCURACY: 0.9}) == "token accuracy 90.0%"
 
 
+def test_reinforcement_shows_reward_and_entropy_before_the_loss() -> None:
+    step = {
+        names.TRAIN_LOSS: 0.5,
+        names.RL["reward"]: 0.9,
+        names.RL["avg_reward"]: 0.4125,
+        names.RL_ENTROPY: 1.2,
+    }
+    assert describe_metrics(step) == "reward 0.412  entropy 1.200"
+    probed = {**step, names.RL_ACCURACY["sampled"]: 0.6, names.RL_ACCURACY["own"]: 0.821}
+    assert describe_metrics(probed) == "reward 0.412  entropy 1.200  accuracy 82.1%"
+    unmeasured = {**step, names.RL_ACCURACY["own"]: float("nan")}
+    assert describe_metrics(unmeasured) == "reward 0.412  entropy 1.200"
+    del step[names.RL["avg_reward"]], step[names.RL_ENTROPY]
+    assert describe_metrics(step) == "reward 0.900"
+    console = plain()
+    shown = RunConsole(0.0, console)
+    with shown.progress(2, "thinking"):
+        shown.update(1, probed)
+    assert "thinking  step 1/2  reward 0.412  entropy 1.200  accuracy 82.1%" in output(console)
+
+
+def test_a_probe_is_one_line_of_what_was_measured() -> None:
+    console = plain()
+    shown = RunConsole(console=console)
+    shown.show_probe(make_probe(60))
+    shown.show_probe(
+        RLMetrics(
+            episode=160.0,
+            reward=0.5,
+            avg_reward=0.5,
+            thought_length=8.0,
+            kl_divergence=0.01,
+            ess=float("nan"),
+        )
+    )
+    assert output(console).splitlines() == [
+        "episode 9,600  reward 0.800  length 7.0  KL 0.0400  ablation +62.0 points  coherence 0.78",
+        "episode 160  reward 0.500  length 8.0  KL 0.0100",
+    ]
+
+
 def test_an_epoch_names_the_weakest_strategy_and_markup_stays_text() -> None:
     console = plain()
     shown = RunConsole(console=console)
@@ -122,3 +168,19 @@ def test_the_final_table_says_what_is_met() -> None:
     assert shown["thinking"] == ["80.0%", "> 80.0%", "no"]
     assert shown["doubt"] == ["50.1%", "> 50.0%", "yes"]
     assert "converged: no" in output(console)
+
+
+def test_the_table_of_step_2_compares_with_baked_and_controls() -> None:
+    console = plain()
+    console.print(reinforcement_table(make_rl_summary()))
+    shown = rows(output(console))
+    assert shown["trained model"] == ["82.1%", "", "", ""]
+    assert shown["baked model"] == ["60.6%", "+21.5 points", "[+19.8, +23.2]", "yes"]
+    assert shown["random thoughts"] == ["19.4%", "+62.7 points", "[+60.4, +64.9]", "yes"]
+    assert shown["filler tokens"] == ["84.0%", "-1.9 points", "[-3.1, -0.8]", "no"]
+    assert "improved: yes   verdict: not judged yet   9,600 episodes" in output(console)
+    console = plain()
+    console.print(reinforcement_table(make_text_summary()))
+    gain = rows(output(console))["gain over the baked model"]
+    assert gain == ["", "+0.010 bits", "[-0.004, +0.024]", "no"]
+    assert "improved: no   verdict: THEATRE" in output(console)

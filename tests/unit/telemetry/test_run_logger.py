@@ -15,6 +15,7 @@ from rich.console import Console
 from distforge.errors import InputError
 from distforge.telemetry import RunLogger, TelemetryConfig, read_metrics
 from distforge.telemetry import metrics as names
+from tests.unit.telemetry.reinforcement_directory import make_probe
 from tests.unit.telemetry.run_directory import make_summary
 from tests.unit.telemetry.test_metrics import make_metrics
 from tests.unit.telemetry.wandb_file import history, only_run_file, read_records
@@ -52,12 +53,24 @@ def test_every_sink_gets_the_same(tmp_path: Path) -> None:
         assert text in shown
 
 
+def test_a_probe_is_a_record_and_a_line(tmp_path: Path) -> None:
+    console = plain()
+    with RunLogger(tmp_path, QUIET, {}, "run", console=console) as logger:
+        logger.log_rl_probe(30, make_probe(30))
+    (record,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert record.step == 30
+    assert tuple(record.metrics) == names.RL_METRICS
+    assert record.metrics["rl/anti_theater_ablation"] == pytest.approx(0.51)
+    assert output(console).startswith("episode 4,800  reward 0.650")
+
+
 def test_a_disabled_logger_leaves_nothing(tmp_path: Path) -> None:
     console = plain()
     logger = RunLogger(tmp_path / "run", QUIET, {}, "run", enabled=False, console=console)
     with logger, logger.progress(1):
         logger.log(1, {names.TRAIN_LOSS: 1.0})
         logger.log_baking_epoch(1, make_metrics()[0])
+        logger.log_rl_probe(1, make_probe(1))
         logger.say("unseen")
         logger.table(make_summary())
         logger.artifact(tmp_path, "a", "b")
