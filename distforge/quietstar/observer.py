@@ -166,10 +166,10 @@ class Observer:
             anti_theater_divergence=scores.closeup.divergence,
             anti_theater_ablation=scores.ablation,
         )
+        self._logger.log_rl_probe(step, metrics)
         self._logger.log(
             step,
             {
-                **metrics.as_dict(),
                 **{names.RL_ACCURACY[c]: value for c, value in scores.accuracy.items()},
                 names.RL_BITS_WITH_THOUGHTS: scores.bits_with,
                 names.RL_BITS_WITHOUT: scores.bits_without,

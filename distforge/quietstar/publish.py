@@ -18,8 +18,9 @@ from distforge.models.handover import write_handoff
 from distforge.quietstar.examine import Examined
 from distforge.quietstar.probes import CONTROLS, Condition, ProbeResult
 from distforge.quietstar.step2_config import Step2Config
-from distforge.telemetry import RunLogger
+from distforge.telemetry import RunLogger, write_reinforcement_report
 from distforge.telemetry.summary import write_summary
+from distforge.telemetry.tables import reinforcement_table
 from distforge.training.run_directory import SUMMARY_FILE
 from distforge.training.run_record import RunRecord
 
@@ -142,6 +143,8 @@ def publish(
     log.artifact(model, f"{config.name}-model", "model")
     content = dataclasses.asdict(summary)
     write_summary(directory / SUMMARY_FILE, content)
+    write_reinforcement_report(directory)
+    log.show(reinforcement_table(content))
     low, high = summary.intervals["gain"]
     unit = "bits a token" if config.task == "text" else "accuracy"
     log.say(

@@ -32,8 +32,8 @@ POLICIES = {
         2,
     ),
     "entropy, horizon 2": (
-        PositionsConfig("entropy", threshold=2.9, horizon=2),
-        lambda _, logits: bool(entropy_of(logits) > 2.9),
+        PositionsConfig("entropy", threshold=2.8, horizon=2),
+        lambda _, logits: bool(entropy_of(logits) > 2.8),
         2,
     ),
 }
@@ -52,6 +52,6 @@ def test_a_batch_writes_what_each_row_would_alone_without_a_cache(name, policy, 
     for prompt, got in zip(PROMPTS, written, strict=True):
         ids, thoughts, finished = greedy_text(thinker, prompt, NEW, due, horizon, config)
         assert (got.token_ids, got.thoughts, got.finished) == (ids, thoughts, finished)
-    counts = {len(row.thoughts) for row in written}
+    places = {tuple(count for count, _ in row.thoughts) for row in written}
     if policy.startswith("entropy"):
-        assert len(counts) > 1, "the rows should differ in where they think"
+        assert len(places) > 1, "the rows should differ in where they think"

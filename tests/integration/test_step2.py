@@ -1,0 +1,127 @@
+"""Step 2 as a user runs it, from the tiny run of step 1: what it leaves behind, and refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from distforge.cli import main
+from distforge.models.export import export_model
+from distforge.models.handover import find_faults
+from distforge.registry import ModelRegistry
+from distforge.telemetry import read_metrics
+from distforge.telemetry.metrics import RL_METRICS
+from tests.tiny_models import tiny_llama, tiny_tokenizer
+
+SMALL = [
+    "--thought.max-tokens=12",
+    "--thought.closing=learned",
+    "--episodes.episodes=8",
+    "--episodes.batch-size=4",
+    "--episodes.thoughts=2",
+    "--episodes.episodes-per-request=2",
+    "--probe.every-steps=1",
+    "--probe.items=4",
+    "--probe.coherence-items=2",
+    "--engine.dtype=float32",
+    "--telemetry.wandb-mode=disabled",
+]
+
+
+def think(baked: Path, output: Path, *more: str) -> int:
+    return main(["think", f"--baked={baked}", f"--output={output}", "--name=rl", *SMALL, *more])
+
+
+@pytest.fixture(scope="module")
+def baked(work: Path) -> Path:
+    return work / "first" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def finished(baked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("step2")
+    # A model of twelve steps knows nothing, so the gate is opened; it cannot become better either.
+    assert think(baked, output, "--probe.min-sampled-accuracy=0") in (0, 3)
+    return output / "rl"
+
+
+def test_run_directory_is_complete(finished: Path) -> None:
+    for name in ("config.toml", "metrics.jsonl", "summary.json", "report.html", "report.png"):
+        assert (finished / name).stat().st_size > 0, name
+    records = read_metrics(finished / "metrics.jsonl")
+    assert [r.step for r in records if set(RL_METRICS) <= set(r.metrics)] == [1, 2]
+
+
+def test_summary_has_the_promised_fields(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert (summary["phase"], summary["step"], summary["steps"]) == (3, 2, 2)
+    assert summary["episodes"] == 8
+    assert set(summary["controls"]) == {"own", "shuffled", "random", "filler", "none"}
+    low, high = summary["intervals"]["gain"]
+    assert low <= summary["gain"] <= high
+    assert summary["improved"] is (low > 0)
+    assert summary["verdict"] == ""
+
+
+def test_the_model_is_registered_as_child_of_the_baked_one(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    registry = ModelRegistry(f"sqlite:///{finished.parent / 'registry.db'}")
+    version = summary["registry_version"]
+    assert version == "rl_reasoning/1"
+    assert [v.version for v in registry.ancestors(version)] == [version, "baked_reasoning/1"]
+    assert registry.by_alias("rl_reasoning", "rl-latest").version == version
+
+
+def test_bare_transformers_load_the_model_and_phase_4_refuses_it_unjudged(finished: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(finished / "model")
+    assert torch.isfinite(model(input_ids=torch.tensor([[5, 6]])).logits).all()
+    assert "verdict is 'INCONCLUSIVE', not 'PASS'" in find_faults(finished / "model")
+
+
+def test_a_finished_run_is_not_repeated(finished: Path, baked: Path, capsys) -> None:
+    assert think(baked, finished.parent, "--probe.min-sampled-accuracy=0") == 2
+    assert "holds this run, finished" in capsys.readouterr().err
+
+
+def test_a_model_that_is_baked_too_little_is_refused(baked: Path, tmp_path: Path, capsys) -> None:
+    assert think(baked, tmp_path) == 2
+    assert "below probe.min_sampled_accuracy (60%)" in capsys.readouterr().err
+    assert not (tmp_path / "rl").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--reward.kind=prediction_gain"], "'text' goes with 'prediction_gain'"),
+        (["--positions.kind=all"], "set it to 'answer'"),
+        (["--task=text", "--reward.kind=prediction_gain"], "text.path is empty"),
+        (["--rollouts.address=10.0.0.1:6379"], "uses no cluster"),
+        (["--episodes.thoughts=1", "--probe.min-sampled-accuracy=0"], "at least 2 thoughts"),
+    ],
+)
+def test_bad_settings(baked: Path, tmp_path: Path, capsys, more, message) -> None:
+    try:
+        status = think(baked, tmp_path, *more)
+    except SystemExit as error:  # what a configuration refuses on the command line
+        status = error.code
+    assert status == 2
+    output = capsys.readouterr()
+    assert message in " ".join((output.err + output.out).replace("│", " ").split())
+    assert not (tmp_path / "rl").exists()
+
+
+def test_a_model_without_thinking_tokens_is_refused(tmp_path: Path, capsys) -> None:
+    tokenizer = tiny_tokenizer()
+    export_model(tiny_llama(len(tokenizer)), tokenizer, tmp_path / "plain")
+    assert think(tmp_path / "plain", tmp_path) == 2
+    assert "the tokenizer has no <think>" in capsys.readouterr().err
+
+
+def test_a_dry_run_does_nothing(baked: Path, tmp_path: Path, capsys) -> None:
+    assert think(baked, tmp_path, "--dry-run") == 0
+    assert "2 steps of 4 episodes, 2 thoughts each" in capsys.readouterr().out
+    assert not (tmp_path / "rl").exists()
