@@ -7,6 +7,7 @@ bytes), a length (2, little-endian) and a type (full, first, middle, last); a wh
 
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,24 @@ _HEADER, _BLOCK, _FRAGMENT_HEADER = 7, 32768, 7
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
-def read_records(path: Path) -> list[Record]:
-    """All records of the file."""
-    content = path.read_bytes()
+def read_records(path: Path, deadline_seconds: float = 30.0) -> list[Record]:
+    """All records of a finished run's file.
+
+    W&B's service may write on for a moment after ``finish`` has returned: the file is complete once
+    it holds the exit record, for which this waits until the deadline.
+    """
+    give_up = time.monotonic() + deadline_seconds
+    while True:
+        records = _whole_records(path.read_bytes())
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        assert time.monotonic() < give_up, f"{path} has no exit record"
+        time.sleep(0.01)
+
+
+def _whole_records(content: bytes) -> list[Record]:
+    if len(content) < _HEADER:
+        return []
     assert content[:4] == b":W&B"
     records, partial, position = [], b"", _HEADER
     while position + _FRAGMENT_HEADER <= len(content):
@@ -30,7 +46,8 @@ def read_records(path: Path) -> list[Record]:
         position += _FRAGMENT_HEADER
         fragment = content[position : position + length]
         position += length
-        assert len(fragment) == length, "a fragment is cut off"
+        if len(fragment) < length:
+            break
         assert kind in (_FULL, _FIRST, _MIDDLE, _LAST)
         partial = fragment if kind in (_FULL, _FIRST) else partial + fragment
         if kind in (_FULL, _LAST):
