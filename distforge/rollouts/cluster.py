@@ -43,7 +43,7 @@ def connected(config: RolloutConfig) -> Iterator[None]:
 
     Raises:
         InputError: Ray is not installed, no cluster answers at ``config.address``, it is open to
-            anybody, or it is too small for the actors.
+            anybody, it is too small for the actors, or the process is connected to another one.
     """
     ray = _import_ray(config)
     mine = not ray.is_initialized()
@@ -51,8 +51,8 @@ def connected(config: RolloutConfig) -> Iterator[None]:
         with _own_signal_handlers():
             _connect(ray, config)
     try:
-        if not mine:
-            require_private(ray.get_runtime_context().gcs_address)
+        if not mine or not config.address:
+            _require_expected(config.address, ray.get_runtime_context().gcs_address)
         _require_resources(ray.cluster_resources(), config)
         yield
     finally:
@@ -106,8 +106,8 @@ def is_loopback(host: str) -> bool:
 
 
 def _import_ray(config: RolloutConfig) -> Any:
-    if not config.address:
-        # Ray's name for a switch that it reads when it is imported, on Linux too: use 127.0.0.1.
+    if not config.address and "ray" not in sys.modules:  # it reads these when it is imported
+        # Ray's name for a switch that works on Linux too: use 127.0.0.1.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -144,6 +144,19 @@ def _connect(ray: Any, config: RolloutConfig) -> None:
             f"cannot connect to the Ray cluster at {config.address!r}: {error}; see `ray status` "
             "there, and RAY_AUTH_TOKEN or ~/.ray/auth_token here if it asks for a token"
         ) from error
+
+
+def _require_expected(address: str, connected_to: str) -> None:
+    """The process may have been connected before, or have started Ray in an unsafe environment."""
+    if address in ("auto", connected_to):
+        return
+    if address:
+        raise InputError(
+            f"address is {address!r}, but this process is connected to the Ray cluster at "
+            f"{connected_to}; leave address empty to use that one"
+        )
+    if not is_loopback(connected_to.rpartition(":")[0]):
+        require_private(connected_to)
 
 
 def _require_answer(address: str) -> None:

@@ -124,3 +124,12 @@ def test_more_actors_than_the_cluster_holds_are_refused():
         open_pool(config(num_actors=3), TinyEngine, PLAN, BATCH),
     ):
         pass
+
+
+def test_another_cluster_than_the_connected_one_is_refused():
+    elsewhere = config(address="127.0.0.1:1")
+    with (
+        pytest.raises(InputError, match="is connected to the Ray cluster at 127"),
+        open_pool(elsewhere, TinyEngine, PLAN, BATCH),
+    ):
+        pass
