@@ -1,7 +1,12 @@
 #include "common/cpu_capability.h"
 
 #ifdef DISTFORGE_X86
+// GCC 12 finds its own headers' undefined vectors uninitialized (GCC bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 
 #include <bit>
 #include <cstdint>
@@ -16,6 +21,7 @@ namespace avx512_bf16 {
 constexpr int kLanes = 16;
 constexpr int kRows = 8;
 #define DISTFORGE_DOT_BFLOAT16
+#define DISTFORGE_STREAM(to, vector) _mm512_stream_ps(to, (__m512)(vector))
 #include "newton_schulz/blocks_body.h"
 }  // namespace avx512_bf16
 

@@ -89,37 +89,55 @@ inline void sum_tiles(const Product<T>& p, Block block, int64_t rows, int64_t co
   }
 }
 
-// values[i][j] += scale d[i][j] for one row of one panel.
-inline void add_row(const float* d, int64_t, int64_t columns, float scale, float* values) {
-  for (int64_t j = 0; j < columns; ++j) values[j] += scale * d[j];
+// Before another thread is told that the block is there.
+inline void finish_streams() {
+#ifdef DISTFORGE_STREAM
+  _mm_sfence();
+#endif
 }
 
-inline void add_row(const bfloat16* d, int64_t odd, int64_t columns, float scale, float* values) {
-  const auto* words = reinterpret_cast<const uint32_t*>(d);
-  const int shift = odd ? 0 : 16;
-  for (int64_t j = 0; j < columns; ++j) {
-    values[j] += scale * __builtin_bit_cast(float, (words[j] << shift) & 0xffff0000u);
-  }
-}
+#ifdef DISTFORGE_DOT_BFLOAT16
+#include "newton_schulz/store_bfloat16.h"
+#else
+#include "newton_schulz/store_float.h"
+#endif
 
-// The values of a block from its sums: only what `lower` leaves is meaningful.
-template <typename T>
-inline void finish(const Product<T>& p, Block block, int64_t rows, int64_t columns, bool lower,
-                   float* values) {
-  for (int64_t i = 0; i < rows; ++i, values += kBlock) {
-    const int64_t row = block.row * kBlock + i;
-    const int64_t end = lower ? i + 1 : columns;
-    for (int64_t j = 0; j < end; ++j) values[j] *= p.product_scale;
-    for (int64_t j = 0; j < end; j += kPanel) {
-      const int64_t column = block.column * kBlock + j, count = smaller(kPanel, end - j);
-      if (p.d1) add_row(p.d1.at(row, column, kPanel), row % 2, count, p.d1_scale, values + j);
-      if (p.d2) add_row(p.d2.at(row, column, kPanel), row % 2, count, p.d2_scale, values + j);
+// In double, where no square of a float overflows or vanishes; in sixteen sums, for the compiler's
+// vectors and for the precision.
+template <typename Element>
+double squares(const Element* x, int64_t count) {
+  constexpr int64_t kSums = 16;
+  double sums[kSums] = {};
+  int64_t i = 0;
+  for (; i + kSums <= count; i += kSums) {
+    for (int64_t j = 0; j < kSums; ++j) {
+      const double value = static_cast<float>(x[i + j]);
+      sums[j] += value * value;
     }
-    if (block.row == block.column) values[i] += p.identity;
   }
+  for (int64_t j = 0; i < count; ++i, ++j) {
+    const double value = static_cast<float>(x[i]);
+    sums[j] += value * value;
+  }
+  double total = 0.0;
+  for (const double sum : sums) total += sum;
+  return total;
 }
 
-#include "newton_schulz/place_body.h"
+// rows x columns of the input, scaled, as the values of a block.
+template <typename Element>
+void scale_block(const Element* in, int64_t ld, int64_t rows, int64_t columns, double scale,
+                 float* values) {
+  // A float holds the scale unless the norm is far from 1.
+  const float narrow = static_cast<float>(scale);
+  const bool fits = scale > 1e-37 && scale < 1e38;
+  for (int64_t i = 0; i < rows; ++i, in += ld, values += kBlock) {
+    for (int64_t j = 0; fits && j < columns; ++j) values[j] = static_cast<float>(in[j]) * narrow;
+    for (int64_t j = 0; !fits && j < columns; ++j) {
+      values[j] = static_cast<float>(static_cast<float>(in[j]) * scale);
+    }
+  }
+}
 
 template <typename T>
 void run_block(const Product<T>& p, Block block, Workspace& w) {
@@ -130,30 +148,28 @@ void run_block(const Product<T>& p, Block block, Workspace& w) {
   for (int64_t k0 = 0; k0 < p.k; k0 += kElements) {
     sum_tiles(p, block, rows, columns, k0, smaller(k0 + kElements, p.k), w.values, diagonal);
   }
-  finish(p, block, rows, columns, diagonal, w.values);
-  if (diagonal) mirror(w.values, rows);
-  if (p.c) place_panels(w.values, block, rows, columns, p.c);
-  const bool mirrored = p.symmetric && !diagonal;
-  const bool turned_out = p.out_float.turned || p.out_bfloat16.turned;
-  if (mirrored || p.ct || turned_out) {
-    transpose(w.values, w.turned, rows, columns);
-    const Block across{block.column, block.row};
-    if (mirrored) place_panels(w.turned, across, columns, rows, p.c);
-    if (p.ct) place_panels(w.turned, across, columns, rows, p.ct);
-    if (turned_out) place_out(p, w.turned, across, columns, rows);
-  }
-  if (!turned_out) place_out(p, w.values, block, rows, columns);
+  store_block(p, block, rows, columns, diagonal, w);
+  if (p.shared) finish_streams();
 }
 
+// The values of a block to their place as they are, and across.
 template <typename T>
 void place_block(Workspace& w, Block block, int64_t rows, int64_t columns, Panels<T> to,
-                 Panels<T> turned) {
-  place_panels(w.values, block, rows, columns, to);
-  transpose(w.values, w.turned, rows, columns);
-  place_panels(w.turned, {block.column, block.row}, columns, rows, turned);
+                 Panels<T> turned, bool shared) {
+  Product<T> product{};
+  product.shared = shared;
+  product.c = to;
+  product.ct = turned;
+  store_block(product, block, rows, columns, false, w);
+  if (shared) finish_streams();
 }
 
 template <typename T>
 BlockKernel<T> kernel_named(const char* name) {
-  return {kPanel, &run_block<T>, &place_block<T>, name};
+  return {kPanel,
+          {&squares<float>, &scale_block<float>},
+          {&squares<bfloat16>, &scale_block<bfloat16>},
+          &run_block<T>,
+          &place_block<T>,
+          name};
 }

@@ -17,26 +17,13 @@ constexpr int64_t kAlignment = 64;
 
 int64_t round_up(int64_t value, int64_t multiple) { return ceil_div(value, multiple) * multiple; }
 
-// In double, where no square of a float overflows or vanishes; in sixteen sums, for the compiler's
-// vectors and for the precision.
-template <typename Element>
-double squared_norm(const Element* x, int64_t count) {
-  constexpr int64_t kSums = 16;
-  double sums[kSums] = {};
-  int64_t i = 0;
-  for (; i + kSums <= count; i += kSums) {
-    for (int64_t j = 0; j < kSums; ++j) {
-      const double value = static_cast<float>(x[i + j]);
-      sums[j] += value * value;
-    }
+template <typename Element, typename T>
+const InputKernel<Element>& input_of(const BlockKernel<T>& kernel) {
+  if constexpr (std::is_same_v<Element, float>) {
+    return kernel.from_float;
+  } else {
+    return kernel.from_bfloat16;
   }
-  for (int64_t j = 0; i < count; ++i, ++j) {
-    const double value = static_cast<float>(x[i]);
-    sums[j] += value * value;
-  }
-  double total = 0.0;
-  for (const double sum : sums) total += sum;
-  return total;
 }
 
 }  // namespace
@@ -86,7 +73,8 @@ void MatrixIteration<T>::run(const Schedule& schedule, const Element* in, Elemen
   std::vector<double> sums(chunks);
   team_.run(chunks, [&](int64_t chunk, int64_t) {
     const int64_t begin = chunk * kBlock, end = std::min(begin + kBlock, shape_.rows);
-    sums[chunk] = squared_norm(in + begin * shape_.columns, (end - begin) * shape_.columns);
+    sums[chunk] = input_of<Element>(kernel_).squares(in + begin * shape_.columns,
+                                                     (end - begin) * shape_.columns);
   });
   double sum = 0.0;
   for (const double part : sums) sum += part;
@@ -112,29 +100,21 @@ void MatrixIteration<T>::load(const Element* in, double scale) {
   const Matrix same = shape_.tall() ? xt_ : x_;
   const Matrix turned = shape_.tall() ? x_ : xt_;
   const int64_t block_columns = ceil_div(shape_.columns, kBlock);
-  // A float holds the scale unless the norm is far from 1.
-  const float narrow = static_cast<float>(scale);
-  const bool fits = std::isnormal(narrow);
   team_.run(ceil_div(shape_.rows, kBlock) * block_columns, [&](int64_t index, int64_t worker) {
     const Block block = rectangle_block(index, block_columns);
     const int64_t i0 = block.row * kBlock, j0 = block.column * kBlock;
     const int64_t rows = std::min(kBlock, shape_.rows - i0);
     const int64_t columns = std::min(kBlock, shape_.columns - j0);
     Workspace& workspace = workspaces_[worker];
-    for (int64_t i = 0; i < rows; ++i) {
-      const Element* from = in + (i0 + i) * shape_.columns + j0;
-      float* to = workspace.values + i * kBlock;
-      for (int64_t j = 0; fits && j < columns; ++j) to[j] = static_cast<float>(from[j]) * narrow;
-      for (int64_t j = 0; !fits && j < columns; ++j) {
-        to[j] = static_cast<float>(static_cast<float>(from[j]) * scale);
-      }
-    }
-    kernel_.place(workspace, block, rows, columns, same, turned);
+    const Element* from = in + i0 * shape_.columns + j0;
+    input_of<Element>(kernel_).scale(from, shape_.columns, rows, columns, scale, workspace.values);
+    kernel_.place(workspace, block, rows, columns, same, turned, team_.workers > 1);
   });
 }
 
 template <typename T>
-void MatrixIteration<T>::multiply(const Product<T>& product) {
+void MatrixIteration<T>::multiply(Product<T> product) {
+  product.shared = team_.workers > 1;
   const int64_t block_rows = ceil_div(product.m, kBlock);
   const int64_t block_columns = ceil_div(product.n, kBlock);
   const int64_t count = product.symmetric ? triangle_count(block_rows) : block_rows * block_columns;

@@ -42,7 +42,7 @@ class MatrixIteration {
 
   template <typename Element>
   void load(const Element* in, double scale);
-  void multiply(const Product<T>& product);
+  void multiply(Product<T> product);
   static void add(Product<T>& product, float scale, Matrix d);
   void gram(Matrix out);
   void polynomial(const Step& step, float identity, Matrix r, Matrix out);

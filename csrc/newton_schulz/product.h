@@ -50,6 +50,10 @@ struct Product {
   Panels<T> c = {}, ct = {};
   RowMajor<float> out_float = {};
   RowMajor<bfloat16> out_bfloat16 = {};
+  // Other threads read C, ct and the caller's matrix next, and have read what stood there: a line
+  // that two caches hold costs its writer more than the way through memory (measured: four to
+  // thirteen times), so these are stored past the caches.
+  bool shared = false;
   // C is known to be symmetric (m = n): only blocks on and below the diagonal are computed, and
   // mirrored.
   bool symmetric = false;
@@ -87,15 +91,26 @@ struct Workspace {
   alignas(64) float turned[kBlock * kBlock];
 };
 
+// How the caller's matrix is read.
+template <typename Element>
+struct InputKernel {
+  double (*squares)(const Element* x, int64_t count);  // their sum
+  // Fills values with rows x columns elements, times `scale`.
+  void (*scale)(const Element* in, int64_t ld, int64_t rows, int64_t columns, double scale,
+                float* values);
+};
+
 // How an instruction set computes one block of a product.
 template <typename T>
 struct BlockKernel {
   int64_t panel_width;
+  InputKernel<float> from_float;
+  InputKernel<bfloat16> from_bfloat16;
   void (*run)(const Product<T>& product, Block block, Workspace& workspace);
   // Stores workspace.values, of which rows x columns are valid, as a block of `to`, and its
-  // transpose as a block of `turned`.
+  // transpose as a block of `turned`; `shared` as in Product.
   void (*place)(Workspace& workspace, Block block, int64_t rows, int64_t columns, Panels<T> to,
-                Panels<T> turned);
+                Panels<T> turned, bool shared);
   const char* name;
 };
 

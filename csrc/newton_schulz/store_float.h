@@ -1,4 +1,25 @@
-// How a block of float32 values gets to where it belongs. Part of blocks_body.h.
+// From the sums of a block to float32 panels. Part of blocks_body.h.
+
+// values[i][j] += scale d[i][j] for one row of one panel.
+inline void add_row(const float* d, int64_t columns, float scale, float* values) {
+  for (int64_t j = 0; j < columns; ++j) values[j] += scale * d[j];
+}
+
+// The values of a block from its sums: only what `lower` leaves is meaningful.
+inline void finish(const Product<float>& p, Block block, int64_t rows, int64_t columns, bool lower,
+                   float* values) {
+  for (int64_t i = 0; i < rows; ++i, values += kBlock) {
+    const int64_t row = block.row * kBlock + i;
+    const int64_t end = lower ? i + 1 : columns;
+    for (int64_t j = 0; j < end; ++j) values[j] *= p.product_scale;
+    for (int64_t j = 0; j < end; j += kPanel) {
+      const int64_t column = block.column * kBlock + j, count = smaller(kPanel, end - j);
+      if (p.d1) add_row(p.d1.at(row, column, kPanel), count, p.d1_scale, values + j);
+      if (p.d2) add_row(p.d2.at(row, column, kPanel), count, p.d2_scale, values + j);
+    }
+    if (block.row == block.column) values[i] += p.identity;
+  }
+}
 
 // to[j][i] = from[i][j] by squares of four; both have kBlock columns, and may be read and written
 // up to the next multiple of four.
@@ -42,30 +63,20 @@ inline void place_row(const float* values, int64_t columns, bfloat16* out) {
 }
 
 inline void place_panels(const float* values, Block block, int64_t rows, int64_t columns,
-                         Panels<float> to) {
+                         Panels<float> to, [[maybe_unused]] bool shared) {
   for (int64_t j = 0; j < columns; j += kPanel) {
     float* out = to.at(block.row * kBlock, block.column * kBlock + j, kPanel);
     for (int64_t i = 0; i < rows; ++i, out += kPanel) {
-      place_row(values + i * kBlock + j, smaller(kPanel, columns - j), out);
-    }
-  }
-}
-
-// Two rows at a time; the second of the last pair may lie beyond the matrix, and is zero.
-inline void place_panels(const float* values, Block block, int64_t rows, int64_t columns,
-                         Panels<bfloat16> to) {
-  for (int64_t j = 0; j < columns; j += kPanel) {
-    auto* words =
-        reinterpret_cast<uint32_t*>(to.at(block.row * kBlock, block.column * kBlock + j, kPanel));
-    const int64_t count = smaller(kPanel, columns - j);
-    for (int64_t i = 0; i < rows; i += 2, words += kPanel) {
-      const float* first = values + i * kBlock + j;
-      const float* second = first + kBlock;
-      const uint32_t keep = i + 1 < rows ? 0xffff0000u : 0u;
-      for (int64_t q = 0; q < count; ++q) {
-        const uint32_t high = static_cast<uint32_t>(bfloat16(second[q]).bits) << 16;
-        words[q] = bfloat16(first[q]).bits | (high & keep);
+      const float* from = values + i * kBlock + j;
+#ifdef DISTFORGE_STREAM
+      if (shared && columns - j >= kPanel) {
+        for (int64_t q = 0; q < kPanel; q += kLanes) {
+          DISTFORGE_STREAM(out + q, *reinterpret_cast<const Vector*>(from + q));
+        }
+        continue;
       }
+#endif
+      place_row(from, smaller(kPanel, columns - j), out);
     }
   }
 }
@@ -77,9 +88,26 @@ inline void place_rows(const float* values, Block block, int64_t rows, int64_t c
   for (int64_t i = 0; i < rows; ++i, out += to.ld) place_row(values + i * kBlock, columns, out);
 }
 
-template <typename T>
-inline void place_out(const Product<T>& p, const float* values, Block block, int64_t rows,
+inline void place_out(const Product<float>& p, const float* values, Block block, int64_t rows,
                       int64_t columns) {
   if (p.out_float.data != nullptr) place_rows(values, block, rows, columns, p.out_float);
   if (p.out_bfloat16.data != nullptr) place_rows(values, block, rows, columns, p.out_bfloat16);
+}
+
+// What becomes of the sums in w.values; below the diagonal only where the block is `diagonal`.
+inline void store_block(const Product<float>& p, Block block, int64_t rows, int64_t columns,
+                        bool diagonal, Workspace& w) {
+  finish(p, block, rows, columns, diagonal, w.values);
+  if (diagonal) mirror(w.values, rows);
+  if (p.c) place_panels(w.values, block, rows, columns, p.c, p.shared);
+  const bool mirrored = p.symmetric && !diagonal;
+  const bool turned_out = p.out_float.turned || p.out_bfloat16.turned;
+  if (mirrored || p.ct || turned_out) {
+    transpose(w.values, w.turned, rows, columns);
+    const Block across{block.column, block.row};
+    if (mirrored) place_panels(w.turned, across, columns, rows, p.c, p.shared);
+    if (p.ct) place_panels(w.turned, across, columns, rows, p.ct, p.shared);
+    if (turned_out) place_out(p, w.turned, across, columns, rows);
+  }
+  if (!turned_out) place_out(p, w.values, block, rows, columns);
 }
