@@ -10,11 +10,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge.baking.baked import BakedPrompt
 from distforge.baking.distillation import DistillationLoss, logits_are_linear
+from distforge.baking.heldout import mean_kl
 from distforge.baking.prompt_config import PromptBakingConfig
 from distforge.baking.prompt_report import BakeReport, Condition, score
-from distforge.baking.prompt_training import mean_kl
 from distforge.baking.questions import QuestionSource
-from distforge.baking.trajectories import Trajectory, write_trajectories
+from distforge.baking.trajectories import Trajectory, teacher_trajectories
 from distforge.data import STRATEGIES, STRATEGY_PROMPTS, Example
 from distforge.evaluation.adherence import Layout, layout, strategy_layout
 from distforge.evaluation.scoring import Answered, answer_questions
@@ -68,16 +68,8 @@ class Measurer:
         else:
             wanted = [layout(a.text) for a in self.ask(self._champion, examples, prompt)]
         asked = self._questions.sets(self._champion, {prompt: strategy}).heldout
-        trajectories = write_trajectories(
-            self._champion,
-            self._tokenizer,
-            asked,
-            self._world,
-            by_teacher=True,
-            temperature=self._config.temperature,
-            seed=self._config.seed,
-            max_new_tokens=self._config.max_response_tokens,
-            batch_size=self._config.generation_batch_size,
+        trajectories = teacher_trajectories(
+            self._champion, self._tokenizer, asked, self._config, self._world
         )
         return Probe(examples, wanted, trajectories)
 

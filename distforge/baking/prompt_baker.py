@@ -28,7 +28,7 @@ from distforge.baking.trajectories import (
     check_room,
     read_trajectories,
     save_trajectories,
-    write_trajectories,
+    teacher_trajectories,
 )
 from distforge.data import STRATEGIES, Example
 from distforge.errors import InputError
@@ -297,17 +297,7 @@ class PromptBaker:
     def _respond(
         self, model: PreTrainedModel, questions: Sequence[PromptedQuestion]
     ) -> list[Trajectory]:
-        return write_trajectories(
-            model,
-            self.tokenizer,
-            questions,
-            self.world,
-            by_teacher=True,
-            temperature=self.config.temperature,
-            seed=self.config.seed,
-            max_new_tokens=self.config.max_response_tokens,
-            batch_size=self.config.generation_batch_size,
-        )
+        return teacher_trajectories(model, self.tokenizer, questions, self.config, self.world)
 
 
 def _check_distinct(prompts: Sequence[str]) -> None:

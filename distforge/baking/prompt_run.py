@@ -3,79 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from distforge.baking.baked import BakedPrompt
-from distforge.baking.delta import check_strength
 from distforge.baking.prompt_baker import PromptBaker
-from distforge.baking.prompt_config import PromptBakingConfig
 from distforge.baking.prompt_report import (
     BakeReport,
     forgetting_table,
     report_table,
     write_report_json,
 )
+from distforge.baking.prompt_run_config import NOT_IDENTITY, BakePromptConfig
 from distforge.baking.publish import CHAMPION_DIRECTORY
 from distforge.config import config_sha256, dump_toml, to_dict
 from distforge.data import Example, read_examples
 from distforge.errors import InputError
 from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
-from distforge.registry import RegistryConfig
 from distforge.registry.manifest import write_manifest
-from distforge.telemetry import RunLogger, TelemetryConfig
+from distforge.telemetry import RunLogger
 from distforge.training.distributed import World
-from distforge.training.run_directory import SUMMARY_FILE, Existing, claim_run_directory
+from distforge.training.run_directory import SUMMARY_FILE, claim_run_directory
 from distforge.training.run_record import RunRecord
-
-# What may differ between two runs that are still the same run.
-NOT_IDENTITY = ("output", "name", "existing", "telemetry", "registry", "questions", "others")
-
-
-@dataclass(frozen=True)
-class BakePromptConfig:
-    """Bake prompts into a model: one, one for several rounds, or several one after another.
-
-    model: as a champion: a Hugging Face directory, a file or a hub name.
-    prompt: files with a prompt each; several are baked in this order.
-    strategy: whose questions the prompts are for; empty: the strategy whose prompt it is, or all.
-    strength: how much of the bake the exported model has, in [0, 1.5].
-    rounds: of pursuit, for one prompt.
-    adapter: an earlier run's adapter directory: merged at ``strength``, without training.
-    data: a file or directory of examples; empty: the built-in tasks' questions.
-    questions: held-out questions asked in each condition of the report; 0 asks all.
-    others: questions asked of each other strategy, to see what was forgotten.
-    name, output, existing: the run's directory is ``output/name``; see ``distforge bake``.
-    baking: how a prompt is baked.
-    """
-
-    model: str
-    prompt: tuple[Path, ...] = ()
-    strategy: str = ""
-    strength: float = 1.0
-    rounds: int = 1
-    adapter: str = ""
-    data: str = ""
-    questions: int = 100
-    others: int = 20
-    name: str = "prompt"
-    output: str = "runs"
-    existing: Existing = "resume"
-    baking: PromptBakingConfig = field(default_factory=PromptBakingConfig)
-    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
-    registry: RegistryConfig = field(default_factory=RegistryConfig)
-
-    def __post_init__(self) -> None:
-        check_strength(self.strength)
-        if self.existing not in get_args(Existing):
-            raise InputError(f"existing is {self.existing!r}; expected one of {get_args(Existing)}")
-        if self.questions < 0 or self.others < 0 or self.rounds < 1:
-            raise InputError(
-                f"questions is {self.questions}, others {self.others} and rounds {self.rounds}; "
-                "expected 0 or more, and at least one round"
-            )
 
 
 @dataclass(frozen=True)
@@ -99,7 +50,7 @@ def run_prompt_baking(config: BakePromptConfig, world: World) -> PromptRunSummar
         InputError: something the user gave cannot be used. A run directory made for nothing is
             removed again.
     """
-    _check_task(config)
+    config.check()
     prompts = [read_prompt(path) for path in config.prompt]
     examples = read_examples(Path(config.data)) if config.data else None
     champion = load_champion(config.model)
@@ -123,19 +74,6 @@ def run_prompt_baking(config: BakePromptConfig, world: World) -> PromptRunSummar
     except InputError:
         claim.release(world)
         raise
-
-
-def _check_task(config: BakePromptConfig) -> None:
-    """What a file of settings may leave to the command line, so it is looked at here."""
-    if bool(config.prompt) == bool(config.adapter):
-        raise InputError(
-            f"{len(config.prompt)} prompt files and the adapter {config.adapter!r} are given; "
-            "expected prompt files to bake, or an adapter to merge"
-        )
-    if config.rounds > 1 and len(config.prompt) != 1:
-        raise InputError(
-            f"rounds is {config.rounds} for {len(config.prompt)} prompts; pursuit takes one"
-        )
 
 
 def read_prompt(path: Path) -> str:

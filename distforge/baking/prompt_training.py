@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,12 +22,12 @@ from distforge.baking.delta import (
     with_explicit_modules,
 )
 from distforge.baking.distillation import DistillationLoss, logits_are_linear
+from distforge.baking.heldout import mean_kl
 from distforge.baking.prompt_config import PromptBakingConfig
 from distforge.baking.teacher_cache import write_down_teacher
 from distforge.baking.trajectories import (
     PromptedQuestion,
     Trajectory,
-    collate_trajectories,
     write_trajectories,
 )
 from distforge.optim import build_optimizer
@@ -38,11 +38,7 @@ from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.engine_config import resolve_dtype
 from distforge.training.guards import GuardConfig, StepGuard
-from distforge.training.loss import IGNORE_INDEX
 from distforge.training.supervised import TrainingLoop
-
-# Rows whose KL is measured at once.
-_MEASURED_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -248,33 +244,3 @@ class BakeTraining:
 
     def _pad(self) -> int:
         return int(self._tokenizer.pad_token_id)
-
-
-@torch.no_grad()
-def mean_kl(
-    model: nn.Module,
-    loss: DistillationLoss,
-    trajectories: Sequence[Trajectory],
-    world: World,
-    pad_token_id: int,
-) -> float:
-    """KL(teacher with the prompt ‖ model without) in nats, mean over response tokens; collective.
-
-    Always the forward KL over the whole vocabulary, whatever ``loss`` trains on.
-    """
-    exact = replace(loss, beta=0.0, top_k=0)
-    was_training = model.training
-    model.eval()
-    total = count = 0.0
-    mine = sorted(trajectories, key=lambda t: t.length)[world.rank :: world.size]
-    try:
-        for start in range(0, len(mine), _MEASURED_ROWS):
-            batch = collate_trajectories(mine[start : start + _MEASURED_ROWS], pad_token_id)
-            on_device = {key: value.to(world.device) for key, value in batch.items()}
-            value, _ = exact(model, on_device)
-            total += float(value)
-            count += float((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
-    finally:
-        model.train(was_training)
-    total, count = world.all_reduce_sum([total, count])
-    return total / count

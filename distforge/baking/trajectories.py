@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge.baking.distillation import TEACHER_PREFIX
+from distforge.baking.prompt_config import PromptBakingConfig
 from distforge.data.dataset import IGNORE_INDEX, encode
 from distforge.data.text import question_text
 from distforge.errors import InputError
@@ -107,6 +108,27 @@ def write_trajectories(
             encode_contexts(tokenizer, questions), responses, strict=True
         )
     ]
+
+
+def teacher_trajectories(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[PromptedQuestion],
+    config: PromptBakingConfig,
+    world: World,
+) -> list[Trajectory]:
+    """The prompted model's responses, as ``config`` wants them; collective."""
+    return write_trajectories(
+        model,
+        tokenizer,
+        questions,
+        world,
+        by_teacher=True,
+        temperature=config.temperature,
+        seed=config.seed,
+        max_new_tokens=config.max_response_tokens,
+        batch_size=config.generation_batch_size,
+    )
 
 
 def collate_trajectories(
