@@ -36,8 +36,8 @@ from distforge.training.distributed import World, init_world
 
 STRENGTHS = tuple(step / 10 for step in range(11))
 SWEPT = "self_doubt"
-# Followed by the champion on some questions only: half of the expert's prompt.
-WEAK_PROMPT, WEAK_STRATEGY, ROUNDS = "Strategy: substitute.", "expert_perspective", 3
+# Not a prompt that the champion was made on: it follows this on some of the questions only.
+WEAK_PROMPT, WEAK_STRATEGY, ROUNDS = "Doubt the draft.", "self_doubt", 3
 SEQUENCE = ("chain_of_thought", "self_doubt")
 # Questions of each other strategy, to see what a bake made the model forget.
 OTHERS = 30

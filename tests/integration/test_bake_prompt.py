@@ -6,21 +6,26 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distforge.cli import main
-from distforge.data import STRATEGY_PROMPTS, make_examples, write_examples
+from distforge.data import STRATEGY_PROMPTS, write_examples
 from distforge.registry import ModelRegistry
 from distforge.registry.manifest import verify_manifest
 from distforge.telemetry import read_metrics
 from distforge.telemetry.metrics import PROMPT_HELDOUT_KL, TRAIN_LOSS
+from tests.baking_cases import examples, model, tokenizer
 
 COT, MECE = (STRATEGY_PROMPTS[s] for s in ("chain_of_thought", "mece_decomposition"))
 BAKING = """
 num_questions = 16
 heldout_questions = 4
-max_response_tokens = 24
+max_response_tokens = {tokens}
 evaluate_every = 4
+[{section}engine]
+dtype = "float32"
 [{section}lora]
 rank = 4
 [{section}training]
@@ -34,13 +39,15 @@ lr = 2e-3
 
 @pytest.fixture(scope="module")
 def settings(work: Path) -> list[str]:
-    """Words that every command here begins with."""
-    data = work / "prompt-data.jsonl"
-    write_examples(make_examples(210, 0), data)
+    """Words that every command here begins with: a champion that follows prompts, and data."""
+    champion, data = work / "follower", work / "prompt-data.jsonl"
+    model().save_pretrained(champion)
+    tokenizer().save_pretrained(champion)
+    write_examples(examples(), data)
     path = work / "prompt.toml"
     path.write_text(
-        f'model = "{work / "champion"}"\ndata = "{data}"\nquestions = 3\nothers = 1\n'
-        "[baking]" + BAKING.format(section="baking.")
+        f'model = "{champion}"\ndata = "{data}"\nquestions = 3\nothers = 1\n'
+        "[baking]" + BAKING.format(section="baking.", tokens=12)
     )
     return ["bake-prompt", "--config", str(path)]
 
@@ -141,7 +148,7 @@ def test_bad_input_is_one_error_and_nothing_written(
     output = work / "bad"
     for words, message in (
         (["--prompt", str(empty)], "empty.txt is empty"),
-        (["--prompt", str(long)], "context is 512"),
+        (["--prompt", str(long)], "context is 128"),
         (["--prompt", str(binary)], "binary.txt cannot be read"),
         (["--prompt", str(work / "none.txt")], "none.txt cannot be read"),
         (["--prompt", str(prompt), "--strategy", "luck"], "strategy is 'luck'"),
@@ -169,13 +176,19 @@ def test_bad_input_is_one_error_and_nothing_written(
 def test_step_1_bakes_the_seven_prompts(work: Path, config: str, mode: str) -> None:
     path = work / f"{mode}.toml"
     text = Path(config).read_text().replace('name = "tiny"', f'name = "tiny"\nmode = "{mode}"')
-    path.write_text(text + "[prompt_baking]" + BAKING.format(section="prompt_baking."))
+    path.write_text(text + "[prompt_baking]" + BAKING.format(section="prompt_baking.", tokens=24))
     output = work / f"mode-{mode}"
     assert main(["bake", "--config", str(path), "--output", str(output)]) == 3
     run = output / "tiny"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["mode"] == mode
-    assert summary["prompt_kl_after"] < summary["prompt_kl_before"]
+    # A champion of 30 steps hardly reads its prompt: that something was baked in is all there is.
+    assert summary["prompt_kl_after"] != summary["prompt_kl_before"] > 0
+    before, after = (
+        load_file(directory / "model.safetensors")
+        for directory in (run / "champion", run / "model")
+    )
+    assert any(not torch.equal(before[name], after[name]) for name in before)
     assert summary["steps"] == (12 if mode == "both" else 0)
     assert (run / "prompt" / "together" / "adapter" / "adapter_config.json").is_file()
     verify_manifest(run / "model")
