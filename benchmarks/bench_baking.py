@@ -3,10 +3,11 @@
     python benchmarks/bench_baking.py --json benchmarks/results/baking.json
 
 Each of the seven strategy prompts is baked into the champion of a configuration, alone, and
-measured on all held-out questions of its strategy. Then the strength of one bake is swept, a prompt
-that is followed weakly is pursued, two prompts are baked in sequence, and the memory of the loss is
-measured at two vocabularies. What was measured is kept in --work, so that a second call continues;
---only names the parts to measure (the strategies, strength, pursuit, sequence, memory).
+measured on all held-out questions of its strategy. Then a prompt that is followed weakly is
+pursued, the strength of all these bakes is swept (drawn beside the JSON), two prompts are baked in
+sequence, and the memory of the loss is measured at two vocabularies. What was measured is kept in
+--work, so that a second call continues; --only names the parts to measure (the strategies, pursuit,
+strength, sequence, memory).
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import Row, arguments, publish
+from baking_rows import other_rows, prompt_rows
+from harness import arguments, publish
+from strength_plot import plot_strengths
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from distforge.baking import PromptBaker, PromptBakingConfig, Step1Config
+from distforge.baking.baked import BakedPrompt
 from distforge.baking.divergence import StateTeacher, sum_divergence
 from distforge.baking.step1 import load_data
 from distforge.config import load_config
@@ -35,13 +39,14 @@ from distforge.training.champion import ensure_champion
 from distforge.training.distributed import World, init_world
 
 STRENGTHS = tuple(step / 10 for step in range(11))
-SWEPT = "self_doubt"
+# Held-out questions asked at each strength of each bake.
+SWEPT = 100
+WEAK = "weak prompt"
 # Not a prompt that the champion was made on: it follows this on some of the questions only.
 WEAK_PROMPT, WEAK_STRATEGY, ROUNDS = "Doubt the draft.", "self_doubt", 3
-SEQUENCE = ("chain_of_thought", "self_doubt")
+SEQUENCE, ASKED_IN_SEQUENCE = ("chain_of_thought", "self_doubt"), 250
 # Questions of each other strategy, to see what a bake made the model forget.
 OTHERS = 30
-SECONDS_ALLOWED = 120.0
 VOCABULARIES, ROWS, WIDTH = (2_000, 50_000), 2048, 64
 
 
@@ -79,20 +84,6 @@ class Bench:
         baked = baker.bake(STRATEGY_PROMPTS[strategy])
         return baker.report(baked, questions=self._questions, others=OTHERS).as_dict()
 
-    def strength(self) -> dict[str, Any]:
-        """Adherence of one bake at every strength."""
-        baker = self.baker(SWEPT)
-        baked = baker.bake(STRATEGY_PROMPTS[SWEPT])
-        probe = baker.measurer.probe(STRATEGY_PROMPTS[SWEPT], SWEPT, self._questions)
-        cells = [baker.measurer.condition(baked.at(s).model, probe) for s in STRENGTHS]
-        adherence = [cell.adherence for cell in cells]
-        return {
-            "strengths": STRENGTHS,
-            "adherence": adherence,
-            "accuracy": [cell.accuracy for cell in cells],
-            "spearman": spearman(STRENGTHS, adherence),
-        }
-
     def pursuit(self) -> dict[str, Any]:
         """Adherence to a weakly followed prompt, after each round."""
         baker = self.baker("pursuit")
@@ -107,20 +98,56 @@ class Bench:
             "held_back": pursuit.held_back,
         }
 
+    def strength(self) -> dict[str, Any]:
+        """Every bake above and the first of the pursuit, at every strength."""
+        sweeps = {}
+        for name in (*STRATEGIES, WEAK):
+            weak = name == WEAK
+            prompt, strategy = (
+                (WEAK_PROMPT, WEAK_STRATEGY) if weak else (STRATEGY_PROMPTS[name], name)
+            )
+            baker = self.baker("pursuit" if weak else name)
+            baked = (
+                baker.pursue(prompt, 1, strategy=strategy).rounds[0] if weak else baker.bake(prompt)
+            )
+            sweeps[name] = sweep(baker, baked, prompt, strategy, self._questions or SWEPT)
+        return {"strengths": STRENGTHS, "sweeps": sweeps}
+
     def sequence(self) -> dict[str, Any]:
         """Two prompts one after another; the forgetting matrix."""
         prompts = [STRATEGY_PROMPTS[strategy] for strategy in SEQUENCE]
         baker = self.baker("sequence")
-        sequence = baker.bake_sequence(prompts, questions=self._questions or 250)
-        return asdict(sequence.forgetting)
+        questions = self._questions or ASKED_IN_SEQUENCE
+        sequence = baker.bake_sequence(prompts, questions=questions)
+        return {**asdict(sequence.forgetting), "questions": questions}
 
     def memory(self) -> dict[str, Any]:
         """Peak bytes of the loss and its backward at both vocabularies, and of the naive form."""
         chunk = self._baking.chunk_elements
-        return {
-            name: {str(v): peak_bytes(v, elements) for v in VOCABULARIES}
+        peaks = {
+            name: [peak_bytes(v, elements) for v in VOCABULARIES]
             for name, elements in (("chunked", chunk), ("naive", 1 << 40))
         }
+        return {"tokens": ROWS, "vocabularies": VOCABULARIES, **peaks}
+
+
+def sweep(
+    baker: PromptBaker, baked: BakedPrompt, prompt: str, strategy: str, questions: int
+) -> dict[str, Any]:
+    """Adherence, accuracy and held-out KL of a bake by strength, and how they go with it."""
+    probe = baker.measurer.probe(prompt, strategy, questions)
+    models = [baked.at(strength).model for strength in STRENGTHS]
+    cells = [baker.measurer.condition(model, probe) for model in models]
+    adherence = [cell.adherence for cell in cells]
+    kl = [baker.measurer.kl(model, probe.trajectories) for model in models]
+    return {
+        "adherence": adherence,
+        "accuracy": [cell.accuracy for cell in cells],
+        "kl": kl,
+        "questions": cells[0].questions,
+        "spearman": spearman(STRENGTHS, adherence),
+        "spearman_kl": spearman(STRENGTHS, [-value for value in kl]),
+    }
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
@@ -162,65 +189,6 @@ def peak_bytes(vocabulary: int, chunk_elements: int) -> int:
     return peak
 
 
-def prompt_rows(strategy: str, report: dict[str, Any]) -> list[Row]:
-    """KL, accuracy, adherence and seconds of one bake."""
-    baked, prompted = (report["conditions"][name] for name in ("baked", "prompted"))
-    before, after = report["kl_before"], report["kl_after"]
-    rows = [
-        Row(f"{strategy}: held-out KL", after, "no bake", before, "nats a token", before / after)
-    ]
-    for quantity in ("accuracy", "adherence"):
-        ours, peer = baked[quantity], prompted[quantity]
-        rows.append(
-            Row(
-                f"{strategy}: {quantity} without the prompt, {baked['questions']} questions",
-                ours,
-                "champion with it",
-                peer,
-                "fraction",
-                ours / max(peer, 1e-9),
-            )
-        )
-    seconds = report["seconds"]
-    rows.append(
-        Row(
-            f"{strategy}: time of the bake, {report['steps']} steps",
-            seconds,
-            "allowed",
-            SECONDS_ALLOWED,
-            "s",
-            SECONDS_ALLOWED / seconds,
-        )
-    )
-    return rows
-
-
-def other_rows(parts: dict[str, Any]) -> list[Row]:
-    """Strength, pursuit, sequence and memory, as far as they were measured."""
-    rows = []
-    if "strength" in parts:
-        rho = parts["strength"]["spearman"]
-        work = f"{SWEPT}: adherence rises with strength (Spearman, {len(STRENGTHS)} strengths)"
-        rows.append(Row(work, rho, "wanted", 0.95, "correlation", rho / 0.95))
-    if "pursuit" in parts:
-        cells = parts["pursuit"]["rounds"]
-        first, last = cells[0]["adherence"], cells[-1]["adherence"]
-        work = f"weak prompt: adherence after {len(cells)} rounds of pursuit"
-        rows.append(Row(work, last, "one bake", first, "fraction", last / max(first, 1e-9)))
-    if "sequence" in parts:
-        accuracy = parts["sequence"]["accuracy"]
-        last, own = accuracy[-1][0], accuracy[1][0]
-        work = f"{SEQUENCE[0]}: accuracy after baking {SEQUENCE[1]} too"
-        rows.append(Row(work, last, "before that", own, "fraction", last / max(own, 1e-9)))
-    if "memory" in parts:
-        small, large = (parts["memory"]["chunked"][str(v)] for v in VOCABULARIES)
-        naive = parts["memory"]["naive"][str(VOCABULARIES[1])]
-        work = f"peak memory of the loss, {ROWS} tokens, vocabulary {VOCABULARIES[1]}"
-        for peer, value in ((f"vocabulary {VOCABULARIES[0]}", small), ("not chunked", naive)):
-            rows.append(Row(work, large / 1e6, peer, value / 1e6, "MB", value / large))
-    return rows
-
-
 def measured(name: str, wanted: bool, part: Callable[[], Any], work: Path) -> Any:
     """What a part found, now or in an earlier call; None where it was neither."""
     path = work / f"{name}.json"
@@ -258,7 +226,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = options.work or Path(scratch)
         bench = Bench(champion, config, world, 20 if options.quick else 0, work)
-        others = ("memory",) if options.quick else ("strength", "pursuit", "sequence", "memory")
+        others = ("memory",) if options.quick else ("pursuit", "strength", "sequence", "memory")
         jobs: dict[str, Callable[[], Any]] = {
             **{s: (lambda s=s: bench.prompt(s)) for s in strategies},
             **{name: getattr(bench, name) for name in others},
@@ -267,7 +235,9 @@ def main() -> None:
         found = {name: measured(name, name in only, job, work) for name, job in jobs.items()}
     parts = {name: value for name, value in found.items() if value is not None}
     rows = [row for name in strategies if name in parts for row in prompt_rows(name, parts[name])]
-    publish(rows + other_rows(parts), options.json, parts=parts)
+    publish(rows + other_rows(parts, SEQUENCE), options.json, parts=parts)
+    if "strength" in parts:
+        plot_strengths(parts["strength"], options.json.with_suffix(".png"))
 
 
 if __name__ == "__main__":

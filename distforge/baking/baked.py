@@ -22,7 +22,7 @@ class BakedPrompt:
 
     ``base`` is the model it was baked into, unchanged. ``prompts`` maps each baked prompt to its
     strategy (empty: none). ``strength`` in [0, 1.5] is how much of the change `model` has;
-    ``seconds`` count responses and training.
+    ``seconds`` count responses and training, since the last resume.
     """
 
     prompts: Mapping[str, str]

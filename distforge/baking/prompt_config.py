@@ -16,7 +16,7 @@ Questions = Literal["dataset", "self"]
 
 def _training() -> SupervisedConfig:
     return SupervisedConfig(
-        max_steps=150,
+        max_steps=200,
         batch_size=32,
         micro_batches=2,
         schedule=ScheduleConfig(kind="linear", warmup_steps=5, final_fraction=0.02),
@@ -28,7 +28,7 @@ def _engine() -> EngineConfig:
 
 
 def _optimizer() -> OptimizerConfig:
-    return OptimizerConfig(name="adamw", adamw=AdamWConfig(lr=5e-3, weight_decay=0.0))
+    return OptimizerConfig(name="adamw", adamw=AdamWConfig(lr=2e-3, weight_decay=0.0))
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class PromptBakingConfig:
     method: Method = "lora"
     lora: LoraSettings = field(default_factory=LoraSettings)
     questions: Questions = "dataset"
-    num_questions: int = 512
+    num_questions: int = 1024
     heldout_questions: int = 64
     temperature: float = 1.0
     max_response_tokens: int = 160
