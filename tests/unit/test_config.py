@@ -235,3 +235,20 @@ def test_the_hash_sees_every_value_but_the_excluded() -> None:
     )
     with pytest.raises(ValueError, match=r"training\.optim\.rate"):
         config_sha256(Run(), ["training.optim.rate"])
+
+
+def test_one_file_can_describe_several_commands(tmp_path):
+    path = tmp_path / "both.toml"
+    path.write_text("[inner]\nsteps = 3\n")
+
+    @dataclass(frozen=True)
+    class Part:
+        steps: int = 1
+
+    assert load_config(Part, path, [], table="inner").steps == 3
+    assert load_config(Part, path, [], ignore=("inner",)).steps == 1
+    with pytest.raises(InputError, match="unknown key inner"):
+        load_config(Part, path, [])
+    path.write_text("[inner]\nstops = 3\n")
+    with pytest.raises(InputError, match=r"unknown key inner\.stops; did you mean inner\.steps"):
+        load_config(Part, path, [], table="inner")
