@@ -55,16 +55,13 @@ class EpisodePlan:
             raise InputError("there is no item to think about; give at least one")
         self._items = items
         self._config = config
+        # The order of the latest time around: consecutive requests ask for the same one.
+        self._around, self._shuffled = -1, list[int]()
 
     def __call__(self, step: int) -> list[RolloutRequest]:
-        each = self._config.episodes_per_request
         first = step * self._config.requests_per_step
         return [
-            RolloutRequest(
-                id=number,
-                seed=self._seed(number),
-                payload=[self._item(number * each + offset) for offset in range(each)],
-            )
+            RolloutRequest(number, self._seed(number), self.payload(number))
             for number in range(first, first + self._config.requests_per_step)
         ]
 
@@ -78,7 +75,7 @@ class EpisodePlan:
         return self._items[self._order(around)[index]]
 
     def _order(self, around: int) -> list[int]:
-        if getattr(self, "_around", None) != around:
+        if self._around != around:
             order = list(range(len(self._items)))
             random.Random(f"{self._config.seed}:{around}").shuffle(order)
             self._around, self._shuffled = around, order
