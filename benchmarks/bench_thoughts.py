@@ -10,11 +10,12 @@ draw the same tokens from the same random numbers, which is checked.
 
 `ThinkingModel.generate` is compared, per token that it emits (those of thoughts included, tags
 not), with decoding the same batch without thoughts: transformers' `generate` or a bare loop over
-its cache, whichever is faster.
+its cache, whichever is faster. The time to read the prompts, the same for all, is taken off.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -49,7 +50,10 @@ class Parallel:
 
 @dataclass(frozen=True)
 class Written:
-    """``visible`` tokens after ``batch`` prompts, with thoughts of ``tokens`` tokens."""
+    """``visible`` tokens after ``batch`` prompts, with thoughts of ``tokens`` tokens.
+
+    mixing: with a mixing head, which needs the predictions of the bare text as well.
+    """
 
     model: str
     batch: int
@@ -57,20 +61,23 @@ class Written:
     visible: int
     tokens: int
     positions: PositionsConfig
+    mixing: bool = True
 
 
 def build(name: str) -> PreTrainedModel:
     return build_model(preset(name), VOCAB, 0, eos_token_id=1, pad_token_id=0).eval()
 
 
-def alternating(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, after one call that is not counted; they take turns."""
+def alternating(
+    works: dict[str, Callable[[], object]], repeats: int, *, warm: bool = True
+) -> dict[str, float]:
+    """Median seconds of each; they take turns. ``warm``: after one call that is not counted."""
     times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(repeats + 1):
+    for turn in range(repeats + warm):
         for name, work in works.items():
             began = time.perf_counter()
             work()
-            if turn:
+            if turn >= warm:
                 times[name].append(time.perf_counter() - began)
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -126,7 +133,7 @@ def parallel_row(case: Parallel, repeats: int) -> Row:
     # A draw that falls on the border of two tokens may go either way in another order of sums.
     agreement = (ours() == dense()).float().mean()
     assert agreement > 0.99, f"the two write other tokens: {agreement:.3f} are equal"
-    seconds = alternating({"ours": ours, "dense": dense}, repeats)
+    seconds = alternating({"ours": ours, "dense": dense}, repeats, warm=False)
     made = case.length * case.tokens
     return Row(
         f"{case.tokens} thought tokens after each of {case.length} tokens, {case.model} model",
@@ -152,7 +159,7 @@ def plain_loop(lm: PreTrainedModel, ids: Tensor, count: int) -> Tensor:
 
 def written_row(case: Written, repeats: int) -> Row:
     lm = build(case.model)
-    model = ThinkingModel.wrap(lm).eval()
+    model = ThinkingModel.wrap(lm, mixing=case.mixing).eval()
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(4, VOCAB, (case.batch, case.prompt), generator=generator)
     prompts = ids.tolist()
@@ -175,14 +182,18 @@ def written_row(case: Written, repeats: int) -> Row:
         "ours": thinking,
         "transformers.generate": transformers,
         "bare loop": lambda: plain_loop(lm, ids, case.visible),
+        "prompts": lambda: plain_loop(lm, ids, 1),
     }
     seconds = alternating(works, repeats)
-    ours = 1e3 * seconds.pop("ours") / emitted
+    reading, thinking_seconds = seconds.pop("prompts"), seconds.pop("ours")
+    # The prompts' pass predicts the first token of plain text; a thought needs its opening read.
+    ours = 1e3 * (thinking_seconds - reading) / emitted
     peer = min(seconds, key=seconds.__getitem__)
-    plain = 1e3 * seconds[peer] / case.visible
+    plain = 1e3 * (seconds[peer] - reading) / (case.visible - 1)
+    head = "mixing head" if case.mixing else "no mixing head"
     return Row(
         f"generate, {case.positions.kind}: {case.visible} visible of {emitted} emitted tokens, "
-        f"thoughts of {case.tokens}, batch {case.batch}, {case.model} model",
+        f"thoughts of {case.tokens}, {head}, batch {case.batch}, {case.model} model",
         ours,
         f"plain decoding ({peer})",
         plain,
@@ -191,28 +202,45 @@ def written_row(case: Written, repeats: int) -> Row:
     )
 
 
-def main() -> None:
-    options = arguments(__doc__ or "").parse_args()
+def cases(quick: bool) -> tuple[list[Parallel], list[Written]]:
     every, before = PositionsConfig("all"), PositionsConfig("answer")
-    if options.quick:
-        parallel = [Parallel("embedded", 32, 4)]
-        written = [Written("embedded", 2, 16, 8, 4, every)]
-    else:
-        parallel = [
-            Parallel("embedded", 64, 12),
-            Parallel("embedded", 128, 12),
-            Parallel("embedded", 256, 12),
-            Parallel("25m", 128, 12),
-        ]
-        written = [
-            Written(name, batch, 64, 32, 8, every)
-            for name in ("embedded", "25m")
-            for batch in (1, 8)
-        ]
-        written += [Written(name, 8, 64, 32, 32, before) for name in ("embedded", "25m")]
-    repeats = 1 if options.quick else 3
-    rows = [parallel_row(case, 1 if options.quick else 2) for case in parallel]
-    rows += [written_row(case, repeats) for case in written]
+    if quick:
+        return [Parallel("embedded", 32, 4)], [Written("embedded", 2, 16, 8, 4, every)]
+    parallel = [Parallel("embedded", length, 16) for length in (64, 128, 256)]
+    parallel.append(Parallel("25m", 256, 16))
+    written = [
+        case
+        for name in ("embedded", "25m")
+        for case in (
+            Written(name, 1, 64, 16, 8, every),
+            Written(name, 8, 64, 16, 8, every),
+            Written(name, 8, 64, 32, 32, before, mixing=False),
+        )
+    ]
+    return parallel, written
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "")
+    parser.add_argument(
+        "--only",
+        choices=("parallel", "generate"),
+        help="measure one half; the other's rows are kept as they stand in --json",
+    )
+    options = parser.parse_args()
+    parallel, written = cases(options.quick)
+    halves: dict[str, list[Row]] = {"parallel": [], "generate": []}
+    if options.only and options.json.exists():
+        for row in json.loads(options.json.read_text())["rows"]:
+            halves["generate" if row["work"].startswith("generate") else "parallel"].append(
+                Row(**row)
+            )
+    if options.only != "generate":
+        halves["parallel"] = [parallel_row(case, repeats=1) for case in parallel]
+    if options.only != "parallel":
+        repeats = 1 if options.quick else 3
+        halves["generate"] = [written_row(case, repeats) for case in written]
+    rows = halves["parallel"] + halves["generate"]
     publish(rows, options.json, threads=torch.get_num_threads())
 
 

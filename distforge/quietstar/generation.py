@@ -124,6 +124,8 @@ class _Writer:
 
     def write(self, think: bool, temperature: float) -> list[ThinkingGeneration]:
         token: Tensor | None = None
+        # Where the thought before an answer predicts all of it, nothing asks for the bare text.
+        self._reads_text = self._head is not None or not think or self._positions.kind != "answer"
         by_entropy = think and self._positions.kind == "entropy"
         for count in range(self._new):
             opening = self._alive & (think and self._is_due(count))
@@ -152,7 +154,7 @@ class _Writer:
             self._held = torch.where(opening, 0, self._held)
             self._cache.compact(self._held > 0)
         if token is not None:
-            if self._head is not None or self._positions.kind != "answer":
+            if self._reads_text:
                 tokens.append(token)
                 places.append(self._end)
                 valid.append(self._alive)
@@ -182,11 +184,10 @@ class _Writer:
         for step in range(self._config.max_tokens):
             if step:
                 self._feed_thought([last], [live])
-            logits = restricted_logits(self._helped.logits[live], self._tags, self._config)
-            last = last.index_put(
-                (live.nonzero()[:, 0],), self._draw(logits, greedy=self._config.greedy)
-            )
-            live = live & (last != self._tags.close)
+            logits = restricted_logits(self._helped.logits, self._tags, self._config)
+            last = self._draw(logits, greedy=self._config.greedy)
+            if self._config.closing == "learned":
+                live = live & (last != self._tags.close)
             written.append(torch.where(live, last, -1))
             if not live.any():
                 break
@@ -259,10 +260,10 @@ class _Writer:
         last_only: bool = False,
     ) -> list[_Prediction]:
         """The predictions at each column, or at the last one."""
-        wanted = [len(tokens) - 1] if last_only else list(range(len(tokens)))
-        ids, at, inside = (torch.stack(values, dim=1) for values in (tokens, places, valid))
-        logits, hidden = self._cache.feed(self._lm, ids, at, inside, streams, wanted, opening)
-        return [_Prediction(logits[:, i], hidden[:, i]) for i in range(len(wanted))]
+        first = len(tokens) - 1 if last_only else 0
+        ids, at = torch.stack(tokens, dim=1), torch.stack(places, dim=1)
+        logits, hidden = self._cache.feed(self._lm, ids, at, valid, streams, first, opening)
+        return [_Prediction(logits[:, i], hidden[:, i]) for i in range(logits.shape[1])]
 
 
 @dataclass(frozen=True)

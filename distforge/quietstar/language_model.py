@@ -90,11 +90,12 @@ def require_room(lm: PreTrainedModel, length: int) -> None:
 
 
 @contextmanager
-def head_at(lm: PreTrainedModel, chosen: Tensor) -> Iterator[list[Tensor]]:
+def head_at(lm: PreTrainedModel, chosen: Tensor | None) -> Iterator[list[Tensor]]:
     """Inside, a forward pass computes logits at the chosen slots alone, of shape (S, V).
 
     Args:
-        chosen: (B, L) boolean with S true values, or (S,) indices into the flattened slots.
+        chosen: (B, L) boolean with S true values, (S,) indices into the flattened slots, or None
+            for all slots as they are, (B, L).
 
     Yields a list that receives the hidden states (S, d) which the head read. Whatever the model
     does to its logits after the head (scaling, capping) is done to these as well.
@@ -105,8 +106,9 @@ def head_at(lm: PreTrainedModel, chosen: Tensor) -> Iterator[list[Tensor]]:
     hidden: list[Tensor] = []
 
     def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        states = args[0]
-        rows = states[chosen] if chosen.dtype == torch.bool else states.flatten(0, 1)[chosen]
+        rows = args[0]
+        if chosen is not None:
+            rows = rows[chosen] if chosen.dtype == torch.bool else rows.flatten(0, 1)[chosen]
         hidden.append(rows)
         return (rows,)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,9 +52,16 @@ def restricted_logits(logits: Tensor, tags: Tags, config: ThoughtConfig) -> Tens
     Divided by the temperature, -inf for the ids that a thought may not contain. Sampling and every
     later scoring of a thought go through here, so that their ratio is exact.
     """
-    banned = list(tags.banned(close=config.closing == "fixed"))
-    restricted = logits.float() / config.temperature
-    return restricted.index_fill(-1, torch.tensor(banned, device=logits.device), -torch.inf)
+    banned = _ids(tags.banned(close=config.closing == "fixed"), logits.device)
+    restricted = logits.float() if config.temperature == 1 else logits.float() / config.temperature
+    return restricted.index_fill(-1, banned, -torch.inf)
+
+
+@functools.lru_cache(maxsize=64)
+def _ids(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    """On the device once, not once a token. Made outside of any inference mode."""
+    with torch.inference_mode(False):
+        return torch.tensor(ids, device=device)
 
 
 def draw(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:

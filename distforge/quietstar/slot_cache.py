@@ -38,47 +38,59 @@ class SlotCache(Cache):
         lm: PreTrainedModel,
         tokens: Tensor,
         places: Tensor,
-        valid: Tensor,
+        valid: Sequence[Tensor],
         streams: Sequence[bool],
-        wanted: Sequence[int],
+        first: int,
         opening: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """One forward pass over q new slots a row; logits (B, w, V) and hidden states (B, w, d).
+        """One forward pass over q new slots a row.
 
         Args:
             tokens, places: (B, q) int64, ids and their places in the sequence.
-            valid: (B, q) boolean, false for a slot that nothing will see.
+            valid: for each column (B,) boolean, false for a slot that nothing will see.
             streams: for each column, whether it continues the thought instead of the text.
-            wanted: the columns whose predictions are returned.
+            first: the column from which on predictions are returned.
             opening: (B,) boolean, rows whose thought stream starts anew, from the text stream, with
                 the first column of thought.
+
+        Returns logits (B, q - first, V) and hidden states (B, q - first, d).
         """
         batch, count = tokens.shape
-        start, end = self.used, self.used + count
-        self._require(end)
-        visible = torch.empty(batch, count, end, dtype=torch.bool, device=tokens.device)
-        for column, in_thought in enumerate(streams):
-            if in_thought and opening is not None:
-                self.thought = torch.where(opening[:, None], self.text, self.thought)
-                opening = None
-            stream = self.thought if in_thought else self.text
-            stream[:, start + column] = valid[:, column]
-            visible[:, column] = stream[:, :end]
-            # Filling sees itself at least: without any slot it would have no softmax.
-            visible[:, column, start + column] = True
-        rows = torch.arange(batch, device=tokens.device)[:, None] * count
-        chosen = (rows + torch.tensor(wanted, device=tokens.device)).flatten()
+        visible = self._add(valid, streams, opening)
+        # Without columns to leave out, the head reads what it would read anyway.
+        chosen = None
+        if first:
+            slots = torch.arange(batch * count, device=tokens.device)
+            chosen = slots.view(batch, count)[:, first:].flatten()
         with head_at(lm, chosen) as hidden:
             logits = lm(
                 input_ids=tokens,
-                attention_mask=attention_mask(lm, visible[:, None]),
+                attention_mask=attention_mask(lm, visible),
                 position_ids=places,
                 past_key_values=self,
                 use_cache=True,
             ).logits
-        self.used = end
-        shape = (batch, len(wanted))
-        return logits.unflatten(0, shape), hidden[0].unflatten(0, shape)
+        self.used += count
+        shape = (batch, count - first, -1)
+        return logits.view(shape), hidden[0].view(shape)
+
+    def _add(
+        self, valid: Sequence[Tensor], streams: Sequence[bool], opening: Tensor | None
+    ) -> Tensor:
+        """The mask (B, 1, q, used + q) of new slots, which are entered into their streams."""
+        end = self.used + len(valid)
+        self._require(end)
+        visible = []
+        for slot, (inside, in_thought) in enumerate(zip(valid, streams, strict=True), self.used):
+            if in_thought and opening is not None:
+                self.thought = torch.where(opening[:, None], self.text, self.thought)
+                opening = None
+            stream = self.thought if in_thought else self.text
+            # Filling sees itself at least: without any slot it would have no softmax.
+            stream[:, slot] = True
+            visible.append(stream[:, :end].clone())
+            stream[:, slot] = inside
+        return torch.stack(visible, dim=1)[:, None]
 
     def compact(self, holding: Tensor) -> None:
         """Give up the slots that no row will see again; ``holding`` (B,): rows with a thought."""
@@ -92,8 +104,9 @@ class SlotCache(Cache):
         for mask in (self.text, self.thought):
             mask[:, first:end] = mask[:, columns]
             mask[:, end:] = False
-        for layer in self.layers:
-            layer.move(columns, first)
+        if len(columns):
+            for layer in self.layers:
+                layer.move(columns, first)
         self.used = end
 
     def _require(self, slots: int) -> None:

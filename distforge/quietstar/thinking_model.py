@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -139,7 +140,7 @@ class ThinkingModel(PreTrainedModel):
             path = Path(source, HEAD_FILE)
             try:
                 model.mixing_head.load_state_dict(load_file(path))
-            except (OSError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, SafetensorError) as error:
                 raise InputError(
                     f"{path} is not this model's mixing head: {error}; save the model again"
                 ) from error

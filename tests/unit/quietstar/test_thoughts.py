@@ -236,9 +236,9 @@ def test_the_model_keeps_its_mode_and_its_attention():
 
 
 def test_memory_is_linear_in_the_length_with_a_thought_at_every_token(tmp_path, monkeypatch):
-    monkeypatch.setattr(branch_attention, "_BLOCK_ELEMENTS", 1 << 12)
+    monkeypatch.setattr(branch_attention, "_BLOCK_ELEMENTS", 1 << 14)
     lm = tiny_llama(VOCAB, max_positions=4096)
-    config = ThoughtConfig(max_tokens=4, greedy=True)
+    config = ThoughtConfig(max_tokens=2, greedy=True)
 
     def peak(length: int) -> int:
         ids = words(1, length)
@@ -250,7 +250,7 @@ def test_memory_is_linear_in_the_length_with_a_thought_at_every_token(tmp_path, 
             tmp_path / f"{length}.json",
         )
 
-    short, long = peak(256), peak(1024)
+    short, long = peak(128), peak(512)
     # Four times the length; what is quadratic in it would be sixteen times.
     assert long < 5 * short
 
@@ -282,7 +282,7 @@ def test_bad_input_is_refused_in_words():
     with pytest.raises(InputError, match=r"torch\.Generator"):
         sample_thoughts(lm, ids, mask, rows, positions, TAGS, FIXED)
     bloom = BloomForCausalLM(BloomConfig(vocab_size=VOCAB, hidden_size=16, n_layer=1, n_head=2))
-    with pytest.raises(InputError, match=r"without them|attention interface"):
+    with pytest.raises(InputError, match="attention interface"):
         sample_thoughts(bloom, ids, mask, rows, positions, TAGS, FIXED, seeded())
 
 
