@@ -109,7 +109,7 @@ def test_a_packed_forward_is_what_was_sampled_and_scored(name, implementation, c
         assert (packed["input_ids"].shape[0] > 2) == (width is not None)
         for wanted, logits, expected in (
             (THOUGHT, restricted_logits(output.logits, TAGS, config), thoughts.log_probs),
-            (TARGET, output.logits, scores),
+            (TARGET, output.logits, scores.log_probs),
         ):
             these = kind == wanted
             got = logits.log_softmax(dim=-1)[these].gather(-1, label[these, None])[:, 0]
