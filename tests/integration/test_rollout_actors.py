@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import pytest
 import torch
 
 from distforge.training.distributed import World
 from tests.thinking_cases import learner_config, make_trainer
 
-pytest.importorskip("ray")
 WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 
 
