@@ -2,6 +2,10 @@
 
 Whoever reaches a Ray cluster can run any code on it. One started here listens on the loopback
 interface alone; any other must ask for a token.
+
+When Ray's own processes on the learner's node die (raylet, or the cluster's GCS for a minute), Ray
+ends the learner's process with status 1, without an exception: resume from the last checkpoint.
+Actors and other nodes may die; the pool goes on.
 """
 
 from __future__ import annotations
