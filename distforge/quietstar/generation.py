@@ -20,7 +20,7 @@ from distforge.errors import InputError
 from distforge.quietstar.language_model import evaluating, head_at, require_room
 from distforge.quietstar.mixing import mix_logits
 from distforge.quietstar.positions import PositionsConfig, entropy_of
-from distforge.quietstar.sampling import ThoughtConfig, draw, restricted_logits
+from distforge.quietstar.sampling import ThoughtConfig, draw, restricted_logits, without_ids
 from distforge.quietstar.slot_cache import SlotCache
 from distforge.quietstar.tags import Tags
 
@@ -212,19 +212,11 @@ class _Writer:
 
     def _choose(self, think: bool, temperature: float) -> Tensor:
         """The next visible token (B,) of each row; rows that ended keep writing padding."""
-        logits = self._base.logits.float()
         helped = self._alive & (self._held > 0)
-        if helped.any():
-            base, thought = self._base.of(helped), self._helped.of(helped)
-            mixed = thought.logits.float()
-            if self._head is not None:
-                weight = self._head(base.hidden, thought.hidden)
-                mixed = mix_logits(base.logits, thought.logits, weight)
-            logits = logits.index_put((helped.nonzero()[:, 0],), mixed)
+        logits = self._mixed(helped) if helped.any() else self._base.logits.float()
         if think:
             banned = {self._tags.open, self._tags.close, self._tags.pad} - {self._tags.eos}
-            index = torch.tensor(sorted(banned), device=logits.device)
-            logits = logits.index_fill(-1, index, -torch.inf)
+            logits = without_ids(logits, tuple(sorted(banned)))
         token = self._draw(logits / (temperature or 1.0), greedy=not temperature)
         ended = torch.zeros_like(self._alive) if self._tags.eos is None else token == self._tags.eos
         for row, (alive, end, chosen) in enumerate(
@@ -240,6 +232,19 @@ class _Writer:
         if dropped.any():
             self._cache.compact(self._held > 0)
         return torch.where(self._alive, token, self._tags.pad)
+
+    def _mixed(self, helped: Tensor) -> Tensor:
+        """(B, V) float32 logits: with the thought where it helps, of the bare text elsewhere."""
+        everywhere = bool(helped.all())
+        thought = self._helped if everywhere else self._helped.of(helped)
+        mixed = thought.logits.float()
+        if self._head is not None:
+            base = self._base if everywhere else self._base.of(helped)
+            weight = self._head(base.hidden, thought.hidden)
+            mixed = mix_logits(base.logits, thought.logits, weight)
+        if everywhere:
+            return mixed
+        return self._base.logits.float().index_put((helped.nonzero()[:, 0],), mixed)
 
     def _draw(self, logits: Tensor, *, greedy: bool) -> Tensor:
         if greedy:

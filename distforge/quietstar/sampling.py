@@ -52,9 +52,13 @@ def restricted_logits(logits: Tensor, tags: Tags, config: ThoughtConfig) -> Tens
     Divided by the temperature, -inf for the ids that a thought may not contain. Sampling and every
     later scoring of a thought go through here, so that their ratio is exact.
     """
-    banned = _ids(tags.banned(close=config.closing == "fixed"), logits.device)
-    restricted = logits.float() if config.temperature == 1 else logits.float() / config.temperature
-    return restricted.index_fill(-1, banned, -torch.inf)
+    tempered = logits.float() if config.temperature == 1 else logits.float() / config.temperature
+    return without_ids(tempered, tags.banned(close=config.closing == "fixed"))
+
+
+def without_ids(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
+    """``logits`` (..., V) with -inf for ``ids``."""
+    return logits.index_fill(-1, _ids(ids, logits.device), -torch.inf)
 
 
 @functools.lru_cache(maxsize=64)
