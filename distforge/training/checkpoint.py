@@ -63,7 +63,8 @@ def save_checkpoint(
             or a directory that cannot be written (a full disk). Earlier checkpoints are intact.
         CheckpointError: rank 0 failed, on all other ranks; rank 0 raises the error itself.
             A rank that fails in ``write`` raises at once without telling the others, which may
-            be waiting for it inside ``write``: its end is what ends their wait.
+            be waiting for it inside ``write``: its end is what ends their wait, and the next save
+            removes what they wrote.
     """
     if step < 0 or keep_last < 1 or keep_every < 0:
         raise InputError(
@@ -71,19 +72,19 @@ def save_checkpoint(
             "0, 1 and 0"
         )
     final, partial = root / f"step_{step}", root / f"step_{step}.tmp"
+    others_write = False
     try:
         _on_main(world, lambda: _begin(root, partial))
-        if not all(world.gather_objects(partial.is_dir())):
-            raise InputError(
-                f"{root} is not on a file system that all {world.size} ranks share; "
-                "put the run's directory on one"
-            )
+        _require_shared(partial, world)
+        others_write = world.size > 1
         write(partial)
         world.barrier()
+        others_write = False
         _on_main(world, lambda: _finish(partial, final, state))
         _on_main(world, lambda: _remove_old(root, step, keep_last, keep_every))
     except BaseException as error:
-        if world.is_main:
+        # A directory that goes while others write would make them blame a missing file.
+        if world.is_main and not others_write:
             shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, Exception) and (reason := _why_unwritable(error)):
             raise InputError(
@@ -154,6 +155,14 @@ def _begin(root: Path, partial: Path) -> None:
         if path.is_dir() and _LEFTOVER.fullmatch(path.name):
             shutil.rmtree(path)
     partial.mkdir()
+
+
+def _require_shared(partial: Path, world: World) -> None:
+    if not all(world.gather_objects(partial.is_dir())):
+        raise InputError(
+            f"{partial.parent} is not on a file system that all {world.size} ranks share; "
+            "put the run's directory on one"
+        )
 
 
 def _finish(partial: Path, final: Path, state: dict[str, Any]) -> None:

@@ -47,6 +47,7 @@ def save_failing(world: World, rank: int, root: Path):
     def write(directory: Path) -> None:
         if world.rank == rank:
             raise OSError(28, "No space left on device")
+        time.sleep(0.3)  # the other one is long gone by the time this one writes
         (directory / f"part_{world.rank}").write_text("whole")
 
     save_checkpoint(root, 7, write, {}, world)
