@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -91,13 +88,6 @@ def score(answered: Sequence[Answered], wanted: Sequence[Layout]) -> Condition:
     return Condition(sum(a.correct for a in answered) / count, adhering / count, count)
 
 
-def write_report_json(content: Mapping[str, Any], path: Path) -> None:
-    """Write JSON in which what was not measured is null; whole or not at all."""
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)
-
-
 def report_table(reports: Sequence[BakeReport]) -> Table:
     """Every prompt with its KL and its four conditions (accuracy / adherence)."""
     table = Table("prompt", "KL before", "KL after", *CONDITIONS, "seconds")
@@ -124,11 +114,3 @@ def forgetting_table(matrix: ForgettingMatrix) -> Table:
 
 def _pair(condition: Condition) -> str:
     return f"{condition.accuracy:.1%} / {condition.adherence:.1%}"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,19 +13,20 @@ from distforge.baking.prompt_report import (
     BakeReport,
     forgetting_table,
     report_table,
-    write_report_json,
 )
 from distforge.baking.prompt_run_config import NOT_IDENTITY, BakePromptConfig
 from distforge.baking.publish import CHAMPION_DIRECTORY
-from distforge.config import config_sha256, dump_toml, to_dict
+from distforge.config import config_sha256
 from distforge.data import Example, read_examples
 from distforge.errors import InputError
 from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
 from distforge.registry.manifest import write_manifest
 from distforge.telemetry import RunLogger
+from distforge.telemetry.summary import write_summary
 from distforge.training.distributed import World
-from distforge.training.run_directory import SUMMARY_FILE, claim_run_directory
+from distforge.training.open_run import Run, open_run
+from distforge.training.run_directory import SUMMARY_FILE
 from distforge.training.run_record import RunRecord
 
 
@@ -58,22 +59,9 @@ def run_prompt_baking(config: BakePromptConfig, world: World) -> PromptRunSummar
     baker.check(prompts, config.strategy)
     if config.adapter:
         baker.load(Path(config.adapter), config.strength)
-    identity = config_sha256(config, exclude=NOT_IDENTITY)
-    claim = claim_run_directory(
-        config.output, config.name, dump_toml(config), identity, config.existing, world
-    )
-    try:
-        with (
-            RunLogger(
-                claim.path, config.telemetry, to_dict(config), config.name, enabled=world.is_main
-            ) as log,
-            RunRecord(config.registry, claim.path, 3, 1, identity, world) as record,
-        ):
-            baker = _baker(config, champion, examples, world, log, claim.path / "bakes")
-            return _run(config, champion, baker, prompts, claim.path, world, log, record)
-    except InputError:
-        claim.release(world)
-        raise
+    with open_run(config, 1, NOT_IDENTITY, world) as run:
+        baker = _baker(config, champion, examples, world, run.log, run.directory / "bakes")
+        return _run(config, champion, baker, prompts, run, world)
 
 
 def read_prompt(path: Path) -> str:
@@ -113,11 +101,10 @@ def _run(
     champion: Champion,
     baker: PromptBaker,
     prompts: list[str],
-    directory: Path,
+    run: Run,
     world: World,
-    log: RunLogger,
-    record: RunRecord,
 ) -> PromptRunSummary:
+    directory, log, record = run.directory, run.log, run.record
     record.start()
     bakes, extra = _bake(config, baker, prompts, log)
     log.say("asking held-out questions")
@@ -153,7 +140,7 @@ def _run(
             "champion_sha256": champion.sha256,
             "config_sha256": config_sha256(config, exclude=NOT_IDENTITY),
         }
-        write_report_json(content, directory / SUMMARY_FILE)
+        write_summary(directory / SUMMARY_FILE, content)
         log.show(report_table(reports))
         log.say(f"model {model_dir}  registry {version or 'off'}")
     world.barrier()

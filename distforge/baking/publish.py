@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from distforge.baking.config import Step1Config
-from distforge.data import STRATEGIES
 from distforge.evaluation.scoring import Answered
 from distforge.telemetry import RunLogger, write_report
+from distforge.telemetry.samples import SAMPLES_NAME, write_samples
 from distforge.telemetry.summary import write_summary
 from distforge.training.run_directory import SUMMARY_FILE
 from distforge.training.run_record import RunRecord
 
-SAMPLES_FILE = "samples.jsonl"
 CHAMPION_DIRECTORY = "champion"
-_SAMPLES_PER_STRATEGY = 4
 
 
 @dataclass(frozen=True)
@@ -76,13 +73,7 @@ def publish(
     Returns the summary with its registry version, which is empty while the registry is away. The
     summary file comes last: where it is, the run is finished.
     """
-    samples = [
-        row
-        for strategy in STRATEGIES
-        for row in [a for a in answered if a.example.strategy == strategy][:_SAMPLES_PER_STRATEGY]
-    ]
-    with (directory / SAMPLES_FILE).open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in samples)
+    write_samples((row.as_dict() for row in answered), directory / SAMPLES_NAME)
     if config.registry.enabled:
         version = _register(summary, directory, record)
         summary = dataclasses.replace(summary, registry_version=version)

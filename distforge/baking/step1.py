@@ -11,7 +11,7 @@ from distforge.baking.config import NOT_IDENTITY, Step1Config
 from distforge.baking.prompt_stage import bake_strategy_prompts
 from distforge.baking.publish import CHAMPION_DIRECTORY, Step1Summary, publish
 from distforge.baking.trainer import PromptBakingTrainer
-from distforge.config import config_sha256, dump_toml, to_dict
+from distforge.config import config_sha256
 from distforge.data import (
     THINKING_TOKENS,
     DataConfig,
@@ -19,9 +19,8 @@ from distforge.data import (
     dataset_sha256,
     make_examples,
     read_examples,
-    write_examples,
+    write_splits,
 )
-from distforge.errors import InputError
 from distforge.evaluation.scoring import Answered, answer_questions, summarize
 from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
@@ -29,8 +28,7 @@ from distforge.models.vocabulary import add_thinking_tokens
 from distforge.telemetry import RunLogger
 from distforge.training.champion import ensure_champion
 from distforge.training.distributed import World, close_world, init_world
-from distforge.training.run_directory import claim_run_directory
-from distforge.training.run_record import RunRecord
+from distforge.training.open_run import Run, open_run
 from distforge.training.signals import stop_at_once
 
 
@@ -61,30 +59,11 @@ def _run(config: Step1Config, world: World) -> Step1Summary:
     # What can be refused is looked at before anything is written, or trained for minutes.
     examples = load_data(config.data)
     champion = None if config.champion.make else load_champion(config.champion.path)
-    identity = config_sha256(config, exclude=NOT_IDENTITY)
-    claim = claim_run_directory(
-        config.output,
-        config.name,
-        dump_toml(config),
-        identity,
-        config.existing,
-        world,
-        auto_resume=config.resume == "auto",
-    )
-    try:
-        with (
-            RunLogger(
-                claim.path, config.telemetry, to_dict(config), config.name, enabled=world.is_main
-            ) as log,
-            RunRecord(config.registry, claim.path, 3, 1, identity, world) as record,
-        ):
-            if champion is None:
-                ensure_champion(config.champion, config.engine, config.data.max_length, world)
-                champion = load_champion(config.champion.path)
-            return _bake(config, champion, examples, claim.path, world, log, record)
-    except InputError:
-        claim.release(world)
-        raise
+    with open_run(config, 1, NOT_IDENTITY, world, auto_resume=config.resume == "auto") as run:
+        if champion is None:
+            ensure_champion(config.champion, config.engine, config.data.max_length, world)
+            champion = load_champion(config.champion.path)
+        return _bake(config, champion, examples, run, world)
 
 
 def load_data(config: DataConfig) -> list[Example]:
@@ -98,12 +77,11 @@ def _bake(
     config: Step1Config,
     champion: Champion,
     examples: list[Example],
-    directory: Path,
+    run: Run,
     world: World,
-    log: RunLogger,
-    record: RunRecord,
 ) -> Step1Summary:
     began = time.monotonic()
+    directory, log, record = run.directory, run.log, run.record
     if world.is_main and config.registry.enabled:
         # A copy is registered, as loaded and whatever its form was: training changes the model in
         # place, and nothing is written into a directory that belongs to the user.
@@ -122,7 +100,7 @@ def _bake(
         record,
     )
     record.start()
-    heldout = _write_data(examples, directory / "data", world)
+    heldout = write_splits(examples if world.is_main else (), directory / "data")
     before = _report_start(trainer, champion, config, world, log)
     model_dir = directory / "model"
     outcome = trainer.train() if config.mode != "prompt" else trainer.keep()
@@ -153,13 +131,6 @@ def _bake(
         summary = publish(config, summary, answered, directory, log, record)
     world.barrier()
     return summary
-
-
-def _write_data(examples: list[Example], directory: Path, world: World) -> Path:
-    """Both splits as JSONL; the path of the held-out one."""
-    for split in ("train", "heldout") if world.is_main else ():
-        write_examples([e for e in examples if e.split == split], directory / f"{split}.jsonl")
-    return directory / "heldout.jsonl"
 
 
 def _verdict(

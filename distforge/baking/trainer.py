@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +18,12 @@ from distforge.errors import InputError, RunStopped
 from distforge.evaluation.scoring import Answered, Scores, answer_questions, stratified, summarize
 from distforge.models.export import export_model
 from distforge.optim import build_optimizer
-from distforge.registry.manifest import write_manifest
 from distforge.telemetry import BakingMetrics, RunLogger
 from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.guards import SKIPPED_FILE, StepGuard
+from distforge.training.run_directory import take_best
 from distforge.training.run_record import RunRecord
 from distforge.training.signals import StopRequest, stop_between_steps
 from distforge.training.supervised import StepRecord, SupervisedLoop
@@ -187,10 +185,7 @@ class PromptBakingTrainer:
             ours = directory.parent == self._best_directory.parent
             if directory.exists() and not ours:
                 raise InputError(f"{directory} exists; remove it or save elsewhere")
-            if self._best_directory.exists():
-                shutil.rmtree(directory, ignore_errors=True)
-                os.rename(self._best_directory, directory)
-            write_manifest(directory)
+            take_best(self._best_directory, directory)
         self._world.barrier()
 
     def _after_step(self, record: StepRecord) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from distforge.baking import Step1Config, run_step1_baking
 from distforge.baking.dry_run import describe_run
-
-GOAL_MISSED = 3
+from distforge.cli import GOAL_MISSED
 
 __all__ = ["Step1Config", "bake"]
 

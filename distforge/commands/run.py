@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from distforge.baking.dry_run import describe_run
+from distforge.cli import GOAL_MISSED
 from distforge.pipeline import PipelineConfig, run_pipeline
-
-GOAL_MISSED = 3
 
 __all__ = ["PipelineConfig", "run"]
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from distforge.cli import GOAL_MISSED
 from distforge.quietstar import Step2Config, run_step2_rl
 from distforge.quietstar.dry_run import describe_run
-
-GOAL_MISSED = 3
 
 __all__ = ["Step2Config", "think"]
 

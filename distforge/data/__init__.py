@@ -1,7 +1,7 @@
 """Reasoning data: strategies, verified tasks, files, and what a model trains on."""
 
 from distforge.data.dataset import BatchPlan, ReasoningDataset, collate
-from distforge.data.files import dataset_sha256, read_examples, write_examples
+from distforge.data.files import dataset_sha256, read_examples, write_examples, write_splits
 from distforge.data.generate import DataConfig, make_examples
 from distforge.data.schema import Example
 from distforge.data.strategies import (
@@ -30,4 +30,5 @@ __all__ = [
     "read_examples",
     "verify_trace",
     "write_examples",
+    "write_splits",
 ]

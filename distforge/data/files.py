@@ -67,6 +67,14 @@ def dataset_sha256(examples: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
+def write_splits(examples: Iterable[Example], directory: Path) -> Path:
+    """Write train.jsonl and heldout.jsonl, none where there are no examples; the latter's path."""
+    rows = list(examples)
+    for split in ("train", "heldout") if rows else ():
+        write_examples([e for e in rows if e.split == split], directory / f"{split}.jsonl")
+    return directory / "heldout.jsonl"
+
+
 def _require_suffix(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path} ends in {path.suffix!r}; expected one of {', '.join(SUFFIXES)}")

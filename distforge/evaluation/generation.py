@@ -101,30 +101,20 @@ def _random_state(device: torch.device, seed: int, fork: bool) -> Iterator[None]
 
 
 @torch.no_grad()
-def _decode(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    encoded: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    temperature: float,
-) -> list[Generation]:
-    eos = tokenizer.eos_token_id
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
-    width = max(len(ids) for ids in encoded)
+def continue_ids(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], settings: GenerationConfig
+) -> list[list[int]]:
+    """The ids written after each of ``rows``, as one batch; filled with the padding id at the end.
+
+    Args:
+        rows: token ids, without padding; at least one each.
+        settings: with a ``pad_token_id``. What it leaves open is not taken from the model's own
+            configuration, which may penalise repetition or search with beams.
+    """
+    pad, width = settings.pad_token_id, max(len(ids) for ids in rows)
     # Padding stands on the left, so that every row's next token comes at the same column.
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in encoded])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded])
-    # top_k and top_p default to a truncated distribution in transformers.
-    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=temperature > 0,
-        eos_token_id=eos,
-        pad_token_id=pad,
-        **sampling,
-    )
-    # generate() fills what a given config leaves open from the model's own, which may penalise
-    # repetition or search with beams; so the model's own is set aside for the call.
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     own = model.generation_config
     model.generation_config = settings
     try:
@@ -133,8 +123,29 @@ def _decode(
         )
     finally:
         model.generation_config = own
+    written: list[list[int]] = output[:, width:].tolist()
+    return written
+
+
+def _decode(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float,
+) -> list[Generation]:
+    eos = tokenizer.eos_token_id
+    # top_k and top_p default to a truncated distribution in transformers.
+    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=temperature > 0,
+        eos_token_id=eos,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos,
+        **sampling,
+    )
     generations = []
-    for row in output[:, width:].tolist():
+    for row in continue_ids(model, encoded, settings):
         finished = eos in row
         told = row[: row.index(eos)] if finished else row
         text = tokenizer.decode(told, skip_special_tokens=False)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from distforge.data.dataset import IGNORE_INDEX
+from distforge.evaluation.generation import continue_ids
 from distforge.quietstar.coherence import (
     Coherence,
     edit_distance,
@@ -75,7 +76,7 @@ def look_closer(
     by_place = [contents[i : i + thoughts] for i in range(0, len(contents), thoughts)]
     plain = _continuations(model, items, tags, sampled.tokens.shape[1])
     # One thought a place is enough for what is a mean over places.
-    first = _every(sampled, thoughts)
+    first = sampled.at(slice(None, None, thoughts))
     coherence = _coherence(model, reference, items, first, tags, config, headings)
     return Closeup(
         coherence=coherence,
@@ -171,47 +172,24 @@ class _Sequences:
         return (total / inside.sum(dim=1).clamp(min=1)).exp().tolist()
 
 
-@torch.no_grad()
 def _continuations(
     model: nn.Module, items: Sequence[ThoughtItem], tags: Tags, length: int
 ) -> list[list[int]]:
     """What the model goes on with greedily where it may not think."""
-    lm = language_model(model)
     texts = [item.text[: item.positions[0] + 1] for item in items]
-    width = max(map(len, texts))
-    ids = torch.tensor([[tags.pad] * (width - len(text)) + list(text) for text in texts])
-    mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts])
     settings = GenerationConfig(
         max_new_tokens=max(length, 1),
         do_sample=False,
         pad_token_id=tags.pad,
         suppress_tokens=[tags.open, tags.close],
     )
-    own = lm.generation_config
-    lm.generation_config = settings
-    try:
-        output = lm.generate(input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device))
-    finally:
-        lm.generation_config = own
-    continuations: list[list[int]] = output[:, width:].tolist()
-    return continuations
+    return continue_ids(language_model(model), texts, settings)
 
 
 def _contents(thoughts: Thoughts) -> list[list[int]]:
     """The tokens between the tags, of each thought."""
     lengths = thoughts.content_lengths.tolist()
     return [row[:length] for row, length in zip(thoughts.tokens.tolist(), lengths, strict=True)]
-
-
-def _every(thoughts: Thoughts, step: int) -> Thoughts:
-    return Thoughts(
-        rows=thoughts.rows[::step],
-        positions=thoughts.positions[::step],
-        tokens=thoughts.tokens[::step],
-        lengths=thoughts.lengths[::step],
-        closed=thoughts.closed[::step],
-        log_probs=thoughts.log_probs[::step],
-    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from distforge.data.dataset import IGNORE_INDEX
 from distforge.errors import InputError
 from distforge.quietstar.advantages import Advantages
 from distforge.quietstar.config import EpisodeConfig
@@ -90,14 +91,12 @@ class StepExperience:
     """What a step was made of.
 
     rewards, lengths: (N,), of all thoughts of the step. versions: of the policies that wrote the
-    rollouts. first: the thoughts of the first rollout, with its items, for a closer look.
+    rollouts. seconds: that engines took for them, summed.
     """
 
     rewards: Tensor
     lengths: Tensor
     versions: tuple[int, ...]
-    items: Sequence[ThoughtItem]
-    first: Thoughts
     seconds: float
 
 
@@ -146,7 +145,13 @@ class EpisodeBatches:
         rewards = torch.cat([rollout.result["rewards"] for rollout in rollouts])
         advantages = self._advantages(rewards.view(-1, self._config.thoughts)).reshape(-1)
         episodes = _by_episode(rollouts, self._plan, advantages)
-        self.last = _experience(rollouts, self._plan, rewards)
+        lengths = torch.cat([rollout.result["lengths"] for rollout in rollouts])
+        self.last = StepExperience(
+            rewards=rewards,
+            lengths=lengths,
+            versions=tuple(rollout.policy_version for rollout in rollouts),
+            seconds=sum(rollout.seconds for rollout in rollouts),
+        )
         portions = [
             episodes[i :: self._config.micro_batches] for i in range(self._config.micro_batches)
         ]
@@ -154,14 +159,14 @@ class EpisodeBatches:
         return StepBatch(
             micro_batches=[pack_episodes(portion, self._tags) for portion in mine],
             targets=len(rewards),
-            tokens=int(sum(rollout.result["lengths"].sum() for rollout in rollouts)),
+            tokens=int(lengths.sum()),
             ids=[[episode.item.id for episode in portion] for portion in portions],
         )
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One item, its thoughts (``rows`` all 0), the target and the advantage of each."""
+    """One item, its thoughts (whatever their ``rows``), the target and the advantage of each."""
 
     item: ThoughtItem
     thoughts: Thoughts
@@ -171,9 +176,14 @@ class Episode:
 
 def pack_episodes(episodes: Sequence[Episode], tags: Tags) -> Mapping[str, Tensor]:
     """One micro-batch for `ThoughtLoss`."""
-    thoughts = [_with_row(episode.thoughts, row) for row, episode in enumerate(episodes)]
-    joined = _concatenate(thoughts, tags.pad)
-    targets = _stack([episode.targets for episode in episodes], -100)
+    joined = _concatenate(
+        [
+            replace(episode.thoughts, rows=torch.full_like(episode.thoughts.rows, row))
+            for row, episode in enumerate(episodes)
+        ],
+        tags.pad,
+    )
+    targets = _stack([episode.targets for episode in episodes], IGNORE_INDEX)
     packed = pack_thoughts([episode.item.text for episode in episodes], joined, targets, tags)
     slots = packed["kind"] == THOUGHT
     owner, step = packed["thought"][slots], packed["step"][slots]
@@ -193,32 +203,13 @@ def _by_episode(
         result = rollout.result
         own = advantages[start : start + len(result["rewards"])]
         start += len(own)
+        thoughts = Thoughts(**{field.name: result[field.name] for field in fields(Thoughts)})
         for row, item in enumerate(plan.payload(rollout.id)):
-            chosen = result["rows"] == row
+            chosen = thoughts.rows == row
             episodes.append(
-                Episode(item, _thoughts(result, chosen), result["targets"][chosen], own[chosen])
+                Episode(item, thoughts.at(chosen), result["targets"][chosen], own[chosen])
             )
     return episodes
-
-
-def _thoughts(result: Mapping[str, Tensor], chosen: Tensor) -> Thoughts:
-    return Thoughts(
-        **{
-            name: result[name][chosen]
-            for name in ("rows", "positions", "tokens", "lengths", "closed", "log_probs")
-        }
-    )
-
-
-def _with_row(thoughts: Thoughts, row: int) -> Thoughts:
-    return Thoughts(
-        rows=torch.full_like(thoughts.rows, row),
-        positions=thoughts.positions,
-        tokens=thoughts.tokens,
-        lengths=thoughts.lengths,
-        closed=thoughts.closed,
-        log_probs=thoughts.log_probs,
-    )
 
 
 def _concatenate(parts: Sequence[Thoughts], pad: int) -> Thoughts:
@@ -239,18 +230,6 @@ def _stack(parts: Sequence[Tensor], fill: float) -> Tensor:
         torch.nn.functional.pad(part, (0, width - part.shape[1]), value=fill) for part in parts
     ]
     return torch.cat(padded)
-
-
-def _experience(rollouts: Sequence[Rollout], plan: EpisodePlan, rewards: Tensor) -> StepExperience:
-    result = rollouts[0].result
-    return StepExperience(
-        rewards=rewards,
-        lengths=torch.cat([rollout.result["lengths"] for rollout in rollouts]),
-        versions=tuple(rollout.policy_version for rollout in rollouts),
-        items=plan.payload(rollouts[0].id),
-        first=_thoughts(result, torch.ones(len(result["rows"]), dtype=torch.bool)),
-        seconds=sum(rollout.seconds for rollout in rollouts),
-    )
 
 
 def _share(rollouts: Sequence[Rollout], world: World) -> Sequence[Rollout]:

@@ -11,7 +11,7 @@ from distforge.evaluation.scoring import Answered, answer_questions
 from distforge.quietstar.inputs import Step2Inputs
 from distforge.quietstar.items import placed
 from distforge.quietstar.language_model import language_model
-from distforge.quietstar.observer import Observer, ProbeScores
+from distforge.quietstar.observer import ProbeScores
 from distforge.quietstar.probes import CONTROLS, Condition, ProbeResult, ThoughtProbe
 from distforge.quietstar.step2_config import Step2Config
 from distforge.quietstar.tags import Tags
@@ -26,21 +26,21 @@ class Examined:
     """What an examination found, over all held-out items in order.
 
     results: by condition, "own" and the controls. answered: of questions, free greedy generations
-    judged by the checker; empty for free text. scores: of the thoughts, on the probed items.
+    judged by the checker; empty for free text.
     """
 
     results: dict[Condition, ProbeResult]
     answered: list[Answered]
-    scores: ProbeScores
 
 
 class Examiner:
-    """Examines models on the same items; every call is collective."""
+    """Examines models on the same items; every call is collective.
 
-    def __init__(
-        self, config: Step2Config, inputs: Step2Inputs, observer: Observer, world: World
-    ) -> None:
-        self._config, self._inputs, self._observer, self._world = config, inputs, observer, world
+    Made while the baked model of ``inputs`` is still that, and whole.
+    """
+
+    def __init__(self, config: Step2Config, inputs: Step2Inputs, world: World) -> None:
+        self._config, self._inputs, self._world = config, inputs, world
         self._tags = Tags.from_tokenizer(inputs.baked.tokenizer)
         # Free text is thought about at the same places by both models: where the baked one is
         # unsure, if it is uncertainty that decides.
@@ -72,7 +72,6 @@ class Examiner:
         return Examined(
             results={condition: probe.ask(condition) for condition in conditions},
             answered=answered,
-            scores=self._observer.probe(model),
         )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distforge.errors import InputError
 from distforge.quietstar.language_model import evaluating
+from distforge.quietstar.objective import entropy as entropy_of_log_probs
 
 PositionKind = Literal["all", "interval", "entropy", "answer"]
 
@@ -106,8 +107,7 @@ def next_token_entropy(model: nn.Module, input_ids: Tensor, attention_mask: Tens
 
 def entropy_of(logits: Tensor) -> Tensor:
     """Entropy (...) in nats of the distributions with ``logits`` (..., V), in float32."""
-    log_probs = logits.float().log_softmax(dim=-1)
-    return torch.special.entr(log_probs.exp()).sum(dim=-1)
+    return entropy_of_log_probs(logits.float().log_softmax(dim=-1))
 
 
 def _highest(entropy: Tensor, eligible: Tensor, config: PositionsConfig) -> Tensor:

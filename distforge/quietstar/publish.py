@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distforge.data import STRATEGIES
 from distforge.evaluation.intervals import Interval, bootstrap_mean
-from distforge.evaluation.scoring import Answered, Scores, summarize
+from distforge.evaluation.scoring import summarize
 from distforge.models.handover import write_handoff
 from distforge.quietstar.examine import Examined
 from distforge.quietstar.probes import CONTROLS, Condition, ProbeResult
 from distforge.quietstar.step2_config import Step2Config
 from distforge.telemetry import RunLogger, write_reinforcement_report
+from distforge.telemetry.samples import SAMPLES_NAME, write_samples
 from distforge.telemetry.summary import write_summary
 from distforge.telemetry.tables import reinforcement_table
 from distforge.training.run_directory import SUMMARY_FILE
 from distforge.training.run_record import RunRecord
 
-SAMPLES_FILE = "samples.jsonl"
-_SAMPLES_PER_STRATEGY = 4
 _WAYS: tuple[tuple[str, Condition], ...] = (("with_thoughts", "own"), ("without", "none"))
 # The hand-off's verdict until the anti-theatre tests have been asked: phase 4 refuses it.
 _UNJUDGED = "INCONCLUSIVE"
@@ -92,7 +88,7 @@ def summarize_step2(
         difference = own - after.results[control].hits.numpy()
         found = bootstrap_mean(difference)
         intervals[f"ablation_{control}"] = (found.low, found.high)
-    scores, baked = (_scores(examined) for examined in (after, before))
+    scores, baked = summarize(after.answered), summarize(before.answered)
     return Step2Summary(
         improved=gain.low > 0,
         accuracy_overall=scores.accuracy_overall,
@@ -136,7 +132,7 @@ def publish(
         accuracy = summary.baked_accuracy if after.answered else 0.0
     metadata = {"judged": False, "config_sha256": summary.config_sha256, "gain": summary.gain}
     write_handoff(model, accuracy, _UNJUDGED, metadata)
-    _write_samples(after.answered, directory / SAMPLES_FILE)
+    write_samples((row.as_dict() for row in after.answered), directory / SAMPLES_NAME)
     if config.registry.enabled:
         version = _register(summary, record)
         summary = dataclasses.replace(summary, registry_version=version)
@@ -159,8 +155,8 @@ def publish(
 
 
 def _gain(before: Examined, after: Examined) -> Interval:
-    """Of questions answered freely; of free text, in bits a token saved over the better of the
-    baked model's two ways."""
+    """Of questions answered freely; of free text, in bits a token that the trained model with its
+    thoughts saves over the baked one without any."""
     if after.answered:
         pairs = zip(before.answered, after.answered, strict=True)
         return bootstrap_mean([float(a.correct) - float(b.correct) for b, a in pairs])
@@ -171,20 +167,6 @@ def _gain(before: Examined, after: Examined) -> Interval:
 
 def _bits(result: ProbeResult) -> float:
     return float(result.bits.sum() / result.tokens.sum())
-
-
-def _scores(examined: Examined) -> Scores:
-    return summarize(examined.answered)
-
-
-def _write_samples(answered: Sequence[Answered], path: Path) -> None:
-    rows = [
-        row
-        for strategy in STRATEGIES
-        for row in [a for a in answered if a.example.strategy == strategy][:_SAMPLES_PER_STRATEGY]
-    ]
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in rows)
 
 
 def _register(summary: Step2Summary, record: RunRecord) -> str:

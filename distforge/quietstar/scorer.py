@@ -41,8 +41,7 @@ class MovingAverage:
 
     def save(self, directory: Path) -> None:
         """Write the average into a checkpoint's directory."""
-        tensors = {name: value.clone() for name, value in self._average.items()}
-        save_file(tensors, directory / _FILE, {"version": str(self._version)})
+        save_file(self._average, directory / _FILE)
 
     def load(self, directory: Path, version: int) -> None:
         """Read what `save` wrote when the weights of ``version`` were the last taken in."""

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
-from distforge.config import config_sha256, dump_toml, to_dict
-from distforge.data import Example, write_examples
-from distforge.errors import InputError
+import torch
+
+from distforge.config import config_sha256
+from distforge.data import write_splits
 from distforge.quietstar.examine import Examiner, require_baked
 from distforge.quietstar.inputs import Step2Inputs, load_inputs
 from distforge.quietstar.publish import Step2Summary, publish, summarize_step2
 from distforge.quietstar.step2_config import NOT_IDENTITY, Step2Config
 from distforge.quietstar.thinking_model import ThinkingModel
 from distforge.quietstar.trainer import ThoughtTrainer
-from distforge.telemetry import RunLogger
 from distforge.training.distributed import World, close_world, init_world
-from distforge.training.run_directory import claim_run_directory
-from distforge.training.run_record import RunRecord
+from distforge.training.open_run import Run, open_run
 from distforge.training.signals import stop_at_once
 
 
@@ -46,40 +44,22 @@ def run_step2_rl(config: Step2Config, world: World | None = None) -> Step2Summar
 
 def _run(config: Step2Config, world: World) -> Step2Summary:
     inputs = load_inputs(config)
-    identity = config_sha256(config, exclude=NOT_IDENTITY)
-    claim = claim_run_directory(
-        config.output,
-        config.name,
-        dump_toml(config),
-        identity,
-        config.existing,
-        world,
-        auto_resume=config.resume == "auto",
-    )
-    try:
-        with (
-            RunLogger(
-                claim.path, config.telemetry, to_dict(config), config.name, enabled=world.is_main
-            ) as log,
-            RunRecord(config.registry, claim.path, 3, 2, identity, world) as record,
-        ):
-            return _reinforce(config, inputs, claim.path, world, log, record)
-    except InputError:
-        claim.release(world)
-        raise
+    with open_run(config, 2, NOT_IDENTITY, world, auto_resume=config.resume == "auto") as run:
+        return _reinforce(config, inputs, run, world)
 
 
 def _reinforce(
     config: Step2Config,
     inputs: Step2Inputs,
-    directory: Path,
+    run: Run,
     world: World,
-    log: RunLogger,
-    record: RunRecord,
 ) -> Step2Summary:
     began = time.monotonic()
+    directory, log, record = run.directory, run.log, run.record
+    examine = Examiner(config, inputs, world)
+    torch.manual_seed(config.seed)
     model = ThinkingModel.wrap(inputs.baked.model, mixing=config.task == "text" and config.mixing)
-    parameters = model.num_parameters()
+    parameters = model.num_parameters()  # before ZeRO 3 shards them
     trainer = ThoughtTrainer(
         model,
         inputs.baked.tokenizer,
@@ -91,11 +71,11 @@ def _reinforce(
         directory,
         record,
     )
-    heldout_path = _write_data(inputs.examples, directory / "data", world)
-    examine = Examiner(config, inputs, trainer.observer, world)
-    before = examine(model)
+    heldout_path = write_splits(inputs.examples if world.is_main else (), directory / "data")
     if config.task == "questions":
-        require_baked(before.scores, config.probe.min_sampled_accuracy)
+        require_baked(trainer.probe(), config.probe.min_sampled_accuracy)
+    with trainer.engine.whole_model() as baked:
+        before = examine(baked)
     record.start()
     outcome = trainer.train()
     model_dir = trainer.save_model(directory / "model")
@@ -122,10 +102,3 @@ def _reinforce(
         summary = publish(config, summary, after, directory, log, record)
     world.barrier()
     return summary
-
-
-def _write_data(examples: list[Example], directory: Path, world: World) -> Path:
-    """Both splits as JSONL, of questions; the path of the held-out one."""
-    for split in ("train", "heldout") if world.is_main and examples else ():
-        write_examples([e for e in examples if e.split == split], directory / f"{split}.jsonl")
-    return directory / "heldout.jsonl"

@@ -42,11 +42,6 @@ class Totals:
     weights: float = 0.0
     squares: float = 0.0
 
-    def add(self, other: Totals) -> None:
-        """Add the sums of ``other`` to these."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
-
 
 @dataclass(frozen=True)
 class PolicyStatistics:
@@ -112,10 +107,11 @@ class ThoughtLoss:
         loss = self._policy(output.logits[inside], packed, labels[inside], thought[inside], batch)
         answers = output.mixed_logits()[after]
         nll = nn.functional.cross_entropy(answers, labels[after], reduction="sum")
-        right = answers.detach().argmax(dim=-1) == labels[after]
+        wrong = (answers.detach().argmax(dim=-1) != labels[after]).float()
+        hits = (_by_thought(wrong, thought[after])[0] == 0).sum()
         self._totals.answer_nll += float(nll.detach())
         self._totals.thoughts += len(thought.unique())
-        return loss + self._config.nll_weight * nll, _all_right(right, thought[after])
+        return loss + self._config.nll_weight * nll, hits
 
     def take_statistics(self, world: World) -> PolicyStatistics:
         """Those of the micro-batches since the last call; collective."""
@@ -160,7 +156,8 @@ class ThoughtLoss:
             # In the reward: what the whole thought costs comes off every token's advantage.
             gap = k1_kl(current.detach(), reference.gather(-1, written[:, None])[:, 0])
             kl = gap
-            advantages = advantages - self._kl_coefficient * _sum_by(gap, thought)
+            totals, number = _by_thought(gap, thought)
+            advantages = advantages - self._kl_coefficient * totals[number]
         else:
             kl = exact_kl(log_probs, reference)
         spread = entropy(log_probs)
@@ -178,18 +175,13 @@ class ThoughtLoss:
         return loss
 
     def _count(self, log_ratio: Tensor, thought: Tensor, kl: Tensor, spread: Tensor) -> None:
-        number = thought.unique(return_inverse=True)[1]
-        sums = torch.zeros(int(number.max()) + 1 if len(number) else 0, device=log_ratio.device)
-        weights = sums.index_add(0, number, log_ratio).exp().double()
-        self._totals.add(
-            Totals(
-                tokens=float(len(log_ratio)),
-                kl=float(kl.detach().sum()),
-                entropy=float(spread.detach().sum()),
-                weights=float(weights.sum()),
-                squares=float(weights.pow(2).sum()),
-            )
-        )
+        weights = _by_thought(log_ratio, thought)[0].exp().double()
+        totals = self._totals
+        totals.tokens += len(log_ratio)
+        totals.kl += float(kl.detach().sum())
+        totals.entropy += float(spread.detach().sum())
+        totals.weights += float(weights.sum())
+        totals.squares += float(weights.pow(2).sum())
 
     def _over_ranks(self, world: World) -> Totals:
         names = [field.name for field in fields(Totals)]
@@ -202,15 +194,7 @@ def _kinds(packed: Mapping[str, Tensor]) -> Tensor:
     return packed["kind"][packed["labels"] != IGNORE_INDEX]
 
 
-def _sum_by(values: Tensor, thought: Tensor) -> Tensor:
-    """Each value's thought's total; same shape."""
-    number = thought.unique(return_inverse=True)[1]
-    sums = torch.zeros(int(number.max()) + 1 if len(number) else 0, device=values.device)
-    return sums.index_add(0, number, values)[number]
-
-
-def _all_right(right: Tensor, thought: Tensor) -> Tensor:
-    """How many thoughts have no target token wrong."""
-    number = thought.unique(return_inverse=True)[1]
-    wrong = torch.zeros(int(number.max()) + 1 if len(number) else 0, device=right.device)
-    return (wrong.index_add(0, number, (~right).float()) == 0).sum()
+def _by_thought(values: Tensor, thought: Tensor) -> tuple[Tensor, Tensor]:
+    """The total of each thought that has a value, and which of these totals each value is in."""
+    owners, number = thought.unique(return_inverse=True)
+    return values.new_zeros(len(owners)).index_add(0, number, values), number

@@ -7,7 +7,7 @@ are those of writing each thought alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,10 @@ class Thoughts:
     def content_lengths(self) -> Tensor:
         """(N,) int64, tokens between the tags."""
         return self.lengths - self.closed.long()
+
+    def at(self, chosen: Tensor | slice) -> Thoughts:
+        """The thoughts at an index, a mask or a slice of the N."""
+        return Thoughts(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,13 +23,13 @@ from distforge.quietstar.tags import Tags
 from distforge.quietstar.thinking_model import ThinkingModel
 from distforge.quietstar.thought_engine import EngineRecipe
 from distforge.quietstar.thought_loss import ThoughtLoss
-from distforge.registry.manifest import write_manifest
 from distforge.rollouts import RolloutConfig, RolloutPool, open_pool
 from distforge.telemetry import RunLogger
 from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.guards import SKIPPED_FILE, StepGuard
+from distforge.training.run_directory import take_best
 from distforge.training.run_record import RunRecord
 from distforge.training.signals import StopRequest, stop_between_steps
 from distforge.training.supervised import StepRecord, TrainingLoop
@@ -162,15 +160,9 @@ class ThoughtTrainer:
             return self.observer.probe(model)
 
     def save_model(self, directory: Path) -> Path:
-        """Move the best weights seen (not the last ones) to ``directory``, with a manifest.
-
-        Collective; what a run that was killed at its end left there is taken up or replaced.
-        """
+        """Move the best weights seen (not the last ones) to ``directory``; collective."""
         if self._world.is_main:
-            if self._best_directory.exists():
-                shutil.rmtree(directory, ignore_errors=True)
-                os.rename(self._best_directory, directory)
-            write_manifest(directory)
+            take_best(self._best_directory, directory)
         self._world.barrier()
         return directory
 

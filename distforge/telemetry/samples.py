@@ -1,14 +1,27 @@
 """``samples.jsonl``: what a model wrote on some held-out questions, for a reader's eye."""
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from distforge.data.strategies import STRATEGIES
 from distforge.errors import InputError
 
 SAMPLES_NAME = "samples.jsonl"
 _MAX_SAMPLES = 28
 _FIELDS = ("strategy", "question", "generated", "answer", "correct")
+
+
+def write_samples(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Writes the first samples of each strategy, as many as a report shows; see `read_samples`."""
+    by_strategy = {strategy: list[Mapping[str, Any]]() for strategy in STRATEGIES}
+    for row in rows:
+        by_strategy[row["strategy"]].append(row)
+    with path.open("w", encoding="utf-8") as file:
+        for samples in by_strategy.values():
+            for row in samples[: _MAX_SAMPLES // len(STRATEGIES)]:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:

@@ -125,3 +125,35 @@ def test_a_dry_run_does_nothing(baked: Path, tmp_path: Path, capsys) -> None:
     assert think(baked, tmp_path, "--dry-run") == 0
     assert "2 steps of 4 episodes, 2 thoughts each" in capsys.readouterr().out
     assert not (tmp_path / "rl").exists()
+
+
+def test_free_text_runs_to_its_report_and_is_reproducible(baked: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    source = Path(__file__).parents[2] / "README.md"
+    corpus.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    settings = [
+        "--task=text",
+        f"--text.path={corpus}",
+        "--text.tokens=24",
+        "--text.heldout-fraction=0.3",
+        "--text.max-items=8",
+        "--reward.kind=prediction_gain",
+        "--positions.kind=interval",
+        "--positions.interval=6",
+        "--positions.horizon=2",
+        "--thought.max-tokens=3",
+        "--thought.closing=fixed",
+    ]
+    for name in ("one", "two"):
+        assert think(baked, tmp_path / name, *settings) in (0, 3)
+    summary = json.loads((tmp_path / "one" / "rl" / "summary.json").read_text())
+    assert summary["task"] == "text"
+    assert set(summary["bits"]) == {
+        f"{model}_{how}" for model in ("baked", "trained") for how in ("with_thoughts", "without")
+    }
+    assert (tmp_path / "one" / "rl" / "report.html").stat().st_size > 0
+    # The mixing head is drawn from the seed of the configuration, and trained alike.
+    files = ("model.safetensors", "mixing_head.safetensors")
+    for file in files:
+        one, two = ((tmp_path / n / "rl" / "model" / file).read_bytes() for n in ("one", "two"))
+        assert one == two, file

@@ -15,10 +15,10 @@ from distforge.baking.prompt_report import (
     forgetting_table,
     report_table,
     score,
-    write_report_json,
 )
 from distforge.evaluation.adherence import layout
 from distforge.evaluation.scoring import Answered
+from distforge.telemetry.summary import write_summary
 from tests.baking_cases import examples
 
 MATRIX = ForgettingMatrix(
@@ -67,7 +67,7 @@ def test_what_a_prompt_lost_since_its_own_bake() -> None:
 
 def test_a_report_is_json_without_nan(tmp_path) -> None:
     path = tmp_path / "report.json"
-    write_report_json({"reports": [report().as_dict(), report(kl_after=0.0).as_dict()]}, path)
+    write_summary(path, {"reports": [report().as_dict(), report(kl_after=0.0).as_dict()]})
     first, second = json.loads(path.read_text())["reports"]
     assert first["kl_fall"] == 20
     assert second["kl_fall"] is None  # infinite

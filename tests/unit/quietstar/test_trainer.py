@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from distforge.errors import InputError, RunStopped
+from distforge.quietstar import episodes
 from distforge.quietstar.config import EpisodeConfig, ObjectiveConfig
 from distforge.telemetry import RunLogger, read_metrics
 from distforge.telemetry.metrics import RL, RL_ACCURACY, RL_METRICS
@@ -80,7 +81,7 @@ def test_the_seventeen_are_logged_at_every_probe(tmp_path):
     assert [r.step for r in steps] == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_policy_moves_towards_what_is_rewarded(tmp_path):
+def test_the_policy_moves_towards_what_is_rewarded(tmp_path, monkeypatch):
     """With the rewards' sign alone: the probability of a thought rises iff it did well."""
     config = learner_config(
         objective=ObjectiveConfig(nll_weight=0.0, entropy_bonus=0.0),
@@ -95,32 +96,30 @@ def test_the_policy_moves_towards_what_is_rewarded(tmp_path):
         ),
     )
     trainer = make_trainer(tmp_path, config, WORLD)
-    seen = {}
-    original = trainer._after_step
+    seen = []
+    share = episodes._share
 
-    def keep(step, total, source, pool):
-        seen["experience"] = source.last
-        original(step, total, source, pool)
+    def keep(rollouts, world):
+        seen.extend(rollouts)
+        return share(rollouts, world)
 
-    trainer._after_step = keep
+    monkeypatch.setattr(episodes, "_share", keep)
     trainer.train()
-    experience = seen["experience"]
-    rewards = experience.rewards.view(2, 8)
+    (rollout,) = seen
+    rewards = rollout.result["rewards"].view(2, 8)
     best = (rewards - rewards.mean(dim=1, keepdim=True)).flatten()
-    moved = log_probs_now(trainer, experience) - experience.first.log_probs.sum(dim=1)
+    moved = log_probs_now(trainer, rollout) - rollout.result["log_probs"].sum(dim=1)
     # First order: the step is along the sum of advantage times score.
     assert float((best * moved).sum()) > 0
 
 
-def log_probs_now(trainer, experience) -> torch.Tensor:
-    """Of the experience's thoughts, under the weights as they are now, one thought at a time."""
-    found = []
+def log_probs_now(trainer, rollout) -> torch.Tensor:
+    """Of the rollout's thoughts, under the weights as they are now, one thought at a time."""
+    found, items, result = [], trainer._plan.payload(rollout.id), rollout.result
     with trainer.engine.whole_model() as model, torch.no_grad():
-        thoughts = experience.first
-        for index in range(len(thoughts)):
-            item = experience.items[int(thoughts.rows[index])]
-            length = int(thoughts.lengths[index])
-            written = thoughts.tokens[index, :length].tolist()
+        for index, row in enumerate(result["rows"].tolist()):
+            item, length = items[row], int(result["lengths"][index])
+            written = result["tokens"][index, :length].tolist()
             ids = torch.tensor([[*item.text, trainer._tags.open, *written]])
             logits = model.lm(input_ids=ids).logits[0, len(item.text) : -1]
             logits[:, list(trainer._tags.banned(close=False))] = -torch.inf
