@@ -8,7 +8,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from distforge.errors import InputError
 from distforge.quietstar.branch_attention import BranchCache
-from distforge.quietstar.language_model import head_at, require_room
+from distforge.quietstar.language_model import Prediction, head_at, require_room
 
 
 class Branches:
@@ -21,9 +21,9 @@ class Branches:
         rows, positions: (N,) int64: text of each branch, and column of the last token it sees.
             Equal pairs are different branches.
         capacity: most tokens that a branch will hold.
-        base: whether `base_logits` are wanted.
+        base: whether `base` is wanted.
 
-    ``base_logits``: (N, V), what the model predicts at the branches' anchors, before any branch.
+    ``base``: what the model predicts at the N anchors, before any branch.
 
     Raises:
         InputError: a row or position that does not exist or is padding, padding inside a text, a
@@ -54,19 +54,19 @@ class Branches:
         anchors[self._row, self._column] = self.anchors
         ends = self._row * ids.shape[1] + self.anchors
         text = DynamicCache()
-        with head_at(lm, ends if base else ends[:1]):
+        with head_at(lm, ends if base else ends[:1]) as hidden:
             logits = lm(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 past_key_values=text,
                 use_cache=True,
             ).logits
-        self.base_logits = logits if base else None
+        self.base = Prediction(logits, hidden[0]) if base else None
         self._cache = BranchCache(text, anchors, capacity)
         self._grid = anchors.shape
 
-    def feed(self, tokens: Tensor, positions: Tensor, valid: Tensor, wanted: Tensor) -> Tensor:
-        """Append s tokens to every branch; logits (M, V) of the M wanted slots, branch by branch.
+    def feed(self, tokens: Tensor, positions: Tensor, valid: Tensor, wanted: Tensor) -> Prediction:
+        """Append s tokens to every branch; what the M wanted slots predict, branch by branch.
 
         Args:
             tokens, positions: (N, s) int64: ids, and their places in the sequence that the branch
@@ -78,7 +78,7 @@ class Branches:
         texts, branches = self._grid
         with (
             self._cache.extend(self._lm, self._laid_out(valid)),
-            head_at(self._lm, self._slots(steps)[wanted]),
+            head_at(self._lm, self._slots(steps)[wanted]) as hidden,
         ):
             ids = self._laid_out(tokens).view(texts, steps * branches)
             logits: Tensor = self._lm(
@@ -89,7 +89,7 @@ class Branches:
                 past_key_values=self._cache,
                 use_cache=True,
             ).logits
-        return logits
+        return Prediction(logits, hidden[0])
 
     def keep(self, kept: Tensor) -> None:
         """Go on with the branches ``kept`` (M,) alone, in that order; M at least 1."""

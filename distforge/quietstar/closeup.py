@@ -27,14 +27,8 @@ from distforge.quietstar.coherence import (
 from distforge.quietstar.items import ThoughtItem, grouped, pad_targets, pad_texts
 from distforge.quietstar.language_model import language_model
 from distforge.quietstar.tags import Tags
-from distforge.quietstar.thoughts import (
-    ThoughtConfig,
-    Thoughts,
-    restricted_logits,
-    sample_thoughts,
-    score_targets,
-    score_without_thoughts,
-)
+from distforge.quietstar.target_scores import score_targets, score_without_thoughts
+from distforge.quietstar.thoughts import ThoughtConfig, Thoughts, restricted_logits, sample_thoughts
 
 
 @dataclass(frozen=True)

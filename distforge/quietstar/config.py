@@ -26,8 +26,8 @@ class RewardConfig:
 
     kind: "answer_probability", p(answer | question, thought), and "exact_match", 1 where every
         token of the answer is the likeliest, suit questions. "prediction_gain" suits free text:
-        how many nats likelier the next tokens are than without a thought, under a slowly moving
-        average of the model (`scorer_decay`).
+        how many nats likelier the next tokens are, by the mixture where there is a mixing head,
+        than without a thought under a slowly moving average of the model (`scorer_decay`).
     floor: a token's log-probability counts as no less than this (nats, < 0) in "prediction_gain".
     scorer_decay: of that moving average, an optimizer step at a time, in [0, 1).
     """

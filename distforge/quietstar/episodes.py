@@ -20,8 +20,8 @@ from distforge.errors import InputError
 from distforge.quietstar.advantages import Advantages
 from distforge.quietstar.config import EpisodeConfig
 from distforge.quietstar.items import ThoughtItem
+from distforge.quietstar.moving_average import MovingAverage
 from distforge.quietstar.packing import THOUGHT, pack_thoughts
-from distforge.quietstar.scorer import MovingAverage
 from distforge.quietstar.tags import Tags
 from distforge.quietstar.thought_loss import ADVANTAGES, BEHAVIOUR
 from distforge.quietstar.thoughts import Thoughts

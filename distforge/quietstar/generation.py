@@ -17,8 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from distforge.errors import InputError
-from distforge.quietstar.language_model import evaluating, head_at, require_room
-from distforge.quietstar.mixing import mix_logits
+from distforge.quietstar.language_model import Prediction, evaluating, head_at, require_room
 from distforge.quietstar.positions import PositionsConfig, entropy_of
 from distforge.quietstar.sampling import ThoughtConfig, draw, restricted_logits, without_ids
 from distforge.quietstar.slot_cache import SlotCache
@@ -175,7 +174,7 @@ class _Writer:
         if not streams[0]:
             self._base = read[0]
         if streams[-1]:
-            self._helped = self._helped.replaced(read[-1], valid[-1])
+            self._helped = _replaced(self._helped, read[-1], valid[-1])
 
     def _think(self, opening: Tensor, count: int) -> None:
         """Write a thought in the rows that have just read ``<think>``, and read ``</think>``."""
@@ -208,7 +207,7 @@ class _Writer:
             places.append(self._thought_end)
             self._thought_end = self._thought_end + inside
         read = self._feed(tokens, places, valid, [True] * len(tokens), last_only=True)
-        self._helped = self._helped.replaced(read[-1], valid[-1])
+        self._helped = _replaced(self._helped, read[-1], valid[-1])
 
     def _choose(self, think: bool, temperature: float) -> Tensor:
         """The next visible token (B,) of each row; rows that ended keep writing padding."""
@@ -240,8 +239,7 @@ class _Writer:
         mixed = thought.logits.float()
         if self._head is not None:
             base = self._base if everywhere else self._base.of(helped)
-            weight = self._head(base.hidden, thought.hidden)
-            mixed = mix_logits(base.logits, thought.logits, weight)
+            mixed = self._head.mix(base, thought)
         if everywhere:
             return mixed
         return self._base.logits.float().index_put((helped.nonzero()[:, 0],), mixed)
@@ -263,34 +261,25 @@ class _Writer:
         *,
         opening: Tensor | None = None,
         last_only: bool = False,
-    ) -> list[_Prediction]:
+    ) -> list[Prediction]:
         """The predictions at each column, or at the last one."""
         first = len(tokens) - 1 if last_only else 0
         ids, at = torch.stack(tokens, dim=1), torch.stack(places, dim=1)
         logits, hidden = self._cache.feed(self._lm, ids, at, valid, streams, first, opening)
-        return [_Prediction(logits[:, i], hidden[:, i]) for i in range(logits.shape[1])]
+        return [Prediction(logits[:, i], hidden[:, i]) for i in range(logits.shape[1])]
 
 
-@dataclass(frozen=True)
-class _Prediction:
-    """Logits (B, V) of the next token, and the hidden states (B, d) that they come from."""
-
-    logits: Tensor
-    hidden: Tensor
-
-    def replaced(self, other: _Prediction, rows: Tensor) -> _Prediction:
-        if rows.all():
-            return other
-        return _Prediction(
-            torch.where(rows[:, None], other.logits, self.logits),
-            torch.where(rows[:, None], other.hidden, self.hidden),
-        )
-
-    def of(self, rows: Tensor) -> _Prediction:
-        return _Prediction(self.logits[rows], self.hidden[rows])
+def _replaced(old: Prediction, new: Prediction, rows: Tensor) -> Prediction:
+    """The new ones in the rows of a mask (B,)."""
+    if rows.all():
+        return new
+    return Prediction(
+        torch.where(rows[:, None], new.logits, old.logits),
+        torch.where(rows[:, None], new.hidden, old.hidden),
+    )
 
 
-def _read(lm: PreTrainedModel, ids: Tensor, lengths: Tensor) -> tuple[DynamicCache, _Prediction]:
+def _read(lm: PreTrainedModel, ids: Tensor, lengths: Tensor) -> tuple[DynamicCache, Prediction]:
     """The cache of the prompts (B, L), padded on the right, and what follows each."""
     cache = DynamicCache()
     ends = torch.arange(len(ids), device=ids.device) * ids.shape[1] + lengths - 1
@@ -301,4 +290,4 @@ def _read(lm: PreTrainedModel, ids: Tensor, lengths: Tensor) -> tuple[DynamicCac
             past_key_values=cache,
             use_cache=True,
         ).logits
-    return cache, _Prediction(logits, hidden[0])
+    return cache, Prediction(logits, hidden[0])

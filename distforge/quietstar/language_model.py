@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,18 @@ from distforge.errors import InputError
 # The attention functions of transformers whose masks are understood here. QK-Clip's measuring
 # functions (distforge.models.attention) end with the name of the one that they measure.
 _IMPLEMENTATIONS = ("eager", "sdpa")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Logits (M, V) of what comes after M slots, and the hidden states (M, d) they come from."""
+
+    logits: Tensor
+    hidden: Tensor
+
+    def of(self, slots: Tensor) -> Prediction:
+        """At an index or a mask of the M."""
+        return Prediction(self.logits[slots], self.hidden[slots])
 
 
 def language_model(model: nn.Module) -> PreTrainedModel:

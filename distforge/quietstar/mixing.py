@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distforge.errors import InputError
+from distforge.quietstar.language_model import Prediction
 
 
 class MixingHead(nn.Module):
@@ -35,6 +36,10 @@ class MixingHead(nn.Module):
         with torch.no_grad():
             self.out.weight.zero_()
             self.out.bias.fill_(math.log(initial_weight / (1 - initial_weight)))
+
+    def mix(self, base: Prediction, thought: Prediction) -> Tensor:
+        """(S, V) float32 logits: the two predictions, mixed by the weights (`mix_logits`)."""
+        return mix_logits(base.logits, thought.logits, self(base.hidden, thought.hidden))
 
     def forward(self, base: Tensor, thought: Tensor) -> Tensor:
         """(S, d) and (S, d) to (S,) float32 weights of the thought."""

@@ -18,14 +18,13 @@ from distforge.data.dataset import IGNORE_INDEX
 from distforge.errors import InputError
 from distforge.quietstar.items import ThoughtItem, grouped, pad_targets, pad_texts
 from distforge.quietstar.tags import Tags
-from distforge.quietstar.thoughts import (
+from distforge.quietstar.target_scores import (
     TargetScores,
-    ThoughtConfig,
-    Thoughts,
     score_targets,
     score_without_thoughts,
     think_and_score,
 )
+from distforge.quietstar.thoughts import ThoughtConfig, Thoughts
 
 Condition = Literal["own", "sampled", "shuffled", "random", "filler", "none", "gold"]
 CONTROLS: tuple[Condition, ...] = ("shuffled", "random", "filler", "none")

@@ -16,13 +16,9 @@ from distforge.quietstar.items import grouped, pad_targets, pad_texts, placed
 from distforge.quietstar.positions import PositionsConfig
 from distforge.quietstar.rewards import compute_rewards
 from distforge.quietstar.tags import Tags
+from distforge.quietstar.target_scores import score_without_thoughts, think_and_score
 from distforge.quietstar.thinking_model import ThinkingModel
-from distforge.quietstar.thoughts import (
-    ThoughtConfig,
-    Thoughts,
-    score_without_thoughts,
-    think_and_score,
-)
+from distforge.quietstar.thoughts import ThoughtConfig, Thoughts
 from distforge.rollouts import RolloutRequest
 
 SCORER_PREFIX = "scorer."

@@ -1,4 +1,4 @@
-"""Thoughts at chosen places of a batch of texts: sampled and scored in parallel.
+"""Thoughts at chosen places of a batch of texts, sampled in parallel.
 
 A thought at a position sees the text up to there, and itself. All thoughts of a batch grow one
 token in a forward pass, over the one cache of the texts (see `branch_attention`); the probabilities
@@ -17,19 +17,8 @@ from distforge.quietstar.branches import Branches
 from distforge.quietstar.language_model import evaluating
 from distforge.quietstar.sampling import ThoughtConfig, draw, restricted_logits
 from distforge.quietstar.tags import Tags
-from distforge.training.loss import IGNORE_INDEX
 
-__all__ = [
-    "Tags",
-    "TargetScores",
-    "ThoughtConfig",
-    "Thoughts",
-    "restricted_logits",
-    "sample_thoughts",
-    "score_targets",
-    "score_without_thoughts",
-    "think_and_score",
-]
+__all__ = ["Tags", "ThoughtConfig", "Thoughts", "restricted_logits", "sample_thoughts"]
 
 
 @dataclass(frozen=True)
@@ -65,15 +54,6 @@ class Thoughts:
         return Thoughts(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
 
 
-@dataclass(frozen=True)
-class TargetScores:
-    """Of N targets of at most n tokens: ``log_probs`` (N, n) float32 in nats, 0 on padding;
-    ``hits`` (N, n) boolean, whether the token is the likeliest, false on padding."""
-
-    log_probs: Tensor
-    hits: Tensor
-
-
 def sample_thoughts(
     model: nn.Module,
     input_ids: Tensor,
@@ -98,105 +78,15 @@ def sample_thoughts(
         InputError: see `Branches`; no generator where one is needed.
     """
     if not len(rows):
-        return _no_thoughts(rows, positions, config)
+        return no_thoughts(rows, positions, config)
     with evaluating(model) as lm:
         capacity = config.max_tokens + 2
         branches = Branches(lm, input_ids, attention_mask, rows, positions, capacity)
-        return _grow(branches, rows, positions, tags, config, generator, shrink=True)[0]
-
-
-def think_and_score(
-    model: nn.Module,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    rows: Tensor,
-    positions: Tensor,
-    targets: Tensor,
-    tags: Tags,
-    config: ThoughtConfig,
-    generator: torch.Generator | None = None,
-) -> tuple[Thoughts, TargetScores]:
-    """`sample_thoughts` and `score_targets` in one: the cache of the thoughts is gone on with."""
-    if not len(rows):
-        return _no_thoughts(rows, positions, config), _no_scores(targets)
-    with evaluating(model) as lm:
-        capacity = config.max_tokens + 2 + targets.shape[1]
-        branches = Branches(lm, input_ids, attention_mask, rows, positions, capacity)
-        thoughts, last = _grow(branches, rows, positions, tags, config, generator, shrink=False)
-        return thoughts, _score(branches, last, thoughts, targets, tags)
-
-
-def score_targets(
-    model: nn.Module,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    thoughts: Thoughts,
-    targets: Tensor,
-    tags: Tags,
-) -> TargetScores:
-    """How likely each target token is after ``<think> thought </think>``.
-
-    Args:
-        model, input_ids, attention_mask: as in `sample_thoughts`; the thoughts may be anyone's.
-        targets: (N, n) int64, what follows each thought, padded behind with -100 (which scores 0).
-
-    In nats, without a temperature and without a mixing head: one forward pass over the texts and
-    one over all thoughts and targets.
-    """
-    if not len(thoughts):
-        return _no_scores(targets)
-    with evaluating(model) as lm:
-        capacity = thoughts.tokens.shape[1] + 2 + targets.shape[1]
-        rows, positions = thoughts.rows, thoughts.positions
-        branches = Branches(lm, input_ids, attention_mask, rows, positions, capacity)
-        tokens = thoughts.tokens.to(lm.device)
-        opening = torch.full_like(tokens[:, :1], tags.open)
-        inside = torch.arange(tokens.shape[1], device=lm.device)
-        inside = inside < thoughts.content_lengths.to(lm.device)[:, None]
-        steps = torch.arange(tokens.shape[1] + 1, device=lm.device)
-        written = _Block(
-            torch.cat([opening, tokens], dim=1),
-            branches.anchors[:, None] + 1 + steps,
-            torch.cat([torch.ones_like(inside[:, :1]), inside], dim=1),
-        )
-        return _score(branches, written, thoughts, targets, tags)
-
-
-def score_without_thoughts(
-    model: nn.Module,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    rows: Tensor,
-    positions: Tensor,
-    targets: Tensor,
-    tags: Tags,
-) -> TargetScores:
-    """As `score_targets`, of targets that follow the text directly, without tags."""
-    if not len(rows):
-        return _no_scores(targets)
-    with evaluating(model) as lm:
-        branches = Branches(
-            lm, input_ids, attention_mask, rows, positions, targets.shape[1], base=True
-        )
-        targets = targets.to(lm.device)
-        scores = _no_scores(targets)
-        assert branches.base_logits is not None
-        first = torch.zeros_like(targets, dtype=torch.bool)
-        first[:, 0] = targets[:, 0] != IGNORE_INDEX
-        _fill(scores, first, branches.base_logits[first[:, 0]], targets)
-        wanted = targets[:, 1:] != IGNORE_INDEX
-        if wanted.any():
-            given = targets[:, :-1].where(wanted, tags.pad)
-            steps = torch.arange(given.shape[1], device=lm.device)
-            places = branches.anchors[:, None] + 1 + steps
-            logits = branches.feed(given, places, wanted, wanted)
-            later = torch.cat([torch.zeros_like(first[:, :1]), wanted], dim=1)
-            _fill(scores, later, logits, targets)
-        return scores
+        return grow(branches, rows, positions, tags, config, generator, shrink=True)[0]
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     """(N, s) tokens of branches that the model has not read yet; see `Branches.feed`."""
 
     tokens: Tensor
@@ -204,7 +94,7 @@ class _Block:
     valid: Tensor
 
 
-def _grow(
+def grow(
     branches: Branches,
     rows: Tensor,
     positions: Tensor,
@@ -213,7 +103,7 @@ def _grow(
     generator: torch.Generator | None,
     *,
     shrink: bool,
-) -> tuple[Thoughts, _Block]:
+) -> tuple[Thoughts, Block]:
     """The thoughts, and what is still to be read of them; ``shrink`` drops branches that ended."""
     count, device = len(rows), branches.anchors.device
     uniform = _uniform(count, config, generator).to(device)
@@ -228,7 +118,7 @@ def _grow(
     for step in range(config.max_tokens):
         going = live[fed]
         block = (last[fed, None], places[fed, None], going[:, None])
-        logits = restricted_logits(branches.feed(*block, going[:, None]), tags, config)
+        logits = restricted_logits(branches.feed(*block, going[:, None]).logits, tags, config)
         written, scores = draw(logits, None if config.greedy else uniform[live, step])
         tokens[live, step], log_probs[live, step] = written, scores
         lengths += live
@@ -243,7 +133,7 @@ def _grow(
                 branches.keep(live[fed].nonzero()[:, 0])
                 fed = live.nonzero()[:, 0]
     thoughts = Thoughts(rows.to(device), positions.to(device), tokens, lengths, closed, log_probs)
-    return thoughts, _Block(last[:, None], places[:, None], live[:, None])
+    return thoughts, Block(last[:, None], places[:, None], live[:, None])
 
 
 def _uniform(count: int, config: ThoughtConfig, generator: torch.Generator | None) -> Tensor:
@@ -254,45 +144,6 @@ def _uniform(count: int, config: ThoughtConfig, generator: torch.Generator | Non
     return torch.rand(count, config.max_tokens, generator=generator, device=generator.device)
 
 
-def _score(
-    branches: Branches, unread: _Block, thoughts: Thoughts, targets: Tensor, tags: Tags
-) -> TargetScores:
-    """Feed what is unread, ``</think>`` and the targets."""
-    device = branches.anchors.device
-    targets = targets.to(device)
-    wanted = targets != IGNORE_INDEX
-    scores = _no_scores(targets)
-    if not wanted.any():
-        return scores
-    given = targets[:, :-1].where(wanted[:, :-1], tags.pad)
-    closing = torch.full_like(targets[:, :1], tags.close)
-    first = branches.anchors + 2 + thoughts.content_lengths.to(device)
-    places = first[:, None] + torch.arange(targets.shape[1], device=device)
-    logits = branches.feed(
-        torch.cat([unread.tokens, closing, given], dim=1),
-        torch.cat([unread.places, places], dim=1),
-        torch.cat([unread.valid, wanted], dim=1),
-        torch.cat([torch.zeros_like(unread.valid), wanted], dim=1),
-    )
-    _fill(scores, wanted, logits, targets)
-    return scores
-
-
-def _fill(scores: TargetScores, wanted: Tensor, logits: Tensor, targets: Tensor) -> None:
-    """Write the scores of the M ``wanted`` targets, which ``logits`` (M, V) predict, in float32."""
-    logits, chosen = logits.float(), targets[wanted]
-    picked = logits.gather(-1, chosen[:, None])[:, 0]
-    scores.log_probs[wanted] = picked - logits.logsumexp(dim=-1)
-    scores.hits[wanted] = logits.argmax(dim=-1) == chosen
-
-
-def _no_scores(targets: Tensor) -> TargetScores:
-    return TargetScores(
-        torch.zeros(targets.shape, device=targets.device),
-        torch.zeros(targets.shape, dtype=torch.bool, device=targets.device),
-    )
-
-
-def _no_thoughts(rows: Tensor, positions: Tensor, config: ThoughtConfig) -> Thoughts:
+def no_thoughts(rows: Tensor, positions: Tensor, config: ThoughtConfig) -> Thoughts:
     tokens = rows.new_zeros(0, config.max_tokens)
     return Thoughts(rows, positions, tokens, rows, rows.bool(), tokens.float())

@@ -17,8 +17,8 @@ from distforge.quietstar.advantages import Advantages
 from distforge.quietstar.config import LearnerConfig
 from distforge.quietstar.episodes import EpisodeBatches, EpisodePlan
 from distforge.quietstar.items import ThoughtItem
+from distforge.quietstar.moving_average import MovingAverage
 from distforge.quietstar.observer import Observer, ProbeScores
-from distforge.quietstar.scorer import MovingAverage
 from distforge.quietstar.tags import Tags
 from distforge.quietstar.thinking_model import ThinkingModel
 from distforge.quietstar.thought_engine import EngineRecipe

@@ -87,14 +87,14 @@ def greedy_text(model, prompt: list[int], new: int, due, horizon: int, config: T
     """Greedy generation with thoughts by ``due(count, logits)``; visible ids and thoughts."""
     text, thoughts, held, thinking = list(prompt), [], 0, []
     for count in range(new):
-        (base, hidden) = _last(model.lm, text)
+        (base, hidden) = last_prediction(model.lm, text)
         if due(count, base):
             content = greedy_thought(model.lm, text, config)
             thoughts.append((count, content))
             thinking, held = [*text, TAGS.open, *content, TAGS.close], horizon
         logits = base
         if held:
-            logits, hidden_thought = _last(model.lm, thinking)
+            logits, hidden_thought = last_prediction(model.lm, thinking)
             if model.mixing_head is not None:
                 weight = model.mixing_head(hidden[None], hidden_thought[None])
                 logits = mix_logits(base[None], logits[None], weight)[0]
@@ -109,6 +109,7 @@ def greedy_text(model, prompt: list[int], new: int, due, horizon: int, config: T
     return text[len(prompt) :], thoughts, False
 
 
-def _last(lm, ids: list[int]) -> tuple[Tensor, Tensor]:
+def last_prediction(lm, ids: list[int]) -> tuple[Tensor, Tensor]:
+    """Logits (V,) after ``ids``, and the hidden state (d,) they come from."""
     output = lm(input_ids=torch.tensor([ids]), use_cache=False, output_hidden_states=True)
     return output.logits[0, -1], output.hidden_states[-1][0, -1]

@@ -8,11 +8,11 @@ from distforge.errors import InputError
 from distforge.quietstar.config import EpisodeConfig, RewardConfig
 from distforge.quietstar.episodes import EpisodePlan
 from distforge.quietstar.items import placed, question_items
+from distforge.quietstar.moving_average import MovingAverage
 from distforge.quietstar.positions import PositionsConfig
 from distforge.quietstar.rewards import compute_rewards
-from distforge.quietstar.scorer import MovingAverage
 from distforge.quietstar.tags import Tags
-from distforge.quietstar.thoughts import TargetScores
+from distforge.quietstar.target_scores import TargetScores
 from tests.thinking_cases import question_like_items, text_like_items, thinking_pair
 
 CONFIG = EpisodeConfig(episodes=40, batch_size=4, episodes_per_request=2, seed=3)

@@ -7,7 +7,8 @@ from distforge.errors import InputError
 from distforge.quietstar import ThinkingModel
 from distforge.quietstar.packing import TARGET, TEXT, THOUGHT, pack_thoughts, packed_mask
 from distforge.quietstar.sampling import ThoughtConfig, restricted_logits
-from distforge.quietstar.thoughts import Thoughts, think_and_score
+from distforge.quietstar.target_scores import think_and_score
+from distforge.quietstar.thoughts import Thoughts
 from tests.unit.quietstar.cases import EXACT, MODELS, TAGS, model, padded, words
 
 OPEN, CLOSE, PAD = TAGS.open, TAGS.close, TAGS.pad
@@ -86,7 +87,7 @@ def test_the_mask_shows_the_text_to_the_anchor_and_the_own_branch():
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_a_packed_forward_is_what_was_sampled_and_scored(name, implementation, closing):
-    thinker = ThinkingModel.wrap(model(name, implementation))
+    thinker = ThinkingModel.wrap(model(name, implementation), mixing=False)
     texts = [words(12), words(7, seed=1)]
     ids, mask = padded(texts)
     rows = torch.tensor([0, 0, 0, 1, 1])

@@ -13,6 +13,7 @@ from distforge.optim.param_groups import assign_roles
 from distforge.quietstar import ThinkingModel
 from distforge.quietstar.mixing import MixingHead, mix_logits
 from distforge.quietstar.packing import TARGET, pack_thoughts
+from distforge.quietstar.target_scores import score_targets
 from distforge.quietstar.thoughts import ThoughtConfig, sample_thoughts
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
@@ -67,6 +68,21 @@ def test_a_new_head_gives_the_plain_prediction_up_to_its_bias():
     torch.testing.assert_close(mixed.log_softmax(-1), expected.log_softmax(-1), rtol=0, atol=EXACT)
     rest = ~output.targets
     assert torch.equal(output.mixed_logits()[rest], output.logits[rest])
+
+
+@torch.no_grad()
+def test_the_packed_mixture_is_what_scores_say():
+    thinker = uneven(ThinkingModel.wrap(model()))
+    packed = pack_thoughts(TEXTS, thoughts_of(thinker), TARGETS, TAGS)
+    output = thinker(**packed)
+    labelled = packed["labels"] != -100
+    label, thought, step = (
+        packed[key][labelled][output.targets] for key in ("labels", "thought", "step")
+    )
+    mixed = output.mixed_logits()[output.targets].log_softmax(dim=-1)
+    scores = score_targets(thinker, *padded(TEXTS), thoughts_of(thinker), TARGETS, TAGS)
+    got = mixed.gather(-1, label[:, None])[:, 0]
+    torch.testing.assert_close(got, scores.log_probs[thought, step], rtol=0, atol=EXACT)
 
 
 def test_mixing_ends_where_it_should():

@@ -9,13 +9,9 @@ from transformers import BloomConfig, BloomForCausalLM, MistralConfig, MistralFo
 from distforge.errors import InputError
 from distforge.quietstar import branch_attention
 from distforge.quietstar.tags import Tags
-from distforge.quietstar.thoughts import (
-    ThoughtConfig,
-    sample_thoughts,
-    score_targets,
-    score_without_thoughts,
-    think_and_score,
-)
+from distforge.quietstar.target_scores import score_targets, score_without_thoughts, think_and_score
+from distforge.quietstar.thinking_model import ThinkingModel
+from distforge.quietstar.thoughts import ThoughtConfig, sample_thoughts
 from tests.peak_memory import peak_bytes
 from tests.tiny_models import tiny_llama, tiny_tokenizer
 from tests.unit.quietstar.cases import (
@@ -25,6 +21,7 @@ from tests.unit.quietstar.cases import (
     TAGS,
     VOCAB,
     branch_ids,
+    last_prediction,
     model,
     padded,
     target_scores_alone,
@@ -99,6 +96,34 @@ def test_thinking_and_scoring_in_one_call_is_the_same(config):
     close(thoughts.log_probs, apart.log_probs)
     close(together.log_probs, scores.log_probs)
     assert torch.equal(together.hits, scores.hits)
+
+
+@torch.no_grad()
+def test_a_mixing_head_mixes_what_is_scored():
+    thinker = ThinkingModel.wrap(model())
+    torch.manual_seed(0)
+    thinker.mixing_head.out.weight.normal_()
+    ids, mask, rows, positions = batch()
+    # Thoughts 0 and 1 share a place and not the targets, 2 and 3 share nothing.
+    thoughts, scores = think_and_score(
+        thinker, ids, mask, rows, positions, TARGETS, TAGS, LEARNED, seeded()
+    )
+    again = score_targets(thinker, ids, mask, thoughts, TARGETS, TAGS)
+    close(again.log_probs, scores.log_probs)
+    for i, (row, anchor) in enumerate(zip(ROWS.tolist(), ANCHORS.tolist(), strict=True)):
+        targets = TARGETS[i][TARGETS[i] >= 0].tolist()
+        plain = TEXTS[row][: anchor + 1].tolist()
+        for step, target in enumerate(targets):
+            base, alone = last_prediction(thinker.lm, [*plain, *targets[:step]])
+            given = branch_ids(TEXTS[row], anchor, thoughts, i)
+            thought, beside = last_prediction(thinker.lm, [*given, *targets[:step]])
+            weight = thinker.mixing_head(alone[None], beside[None])[0]
+            mixed = ((1 - weight) * base + weight * thought).log_softmax(dim=-1)
+            close(scores.log_probs[i, step], mixed[target])
+            assert bool(scores.hits[i, step]) == (int(mixed.argmax()) == target)
+    same = torch.zeros(4, dtype=torch.int64)
+    shared = score_targets(thinker, ids, mask, thoughts.at(same), TARGETS[same], TAGS).log_probs
+    close(shared, scores.log_probs[same])
 
 
 def test_a_model_with_a_window_thinks_within_it():
