@@ -4,9 +4,9 @@
 
 For each seed a small model is baked on true thoughts until it answers 60% greedily; then it is
 reinforced on its own thoughts, with the answers alone as reward. Beside it: the same baked model
-fine-tuned on answers without thoughts for as much compute, and, from scratch, a model that answers
-directly and one that gets fillers. Nothing is chosen on the items that are reported. What a seed
-measured is kept in --work, so that a second call continues.
+fine-tuned on answers without thoughts for as much compute, reinforced by AdamW, and, from scratch,
+a model that answers directly and one that gets fillers. Nothing is chosen on the items that are
+reported. What a seed measured is kept in --work, so that a second call continues.
 """
 
 from __future__ import annotations
@@ -17,138 +17,33 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from harness import Row, arguments, publish
 from s5_plot import draw
-from swap_tracking import (
-    BAKED_BATCH,
-    CHANCE,
-    STEPS,
-    SWAPS,
-    THOUGHT,
-    SupervisedTraining,
-    accuracy,
-    bake_partly,
-    make_items,
-    make_model,
-    make_tokenizer,
-)
+from s5_training import CONTROLS, PROMPTS, THOUGHTS, Seed
+from swap_tracking import BAKED_BATCH, CHANCE, STEPS, SWAPS
 
-from distforge.optim import MuonGrokfastConfig, OptimizerConfig
-from distforge.optim.build import AdamWConfig
-from distforge.quietstar import ThinkingModel, ThoughtTrainer
-from distforge.quietstar.config import EpisodeConfig, LearnerConfig, ObjectiveConfig, ProbeConfig
-from distforge.quietstar.tags import Tags
-from distforge.telemetry import RunLogger, TelemetryConfig, read_metrics
-from distforge.telemetry.metrics import RL_ACCURACY
-from distforge.training.distributed import init_world
-from distforge.training.engine_config import EngineConfig
+from distforge.optim.build import OptimizerName
 
-WANTED_BAKED, WANTED_TRAINED, SECONDS_ALLOWED = 0.6, 0.95, 600.0
-CONTROLS = ("shuffled", "random", "filler", "none")
-DIRECT_STEPS, FILLER_STEPS = 1200, 900
-PROMPTS, THOUGHTS = 32, 8
+WANTED_TRAINED, SECONDS_ALLOWED = 0.95, 600.0
+# Beside so many seeds stand the models without thoughts, and reinforcement by AdamW.
+REFERENCED, BY_ADAMW = 2, 1
 # Student's t at 97.5%, for intervals over 2 to 10 seeds.
 _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 
-def learner_config(steps: int, warmup: int) -> LearnerConfig:
-    """AdamW at a rate that rises slowly: from a weak start, early noise does the damage."""
-    return LearnerConfig(
-        checkpoint_every=0,
-        thought=THOUGHT,
-        # Weights of the sum over a thought's eight tokens.
-        objective=ObjectiveConfig(baseline="reinforce_pp", nll_weight=0.8, entropy_bonus=0.0),
-        episodes=EpisodeConfig(
-            episodes=steps * PROMPTS,
-            batch_size=PROMPTS,
-            thoughts=THOUGHTS,
-            episodes_per_request=PROMPTS,
-            warmup_episodes=warmup * PROMPTS,
-            final_fraction=0.3,
-        ),
-        optimizer=OptimizerConfig(
-            name="adamw",
-            adamw=AdamWConfig(lr=1.5e-4, betas=(0.9, 0.99)),
-            muon_grokfast=MuonGrokfastConfig.rl().replace(kl_coefficient=0.003),
-        ),
-        engine=EngineConfig(dtype="float32", qk_clip_every=0),
-        probe=ProbeConfig(every_steps=100, items=1000, batch_size=500, coherence_items=16),
-    )
-
-
-def measure_seed(seed: int, steps: int, work: Path, references: bool) -> dict[str, Any]:
-    """All that one seed has to say; single-threaded."""
-    torch.set_num_threads(1)
-    tokenizer = make_tokenizer()
-    tags = Tags.from_tokenizer(tokenizer)
-    probed, reported = make_items(1000, 900 + seed), make_items(2000, 800 + seed)
-
-    def ask(model: torch.nn.Module, *conditions: str) -> dict[str, float]:
-        return {c: accuracy(model, reported, tags, c) for c in conditions}
-
-    baked, baked_steps = bake_partly(seed, tags, WANTED_BAKED, probed)
-    state = {name: value.clone() for name, value in baked.state_dict().items()}
-    found: dict[str, Any] = {
-        "baked_steps": baked_steps,
-        "baked": ask(baked, "own", "sampled", "gold", *CONTROLS),
-    }
-    directory = work / f"rl_{seed}"
-    telemetry = TelemetryConfig(wandb_mode="disabled", console_interval_seconds=60)
-    # From 60% sampled on would be safe; 60% greedy is what is asked, and reached with a slow start.
-    config = learner_config(steps, warmup=max(1, steps // 15))
-    items = make_items(steps * PROMPTS, 700 + seed)
-    with RunLogger(directory, telemetry, {}, f"s5-{seed}") as log:
-        trainer = ThoughtTrainer(
-            ThinkingModel.wrap(baked, mixing=False),
-            tokenizer,
-            items,
-            probed,
-            config,
-            init_world(),
-            log,
-            directory,
-        )
-        torch.set_num_threads(1)
-        began, used = time.perf_counter(), time.process_time()
-        trainer.train()
-    found["seconds"] = time.perf_counter() - began
-    found["cpu_seconds"] = time.process_time() - used
-    trained = ThinkingModel.from_pretrained(trainer.save_model(directory / "model"))
-    found["trained"] = ask(trained, "own", "sampled", "gold", *CONTROLS)
-    found["curve"] = [
-        [record.step, record.seconds, record.metrics[RL_ACCURACY["own"]]]
-        for record in read_metrics(directory / "metrics.jsonl")
-        if RL_ACCURACY["own"] in record.metrics
-    ]
-    tuned = make_model(seed)
-    tuned.load_state_dict(state)
-    found["fine_tuned"] = _fine_tune(tuned, tags, seed, found["cpu_seconds"], ask)
-    if references:
-        for name, thought, most in (
-            ("direct", "none", DIRECT_STEPS),
-            ("filler", "filler", FILLER_STEPS),
-        ):
-            model = make_model(seed)
-            SupervisedTraining(model, tags, thought, seed + 50).run(min(most, 4 * steps))
-            found[name] = ask(model, "none" if thought == "none" else "filler")
+def measure(seed: int, steps: int, work: Path, optimizer: OptimizerName) -> dict[str, Any]:
+    """All that one seed has to say; by AdamW, the reinforcement alone."""
+    model = Seed(seed, work)
+    found = model.reinforced(steps, optimizer)
+    if optimizer != "adamw":
+        found["fine_tuned"] = model.fine_tuned(found["cpu_seconds"])
+        if seed < REFERENCED:
+            found |= model.references(4 * steps)
     return found
-
-
-def _fine_tune(
-    model: torch.nn.Module, tags: Tags, seed: int, cpu_seconds: float, ask: Any
-) -> dict[str, Any]:
-    """On answers without thoughts, with the rate of the reinforcement, for as much CPU time."""
-    training = SupervisedTraining(model, tags, "none", seed + 100, lr=1.5e-4)
-    began = time.process_time()
-    while time.process_time() - began < cpu_seconds:
-        training.run(10)
-    return {"steps": training.steps, **ask(model, "own", "none")}
 
 
 def interval(values: list[float]) -> tuple[float, float, float]:
@@ -204,53 +99,66 @@ def rows_of(seeds: dict[str, dict[str, Any]]) -> list[Row]:
             peer = float(np.mean(values))
             what = f"a model that was trained without thoughts ({name}), {len(values)} seeds"
             rows.append(Row(what, mean, name, peer, "fraction", mean / peer))
+    for seed in found:
+        if "by_adamw" in seed:
+            ours, peer = seed["trained"]["own"], seed["by_adamw"]["trained"]["own"]
+            rows.append(
+                Row(
+                    "MuonGrokfast, same seed and steps",
+                    ours,
+                    "AdamW",
+                    peer,
+                    "fraction",
+                    ours / peer,
+                )
+            )
     seconds = float(np.median([seed["seconds"] for seed in found]))
-    rows.append(
-        Row(
-            "time of the reinforcement, one thread",
-            seconds,
-            "allowed",
-            SECONDS_ALLOWED,
-            "s",
-            SECONDS_ALLOWED / seconds,
-        )
-    )
+    work = "time of the reinforcement, one thread"
+    rows.append(Row(work, seconds, "allowed", SECONDS_ALLOWED, "s", SECONDS_ALLOWED / seconds))
     return rows
 
 
 def run_seeds(options: argparse.Namespace, work: Path) -> dict[str, dict[str, Any]]:
-    """Each seed in a process of its own, ``--jobs`` at once; those that are kept are read."""
-    waiting = [s for s in range(options.seeds) if not (work / f"seed_{s}.json").exists()]
-    running: dict[int, subprocess.Popen[bytes]] = {}
+    """Each in a process of its own, ``--jobs`` at once; those that are kept are read."""
+    wanted = [("muon_grokfast", seed) for seed in range(options.seeds)]
+    wanted += [("adamw", seed) for seed in range(min(BY_ADAMW, options.seeds))]
+    waiting = [job for job in wanted if not _kept(work, *job).exists()]
+    running: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
         while waiting or running:
             while waiting and len(running) < options.jobs:
-                seed = waiting.pop(0)
+                optimizer, seed = waiting.pop(0)
                 command = [sys.executable, __file__, "--seed", str(seed), "--work", str(work)]
-                command += ["--json", str(work / "unused.json")]
+                command += ["--json", str(work / "unused.json"), "--optimizer", optimizer]
                 command += ["--steps", str(options.steps)] + ["--quick"] * options.quick
-                running[seed] = subprocess.Popen(command, env=environment)
-            seed, process = next(iter(running.items()))
+                running[optimizer, seed] = subprocess.Popen(command, env=environment)
+            job, process = next(iter(running.items()))
             if process.wait(timeout=3600):
-                raise RuntimeError(f"seed {seed} ended with status {process.returncode}")
-            del running[seed]
+                raise RuntimeError(f"{job} ended with status {process.returncode}")
+            del running[job]
     finally:
         for process in running.values():
             process.kill()
-    return {
-        str(seed): json.loads((work / f"seed_{seed}.json").read_text())
-        for seed in range(options.seeds)
-    }
+    measured = {job: json.loads(_kept(work, *job).read_text()) for job in wanted}
+    for (optimizer, seed), found in measured.items():
+        if optimizer == "adamw":
+            measured["muon_grokfast", seed]["by_adamw"] = found
+    return {str(seed): measured["muon_grokfast", seed] for seed in range(options.seeds)}
+
+
+def _kept(work: Path, optimizer: str, seed: int) -> Path:
+    return work / f"{optimizer}_{seed}.json"
 
 
 def parse() -> argparse.Namespace:
     parser = arguments(__doc__ or "")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1, help="seeds at once, one thread each")
-    parser.add_argument("--steps", type=int, default=1600, help="of the reinforcement")
+    parser.add_argument("--steps", type=int, default=2000, help="of the reinforcement")
     parser.add_argument("--work", type=Path, help="where what was measured is kept")
     parser.add_argument("--seed", type=int, default=-1, help=argparse.SUPPRESS)
+    parser.add_argument("--optimizer", default="muon_grokfast", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -262,11 +170,18 @@ def main() -> None:
         work = options.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         if options.seed >= 0:
-            found = measure_seed(options.seed, options.steps, work, references=options.seed < 2)
-            (work / f"seed_{options.seed}.json").write_text(json.dumps(found, indent=1))
+            found = measure(options.seed, options.steps, work, options.optimizer)
+            _kept(work, options.optimizer, options.seed).write_text(json.dumps(found, indent=1))
             return
         seeds = run_seeds(options, work)
-    publish(rows_of(seeds), options.json, seeds=seeds, prompts=PROMPTS, baked_batch=BAKED_BATCH)
+    publish(
+        rows_of(seeds),
+        options.json,
+        seeds=seeds,
+        prompts=PROMPTS,
+        thoughts=THOUGHTS,
+        baked_batch=BAKED_BATCH,
+    )
     if options.json:
         draw(seeds, Path(options.json).with_suffix(".png"))
 

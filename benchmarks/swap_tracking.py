@@ -56,6 +56,8 @@ def make_model(seed: int) -> GPT2LMHeadModel:
         attn_pdrop=0.0,
         activation_function="gelu",
         tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=_WORDS.index("<eos>"),
         attn_implementation="eager",
     )
     return GPT2LMHeadModel(config)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from distforge.errors import InputError
 from distforge.evaluation.scoring import Answered, answer_questions
+from distforge.quietstar.config import LearnerConfig
 from distforge.quietstar.inputs import Step2Inputs
-from distforge.quietstar.items import placed
+from distforge.quietstar.items import ThoughtItem, placed
 from distforge.quietstar.language_model import language_model
-from distforge.quietstar.observer import ProbeScores
 from distforge.quietstar.probes import CONTROLS, Condition, ProbeResult, ThoughtProbe
 from distforge.quietstar.step2_config import Step2Config
 from distforge.quietstar.tags import Tags
@@ -75,16 +76,23 @@ class Examiner:
         )
 
 
-def require_baked(scores: ProbeScores, minimum: float) -> None:
+def require_baked(
+    model: nn.Module, items: Sequence[ThoughtItem], config: LearnerConfig, tags: Tags
+) -> None:
     """Refuse a model that answers too few questions with sampled thoughts.
 
+    Args:
+        items: held out; the first ``config.probe.items`` are asked.
+
     Raises:
-        InputError: the sampled accuracy is below ``minimum``.
+        InputError: fewer than ``config.probe.min_sampled_accuracy`` of them are answered.
     """
-    sampled = scores.accuracy["sampled"]
-    if sampled < minimum:
+    asked, wanted = items[: config.probe.items], config.probe.min_sampled_accuracy
+    probe = ThoughtProbe(model, asked, tags, config.thought, config.probe.batch_size)
+    sampled = float(probe.ask("sampled").hits.float().mean())
+    if sampled < wanted:
         raise InputError(
             f"the baked model answers {sampled:.1%} of the probed items with sampled thoughts, "
-            f"below probe.min_sampled_accuracy ({minimum:.0%}); bake it further first: from less, "
+            f"below probe.min_sampled_accuracy ({wanted:.0%}); bake it further first: from less, "
             "reinforcement learning makes small models worse"
         )

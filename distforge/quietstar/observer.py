@@ -151,22 +151,20 @@ class Observer:
         )
 
     def log_probe(self, step: int, scores: ProbeScores) -> None:
-        """Log the 17 metrics and what the probe saw beside them."""
-        latest = self._latest
-        if latest is None:
-            return
-        metrics = replace(
-            latest,
-            coherence_semantic=scores.closeup.coherence.semantic,
-            coherence_syntactic=scores.closeup.coherence.syntactic,
-            coherence_predictive=scores.closeup.coherence.predictive,
-            coherence_composite=scores.closeup.coherence.composite,
-            thought_diversity=scores.closeup.diversity,
-            inference_time_ms=scores.inference_ms,
-            anti_theater_divergence=scores.closeup.divergence,
-            anti_theater_ablation=scores.ablation,
-        )
-        self._logger.log_rl_probe(step, metrics)
+        """Log what the probe saw and, from the first step on, the 17 metrics."""
+        if self._latest is not None:
+            metrics = replace(
+                self._latest,
+                coherence_semantic=scores.closeup.coherence.semantic,
+                coherence_syntactic=scores.closeup.coherence.syntactic,
+                coherence_predictive=scores.closeup.coherence.predictive,
+                coherence_composite=scores.closeup.coherence.composite,
+                thought_diversity=scores.closeup.diversity,
+                inference_time_ms=scores.inference_ms,
+                anti_theater_divergence=scores.closeup.divergence,
+                anti_theater_ablation=scores.ablation,
+            )
+            self._logger.log_rl_probe(step, metrics)
         self._logger.log(
             step,
             {

@@ -11,7 +11,9 @@ from distforge.data import write_splits
 from distforge.quietstar.examine import Examiner, require_baked
 from distforge.quietstar.inputs import Step2Inputs, load_inputs
 from distforge.quietstar.publish import Step2Summary, publish, summarize_step2
+from distforge.quietstar.screening import screen
 from distforge.quietstar.step2_config import NOT_IDENTITY, Step2Config
+from distforge.quietstar.tags import Tags
 from distforge.quietstar.thinking_model import ThinkingModel
 from distforge.quietstar.trainer import ThoughtTrainer
 from distforge.training.distributed import World, close_world, init_world
@@ -60,10 +62,16 @@ def _reinforce(
     torch.manual_seed(config.seed)
     model = ThinkingModel.wrap(inputs.baked.model, mixing=config.task == "text" and config.mixing)
     parameters = model.num_parameters()  # before ZeRO 3 shards them
+    items, tags = inputs.items, Tags.from_tokenizer(inputs.baked.tokenizer)
+    if config.task == "questions":
+        model.to(world.device)
+        require_baked(model, inputs.heldout, config, tags)
+        kept = directory / "screened.json"
+        items = screen(model, items, config.screening, config, tags, world, log, kept)
     trainer = ThoughtTrainer(
         model,
         inputs.baked.tokenizer,
-        inputs.items,
+        items,
         inputs.heldout,
         config,
         world,
@@ -72,8 +80,6 @@ def _reinforce(
         record,
     )
     heldout_path = write_splits(inputs.examples if world.is_main else (), directory / "data")
-    if config.task == "questions":
-        require_baked(trainer.probe(), config.probe.min_sampled_accuracy)
     with trainer.engine.whole_model() as baked:
         before = examine(baked)
     record.start()

@@ -9,6 +9,7 @@ from distforge.data import DataConfig
 from distforge.data.free_text import TextConfig
 from distforge.errors import InputError
 from distforge.quietstar.config import LearnerConfig
+from distforge.quietstar.screening import ScreeningConfig
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
 from distforge.training.run_directory import Existing
@@ -43,6 +44,7 @@ class Step2Config(LearnerConfig):
         where it is known from elsewhere; by default as measured here.
     task: "questions" thinks before the answer of reasoning questions; "text" inside free text.
     data: the questions; those of the baked model's run by default.
+    screening: of the questions, before training; see `ScreeningConfig`.
     text: the free text.
     mixing: with "text", whether a small head mixes the predictions with and without the thought.
     seed: of the mixing head and of dropout; episodes have a seed of their own.
@@ -60,6 +62,7 @@ class Step2Config(LearnerConfig):
     seed: int = 0
     dry_run: bool = False
     data: DataConfig | None = None
+    screening: ScreeningConfig = field(default_factory=ScreeningConfig)
     text: TextConfig = field(default_factory=TextConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
@@ -81,6 +84,11 @@ class Step2Config(LearnerConfig):
             )
         if self.task == "text" and not self.text.path:
             raise InputError("task is 'text' and text.path is empty; name a file or a directory")
+        if self.task == "text" and self.screening.items:
+            raise InputError(
+                "screening.items is above 0 with task 'text', whose items have no right answer; "
+                "set it to 0"
+            )
         if self.task == "questions" and self.positions.kind != "answer":
             raise InputError(
                 f"positions.kind is {self.positions.kind!r} with task 'questions', which thinks "

@@ -142,7 +142,8 @@ class ThoughtTrainer:
             )
             loop = TrainingLoop(self.engine, source, self._config.episodes.loop, self._guard)
             loop.step = self._step
-            if self._due:
+            # The baked model is the first that could be kept.
+            if self._due or self._best is None:
                 self._probe(loop.step)
             progress = self._logger.progress(loop.total_steps, "reinforcing", loop.step)
             with progress:

@@ -1,0 +1,32 @@
+"""Ranks share the items that are screened, and keep the same ones."""
+
+from pathlib import Path
+
+from distforge.quietstar.screening import ScreeningConfig, screen
+from distforge.quietstar.tags import Tags
+from distforge.telemetry import RunLogger
+from distforge.training.distributed import World
+from tests.distributed.harness import run_ranks
+from tests.thinking_cases import SILENT, learner_config, question_like_items, thinking_pair
+
+
+def kept(world: World, directory: Path) -> list[str]:
+    model, tokenizer = thinking_pair()
+    log = RunLogger(directory, SILENT, {}, "screening", enabled=False)
+    found = screen(
+        model,
+        question_like_items(9),
+        ScreeningConfig(9, right=0.5),
+        learner_config(),
+        Tags.from_tokenizer(tokenizer),
+        world,
+        log,
+        directory / f"screened_by_{world.size}.json",
+    )
+    return [item.id for item in found]
+
+
+def test_two_ranks_keep_what_one_keeps(tmp_path):
+    alone = run_ranks(1, kept, tmp_path)[0]
+    assert alone
+    assert run_ranks(2, kept, tmp_path) == [alone, alone]
