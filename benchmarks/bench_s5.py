@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Row, arguments, publish
+from harness import Row, arguments, publish, run_parts
 from s5_plot import draw
 from s5_training import CONTROLS, PROMPTS, THOUGHTS, Seed
 from swap_tracking import BAKED_BATCH, CHANCE, STEPS, SWAPS
@@ -122,24 +119,15 @@ def run_seeds(options: argparse.Namespace, work: Path) -> dict[str, dict[str, An
     """Each in a process of its own, ``--jobs`` at once; those that are kept are read."""
     wanted = [("muon_grokfast", seed) for seed in range(options.seeds)]
     wanted += [("adamw", seed) for seed in range(min(BY_ADAMW, options.seeds))]
-    waiting = [job for job in wanted if not _kept(work, *job).exists()]
-    running: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    try:
-        while waiting or running:
-            while waiting and len(running) < options.jobs:
-                optimizer, seed = waiting.pop(0)
-                command = [sys.executable, __file__, "--seed", str(seed), "--work", str(work)]
-                command += ["--json", str(work / "unused.json"), "--optimizer", optimizer]
-                command += ["--steps", str(options.steps)] + ["--quick"] * options.quick
-                running[optimizer, seed] = subprocess.Popen(command, env=environment)
-            job, process = next(iter(running.items()))
-            if process.wait(timeout=3600):
-                raise RuntimeError(f"{job} ended with status {process.returncode}")
-            del running[job]
-    finally:
-        for process in running.values():
-            process.kill()
+    parts = {
+        f"{optimizer} {seed}": [
+            *("--seed", str(seed), "--optimizer", optimizer, "--steps", str(options.steps)),
+            *("--work", str(work), "--json", str(work / "unused.json")),
+        ]
+        for optimizer, seed in wanted
+        if not _kept(work, optimizer, seed).exists()
+    }
+    run_parts(parts, options.jobs)
     measured = {job: json.loads(_kept(work, *job).read_text()) for job in wanted}
     for (optimizer, seed), found in measured.items():
         if optimizer == "adamw":

@@ -7,7 +7,9 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,35 @@ def machine() -> dict[str, Any]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
     }
+
+
+def run_parts(parts: Mapping[str, Sequence[str]], jobs: int, seconds: float = 3600.0) -> None:
+    """Run this benchmark again for each part, in a process of its own with one thread.
+
+    Args:
+        parts: arguments of each part's command line, by its name.
+        jobs: so many at once.
+        seconds: that each may take.
+
+    Raises:
+        RuntimeError: a part failed. The others are stopped.
+    """
+    waiting, running = dict(parts), dict[str, subprocess.Popen[bytes]]()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                name = next(iter(waiting))
+                command = [sys.executable, sys.argv[0], *waiting.pop(name)]
+                running[name] = subprocess.Popen(command, env=environment)
+            name, process = next(iter(running.items()))
+            if process.wait(timeout=seconds):
+                raise RuntimeError(f"{name} ended with status {process.returncode}")
+            del running[name]
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
 
 
 def versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ from distforge.errors import InputError
 from distforge.evaluation.scoring import Answered, answer_questions
 from distforge.quietstar.config import LearnerConfig
 from distforge.quietstar.inputs import Step2Inputs
-from distforge.quietstar.items import ThoughtItem, placed
+from distforge.quietstar.items import ThoughtItem, placed, source_of
 from distforge.quietstar.language_model import language_model
 from distforge.quietstar.probes import CONTROLS, Condition, ProbeResult, ThoughtProbe
 from distforge.quietstar.step2_config import Step2Config
@@ -27,11 +27,13 @@ class Examined:
     """What an examination found, over all held-out items in order.
 
     results: by condition, "own" and the controls. answered: of questions, free greedy generations
-    judged by the checker; empty for free text.
+    judged by the checker; empty for free text. sources: of each place, the question or the document
+    that it is in: places of one are not independent.
     """
 
     results: dict[Condition, ProbeResult]
     answered: list[Answered]
+    sources: list[str]
 
 
 class Examiner:
@@ -73,6 +75,7 @@ class Examiner:
         return Examined(
             results={condition: probe.ask(condition) for condition in conditions},
             answered=answered,
+            sources=[source_of(item) for item in self._items for _ in item.positions],
         )
 
 

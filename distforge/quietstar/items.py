@@ -21,6 +21,9 @@ from distforge.quietstar.positions import (
 )
 from distforge.quietstar.tags import CLOSE, OPEN, Tags
 
+# Between a document's name and where a piece of it begins.
+_CUT = "@"
+
 
 @dataclass(frozen=True)
 class ThoughtItem:
@@ -99,7 +102,7 @@ def text_items(
     for document, ids in zip(documents, encoded, strict=True):
         for start in range(0, len(ids) - width + 1, width):
             text = tuple(ids[start : start + width])
-            items.append(ThoughtItem(f"{document.name}@{start}", text, (), ()))
+            items.append(ThoughtItem(f"{document.name}{_CUT}{start}", text, (), ()))
             if config.max_items and len(items) == config.max_items:
                 return items
     if not items:
@@ -108,6 +111,11 @@ def text_items(
             "longer ones"
         )
     return items
+
+
+def source_of(item: ThoughtItem) -> str:
+    """The document that a piece of text was cut from; of a question, its own id."""
+    return item.id.rpartition(_CUT)[0] or item.id
 
 
 def placed(

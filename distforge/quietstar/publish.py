@@ -38,8 +38,9 @@ class Step2Summary:
     controls: accuracy given a thought, by what stands in for it ("own" is no control, but what the
         others are held against).
     bits: a target token, with thoughts and without, of both models.
-    intervals: 95% bootstrap over items: "gain" (accuracy, or bits a token for free text, over the
-        baked model), and "ablation_<control>" (accuracy with the own thoughts less the control's).
+    intervals: 95% bootstrap over questions or documents: "gain" (accuracy, or bits a token for free
+        text, over the baked model), and "ablation_<control>" (accuracy with the own thoughts less
+        the control's).
     verdict: of the anti-theatre tests; empty until they are asked.
     """
 
@@ -86,7 +87,7 @@ def summarize_step2(
     intervals = {"gain": (gain.low, gain.high)}
     for control in CONTROLS:
         difference = own - after.results[control].hits.numpy()
-        found = bootstrap_mean(difference)
+        found = bootstrap_mean(difference, clusters=after.sources)
         intervals[f"ablation_{control}"] = (found.low, found.high)
     scores, baked = summarize(after.answered), summarize(before.answered)
     return Step2Summary(
@@ -162,7 +163,7 @@ def _gain(before: Examined, after: Examined) -> Interval:
         return bootstrap_mean([float(a.correct) - float(b.correct) for b, a in pairs])
     tokens = after.results["own"].tokens.numpy()
     saved = before.results["none"].bits.numpy() - after.results["own"].bits.numpy()
-    return bootstrap_mean(saved / tokens)
+    return bootstrap_mean(saved / tokens, clusters=after.sources)
 
 
 def _bits(result: ProbeResult) -> float:

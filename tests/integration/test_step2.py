@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from distforge.models.handover import find_faults
 from distforge.registry import ModelRegistry
 from distforge.telemetry import read_metrics
 from distforge.telemetry.metrics import RL_METRICS
+from tests.integration.test_step1 import ROOT, curve, run
 from tests.tiny_models import tiny_llama, tiny_tokenizer
 
 SMALL = [
@@ -157,3 +159,26 @@ def test_free_text_runs_to_its_report_and_is_reproducible(baked: Path, tmp_path:
     for file in files:
         one, two = ((tmp_path / n / "rl" / "model" / file).read_bytes() for n in ("one", "two"))
         assert one == two, file
+
+
+def test_two_ranks_of_deepspeed_follow_one_process(baked: Path, tmp_path: Path) -> None:
+    script = str(ROOT / "launch" / "step2.py")
+    settings = [
+        f"--baked={baked}",
+        "--name=rl",
+        *SMALL,
+        "--probe.min-sampled-accuracy=0",
+        "--episodes.micro-batches=2",
+        "--screening.items=8",
+    ]
+    one = run([sys.executable, script, *settings, f"--output={tmp_path / 'one'}"])
+    assert one.returncode in (0, 3), one.stdout + one.stderr
+    launcher = str(Path(sys.executable).parent / "deepspeed")
+    command = [launcher, "--num_accelerators", "2", script, *settings, "--engine.zero-stage=3"]
+    two = run([*command, f"--output={tmp_path / 'two'}"], DS_ACCELERATOR="cpu")
+    assert "the baked model: gain" in two.stdout, two.stdout + two.stderr
+    plain, split = curve(tmp_path / "one" / "rl"), curve(tmp_path / "two" / "rl")
+    assert plain.keys() == split.keys() == {1, 2}
+    assert max(abs(plain[step] - split[step]) for step in plain) <= 1e-3
+    kept = [json.loads((tmp_path / n / "rl" / "screened.json").read_text()) for n in ("one", "two")]
+    assert kept[0] == kept[1]
