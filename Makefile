@@ -23,7 +23,7 @@ setup: $(VENV)/.package-installed ## Create .venv, install what the lock pins, b
 
 server: $(SERVER)/.installed ## The registry's server in .venv-server, for its tests and for serving
 
-run: setup ## Phase 3 on configs/quick.toml: champion, data, baking, report (CONFIG=... for another)
+run: setup ## Phase 3 on configs/quick.toml: champion, step 1, step 2 (CONFIG=... for another)
 	$(BIN)/distforge run --config $(CONFIG)
 
 # A worker for each core; then, with the machine to themselves, the tests that measure time.

@@ -15,6 +15,9 @@ from distforge.optim.config import UpdateScale
 from distforge.optim.layout import Matrix
 from distforge.optim.param_groups import as_matrices, from_matrices, matrix_shape
 
+# Turing's small cards have none: float16 would be coarser there and hardly faster.
+_WITHOUT_TENSOR_CORES = ("GTX 16", "GeForce MX")
+
 
 def orthogonalise(
     matrices: Sequence[Matrix], updates: Sequence[Tensor], group: dict[str, Any]
@@ -69,12 +72,19 @@ def cast(matrices: Tensor, ns_dtype: str) -> Tensor:
 def iteration_dtype(name: str, device: torch.device) -> torch.dtype:
     """The torch dtype of ``ns_dtype`` on a device; see MuonGrokfastConfig for "auto"."""
     if name == "auto":
-        if device.type == "cpu":
-            return torch.float32
-        # Emulated bf16 (before Ampere) is slower than float32; float16 has tensor cores there.
-        has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if has_bf16 else torch.float16
+        return _fastest_dtype(device)
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def _fastest_dtype(device: torch.device) -> torch.dtype:
+    if device.type == "cpu":
+        return torch.float32
+    # Emulated bf16 (before Ampere) is slower than float32; float16 has tensor cores there, if any.
+    if device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    recent = torch.cuda.get_device_capability(device) >= (7, 0)
+    small = any(card in torch.cuda.get_device_name(device) for card in _WITHOUT_TENSOR_CORES)
+    return torch.float16 if recent and not small else torch.float32
 
 
 def travel_dtype(name: str, device: torch.device) -> torch.dtype:
