@@ -197,6 +197,27 @@ class ProbeConfig:
             )
 
 
+@dataclass(frozen=True)
+class ScreeningConfig:
+    """How questions are screened before training.
+
+    items: training items that the baked model tries first, thinking greedily; 0 learns from all
+        items, untried.
+    right: fraction of the items kept that it answered rightly, in [0, 1): they hold on to what it
+        knows.
+    """
+
+    items: int = 0
+    right: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.items < 0 or not 0 <= self.right < 1:
+            raise InputError(
+                f"screening.items is {self.items} and screening.right {self.right}; expected at "
+                "least 0, and a fraction below 1"
+            )
+
+
 def _rl_optimizer() -> OptimizerConfig:
     return OptimizerConfig(muon_grokfast=MuonGrokfastConfig.rl())
 

@@ -19,8 +19,8 @@ from distforge.quietstar.tags import Tags
 from distforge.quietstar.thoughts import Thoughts
 from distforge.training.loss import IGNORE_INDEX
 
-THOUGHT, TARGET, TEXT = 1, 2, 3
-"""Kinds of labelled slots: a sampled thought token, a target after a thought, plain text."""
+THOUGHT, TARGET = 1, 2
+"""Kinds of labelled slots: a sampled thought token, a target after a thought."""
 
 
 def pack_thoughts(
@@ -30,7 +30,6 @@ def pack_thoughts(
     tags: Tags,
     *,
     width: int | None = None,
-    text_targets: bool = False,
 ) -> dict[str, Tensor]:
     """Rows of at most ``width`` slots that hold every thought once, each after its text.
 
@@ -41,7 +40,6 @@ def pack_thoughts(
         targets: (N, n) int64, what follows each thought, padded behind with -100.
         width: most slots of a row. A text whose branches need more takes several rows, each with
             the text; by default every text takes one.
-        text_targets: also label every text, each once, with its own next tokens.
 
     Returns (R, W) int64 tensors:
         input_ids: ids, padded behind with ``tags.pad``.
@@ -49,7 +47,7 @@ def pack_thoughts(
         branch: 0 for text, 1, 2, … for the branches of a row, -1 for padding.
         anchor: column of the last text slot that a branch sees; a text slot's own column.
         labels: the id that a slot predicts, -100 for none. An appended ``</think>`` is never one.
-        kind: 0 without a label, else THOUGHT, TARGET or TEXT.
+        kind: 0 without a label, else THOUGHT or TARGET.
         thought: index of the slot's thought among the N, -1 for text and padding.
         step: of a THOUGHT slot the column in ``thoughts.tokens``, of a TARGET slot the one in
             ``targets``; else -1.
@@ -60,9 +58,9 @@ def pack_thoughts(
         InputError: an empty text, a position outside its text, or a branch that does not fit
             ``width`` with its text.
     """
-    rows = list(_rows(texts, thoughts, targets, tags, width, text_targets))
+    rows = list(_rows(texts, thoughts, targets, tags, width))
     if not rows:
-        raise InputError("there is neither a thought nor a text to pack")
+        raise InputError("there is no thought to pack")
     longest = max(len(row.input_ids) for row in rows)
     fillings = _Row.fillings() | {"input_ids": tags.pad}
     return {
@@ -107,14 +105,14 @@ class _Row:
         minus = dict.fromkeys(("branch", "thought", "step", "base_index"), -1)
         return zero | minus | {"labels": IGNORE_INDEX}
 
-    def add_text(self, ids: list[int], labels: list[int]) -> None:
+    def add_text(self, ids: list[int]) -> None:
         count = len(ids)
         self.input_ids += ids
         self.position_ids += range(count)
         self.branch += [0] * count
         self.anchor += range(count)
-        self.labels += labels
-        self.kind += [TEXT if label != IGNORE_INDEX else 0 for label in labels]
+        self.labels += [IGNORE_INDEX] * count
+        self.kind += [0] * count
         for column in (self.thought, self.step, self.base_index):
             column += [-1] * count
 
@@ -148,7 +146,6 @@ def _rows(
     targets: Tensor,
     tags: Tags,
     width: int | None,
-    text_targets: bool,
 ) -> Iterator[_Row]:
     whole = [[int(token) for token in text] for text in texts]
     branches = defaultdict(list)
@@ -161,27 +158,22 @@ def _rows(
         if not ids:
             raise InputError(f"text {number} is empty; thoughts need a token to follow")
         own = [written.branch(index, ids) for index in branches[number]]
-        if own or text_targets:
-            yield from _rows_of_text(ids, own, targets.shape[1], width, text_targets)
+        if own:
+            yield from _rows_of_text(ids, own, targets.shape[1], width)
 
 
 def _rows_of_text(
-    ids: list[int], branches: list[_Branch], horizon: int, width: int | None, text_targets: bool
+    ids: list[int], branches: list[_Branch], horizon: int, width: int | None
 ) -> Iterator[_Row]:
-    # Beyond the last target of the last thought the text is of no use, unless it is a target.
-    needed = max((branch.anchor for branch in branches), default=0) + max(horizon, 1)
-    short = ids[:needed]
-    row = _Row()
-    if text_targets:
-        row.add_text(ids, [*ids[1:], IGNORE_INDEX])
-    else:
-        row.add_text(short, [IGNORE_INDEX] * len(short))
-    number = 0
+    # Beyond the last target of the last thought the text is of no use.
+    needed = max(branch.anchor for branch in branches) + max(horizon, 1)
+    row, number = _Row(), 0
+    row.add_text(ids[:needed])
     for branch in branches:
         if width is not None and number and len(row.input_ids) + len(branch.ids) > width:
             yield row
             row, number = _Row(), 0
-            row.add_text(short, [IGNORE_INDEX] * len(short))
+            row.add_text(ids[:needed])
         number += 1
         row.add_branch(branch, number)
         if width is not None and len(row.input_ids) > width:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from distforge.errors import InputError
-from distforge.quietstar.config import LearnerConfig
 from distforge.quietstar.items import ThoughtItem
 from distforge.quietstar.probes import ThoughtProbe
+from distforge.quietstar.step2_config import Step2Config
 from distforge.quietstar.tags import Tags
 from distforge.telemetry import RunLogger
 from distforge.training.distributed import World
@@ -27,38 +26,16 @@ from distforge.training.distributed import World
 _PORTION = 1024
 
 
-@dataclass(frozen=True)
-class ScreeningConfig:
-    """How questions are screened before training.
-
-    items: training items that the baked model tries first, thinking greedily; 0 learns from all
-        items, untried.
-    right: fraction of the items kept that it answered rightly, in [0, 1): they hold on to what it
-        knows.
-    """
-
-    items: int = 0
-    right: float = 0.25
-
-    def __post_init__(self) -> None:
-        if self.items < 0 or not 0 <= self.right < 1:
-            raise InputError(
-                f"screening.items is {self.items} and screening.right {self.right}; expected at "
-                "least 0, and a fraction below 1"
-            )
-
-
 def screen(
     model: nn.Module,
     items: Sequence[ThoughtItem],
-    config: ScreeningConfig,
-    learner: LearnerConfig,
+    config: Step2Config,
     tags: Tags,
     world: World,
     log: RunLogger,
     path: Path,
 ) -> list[ThoughtItem]:
-    """The first ``config.items`` that ``model`` gets wrong, and some of the others; collective.
+    """Those of the first items that ``model`` gets wrong, and some of the others; collective.
 
     Which, is kept in ``path``, so that a resumed run learns from the same ones without asking a
     model that may have changed.
@@ -66,19 +43,19 @@ def screen(
     Args:
         model: the baked model, whole on every rank; ranks share the items, questions with one
             place to think.
-        learner: how it thinks, how many items at once, and the seed of which right ones are kept.
+        config: how it thinks, how many items at once, and the seed of which right ones are kept.
 
     Raises:
         InputError: the model gets all of them right.
     """
-    if not config.items:
+    if not config.screening.items:
         return list(items)
-    tried = items[: config.items]
+    tried = items[: config.screening.items]
     kept = json.loads(path.read_text()) if world.is_main and path.is_file() else None
     kept = world.broadcast_object(kept)
     if kept is None:
-        wrong = _wrong(model, tried, learner, tags, world, log)
-        kept = _chosen(tried, wrong, config.right, learner.episodes.seed)
+        wrong = _wrong(model, tried, config, tags, world, log)
+        kept = _chosen(tried, wrong, config.screening.right, config.episodes.seed)
         log.say(
             f"screening: learning from {len(kept)} items, {len(wrong)} of them answered wrongly"
         )
@@ -91,7 +68,7 @@ def screen(
 def _wrong(
     model: nn.Module,
     items: Sequence[ThoughtItem],
-    learner: LearnerConfig,
+    config: Step2Config,
     tags: Tags,
     world: World,
     log: RunLogger,
@@ -102,7 +79,7 @@ def _wrong(
         mine = items[start + world.rank : start + _PORTION : world.size]
         missed: list[str] = []
         if mine:
-            probe = ThoughtProbe(model, mine, tags, learner.thought, learner.probe.batch_size)
+            probe = ThoughtProbe(model, mine, tags, config.thought, config.probe.batch_size)
             hits = probe.ask("own").hits.tolist()
             missed = [item.id for item, hit in zip(mine, hits, strict=True) if not hit]
         wrong.update(name for part in world.gather_objects(missed) for name in part)

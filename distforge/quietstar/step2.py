@@ -67,7 +67,7 @@ def _reinforce(
         model.to(world.device)
         require_baked(model, inputs.heldout, config, tags)
         kept = directory / "screened.json"
-        items = screen(model, items, config.screening, config, tags, world, log, kept)
+        items = screen(model, items, config, tags, world, log, kept)
     trainer = ThoughtTrainer(
         model,
         inputs.baked.tokenizer,

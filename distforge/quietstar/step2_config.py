@@ -8,8 +8,7 @@ from typing import Literal, get_args
 from distforge.data import DataConfig
 from distforge.data.free_text import TextConfig
 from distforge.errors import InputError
-from distforge.quietstar.config import LearnerConfig
-from distforge.quietstar.screening import ScreeningConfig
+from distforge.quietstar.config import LearnerConfig, ScreeningConfig
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
 from distforge.training.run_directory import Existing

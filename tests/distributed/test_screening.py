@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from distforge.quietstar.screening import ScreeningConfig, screen
+from distforge.quietstar.config import ScreeningConfig
+from distforge.quietstar.screening import screen
+from distforge.quietstar.step2_config import Step2Config
 from distforge.quietstar.tags import Tags
 from distforge.telemetry import RunLogger
 from distforge.training.distributed import World
@@ -16,8 +18,7 @@ def kept(world: World, directory: Path) -> list[str]:
     found = screen(
         model,
         question_like_items(9),
-        ScreeningConfig(9, right=0.5),
-        learner_config(),
+        Step2Config(thought=learner_config().thought, screening=ScreeningConfig(9, right=0.5)),
         Tags.from_tokenizer(tokenizer),
         world,
         log,

@@ -5,7 +5,7 @@ import torch
 
 from distforge.errors import InputError
 from distforge.quietstar import ThinkingModel
-from distforge.quietstar.packing import TARGET, TEXT, THOUGHT, pack_thoughts, packed_mask
+from distforge.quietstar.packing import TARGET, THOUGHT, pack_thoughts, packed_mask
 from distforge.quietstar.sampling import ThoughtConfig, restricted_logits
 from distforge.quietstar.target_scores import think_and_score
 from distforge.quietstar.thoughts import Thoughts
@@ -53,18 +53,16 @@ def test_a_row_is_laid_out_as_stated():
     assert second["branch"][5:] == [-1] * 8
 
 
-def test_text_targets_are_labelled_once_and_rows_are_cut_at_the_width():
+def test_rows_are_cut_at_the_width():
     texts = [[10, 11, 12, 13], [20, 21, 22]]
     thoughts = written((0, 0, [30], False), (0, 1, [31], False), (0, 2, [32], False))
     targets = torch.tensor([[11], [12], [13]])
-    packed = pack_thoughts(texts, thoughts, targets, TAGS, width=8, text_targets=True)
-    assert packed["input_ids"].shape == (4, 7)
-    assert packed["thought"].amax(dim=1).tolist() == [0, 1, 2, -1]
-    text = packed["kind"] == TEXT
-    assert packed["labels"][text].tolist() == [11, 12, 13, 21, 22]
+    packed = pack_thoughts(texts, thoughts, targets, TAGS, width=8)
+    assert packed["input_ids"].shape == (3, 6)
+    assert packed["thought"].amax(dim=1).tolist() == [0, 1, 2]
     assert packed["base_index"][packed["kind"] == TARGET].tolist() == [0, 1, 2]
-    with pytest.raises(InputError, match="exceed width = 6"):
-        pack_thoughts(texts, thoughts, targets, TAGS, width=6, text_targets=True)
+    with pytest.raises(InputError, match="exceed width = 5"):
+        pack_thoughts(texts, thoughts, targets, TAGS, width=5)
 
 
 def test_the_mask_shows_the_text_to_the_anchor_and_the_own_branch():

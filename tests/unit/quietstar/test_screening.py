@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from distforge.errors import InputError
-from distforge.quietstar.screening import ScreeningConfig, screen
+from distforge.quietstar.config import ScreeningConfig
+from distforge.quietstar.screening import screen
+from distforge.quietstar.step2_config import Step2Config
 from distforge.quietstar.tags import Tags
 from distforge.telemetry import RunLogger
 from distforge.training.distributed import World
@@ -46,11 +48,12 @@ def case():
     )
 
 
-def screened(case, path, config: ScreeningConfig, model=None):
+def screened(case, path, screening: ScreeningConfig, model=None):
     own, tags, items = case
     log = RunLogger(path, SILENT, {}, "screening", enabled=False)
     world, kept = World(0, 0, 1, torch.device("cpu")), path / "screened.json"
-    found = screen(model or own, items, config, learner_config(), tags, world, log, kept)
+    config = Step2Config(thought=learner_config().thought, screening=screening)
+    found = screen(model or own, items, config, tags, world, log, kept)
     return [items.index(item) for item in found]
 
 

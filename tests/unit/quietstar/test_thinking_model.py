@@ -34,7 +34,7 @@ def thoughts_of(thinker):
 
 
 def packed_batch(thinker):
-    return pack_thoughts(TEXTS, thoughts_of(thinker), TARGETS, TAGS, text_targets=True)
+    return pack_thoughts(TEXTS, thoughts_of(thinker), TARGETS, TAGS)
 
 
 def mixed_nll(output, batch):
@@ -73,7 +73,7 @@ def test_a_new_head_gives_the_plain_prediction_up_to_its_bias():
 @torch.no_grad()
 def test_the_packed_mixture_is_what_scores_say():
     thinker = uneven(ThinkingModel.wrap(model()))
-    packed = pack_thoughts(TEXTS, thoughts_of(thinker), TARGETS, TAGS)
+    packed = packed_batch(thinker)
     output = thinker(**packed)
     labelled = packed["labels"] != -100
     label, thought, step = (
@@ -126,16 +126,13 @@ def test_gradients_are_those_of_one_sequence_after_another(name, checkpointing):
 
 
 def alone_nll(thinker, thoughts):
-    """The same loss, from a sequence of its own for every text and every thought."""
+    """The same loss, from a sequence of its own for every thought and its text."""
     total = torch.zeros(())
 
     def read(ids):
         output = thinker.lm(input_ids=torch.tensor([ids]), output_hidden_states=True)
         return output.logits[0], output.hidden_states[-1][0]
 
-    for text in TEXTS:
-        logits, _ = read(text.tolist())
-        total = total + torch.nn.functional.cross_entropy(logits[:-1], text[1:], reduction="sum")
     for i, (row, anchor) in enumerate(zip(ROWS.tolist(), POSITIONS.tolist(), strict=True)):
         given = branch_ids(TEXTS[row], anchor, thoughts, i)
         targets = TARGETS[i].tolist()
