@@ -7,7 +7,6 @@ import functools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.free_port import free_port
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120
@@ -40,12 +41,6 @@ def server_python() -> str:
         "NOT TESTED against a real registry server: no interpreter has distforge[registry-server]; "
         f"run `make server`, or name one in {PYTHON_VARIABLE}"
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(ready, what: str, process: subprocess.Popen, seconds: float = START_SECONDS) -> None:

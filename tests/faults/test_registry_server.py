@@ -18,11 +18,11 @@ from distforge.registry import ModelRegistry, RegistryUnavailable
 from tests.faults.registry_processes import make_model, note
 from tests.faults.registry_server import (
     PASSWORD,
-    free_port,
     running_postgres,
     running_server,
 )
 from tests.faults.test_spool import assert_eighty, processes
+from tests.free_port import free_port
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,7 +20,7 @@ from distforge.registry.spool import Spool
 from distforge.training.distributed import World
 from tests.distributed.harness import run_ranks
 from tests.faults.registry_processes import VERSIONS, WRITERS, make_model, note
-from tests.faults.registry_server import free_port
+from tests.free_port import free_port
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 240

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,27 +12,9 @@ import pytest
 from distforge.cli import main
 from distforge.registry import ModelRegistry
 from distforge.telemetry import read_metrics
-from distforge.telemetry.metrics import BAKING_METRICS, TRAIN_LOSS
+from distforge.telemetry.metrics import BAKING_METRICS
+from tests.integration.launching import ROOT, curve, run, run_two_ranks
 from tests.tiny_models import tiny_gpt2, tiny_tokenizer
-
-ROOT = Path(__file__).parents[2]
-DEADLINE = 300
-
-
-def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        arguments,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-    )
-
-
-def curve(directory: Path) -> dict[int, float]:
-    records = read_metrics(directory / "metrics.jsonl")
-    return {r.step: r.metrics[TRAIN_LOSS] for r in records if TRAIN_LOSS in r.metrics}
 
 
 @pytest.fixture(scope="session")
@@ -109,9 +89,7 @@ def test_two_ranks_of_deepspeed_follow_one_process(work: Path, config: str) -> N
     script = str(ROOT / "launch" / "step1.py")
     one = run([sys.executable, script, "--config", config, "--output", str(work / "one")])
     assert one.returncode == 3, one.stderr
-    launcher = str(Path(sys.executable).parent / "deepspeed")
-    command = [launcher, "--num_accelerators", "2", script, "--config", config]
-    two = run([*command, "--output", str(work / "two")], DS_ACCELERATOR="cpu")
+    two = run_two_ranks(script, ["--config", config, "--output", str(work / "two")])
     assert "converged" in two.stdout, two.stdout + two.stderr
     plain, split = curve(work / "one" / "tiny"), curve(work / "two" / "tiny")
     assert plain.keys() == split.keys() == set(range(1, 13))

@@ -16,7 +16,7 @@ from distforge.models.handover import find_faults
 from distforge.registry import ModelRegistry
 from distforge.telemetry import read_metrics
 from distforge.telemetry.metrics import RL_METRICS
-from tests.integration.test_step1 import ROOT, curve, run
+from tests.integration.launching import ROOT, curve, run, run_two_ranks
 from tests.tiny_models import tiny_llama, tiny_tokenizer
 
 SMALL = [
@@ -131,7 +131,7 @@ def test_a_dry_run_does_nothing(baked: Path, tmp_path: Path, capsys) -> None:
 
 def test_free_text_runs_to_its_report_and_is_reproducible(baked: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.txt"
-    source = Path(__file__).parents[2] / "README.md"
+    source = ROOT / "README.md"
     corpus.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     settings = [
         "--task=text",
@@ -173,9 +173,8 @@ def test_two_ranks_of_deepspeed_follow_one_process(baked: Path, tmp_path: Path) 
     ]
     one = run([sys.executable, script, *settings, f"--output={tmp_path / 'one'}"])
     assert one.returncode in (0, 3), one.stdout + one.stderr
-    launcher = str(Path(sys.executable).parent / "deepspeed")
-    command = [launcher, "--num_accelerators", "2", script, *settings, "--engine.zero-stage=3"]
-    two = run([*command, f"--output={tmp_path / 'two'}"], DS_ACCELERATOR="cpu")
+    more = ["--engine.zero-stage=3", f"--output={tmp_path / 'two'}"]
+    two = run_two_ranks(script, [*settings, *more])
     assert "the baked model: gain" in two.stdout, two.stdout + two.stderr
     plain, split = curve(tmp_path / "one" / "rl"), curve(tmp_path / "two" / "rl")
     assert plain.keys() == split.keys() == {1, 2}
