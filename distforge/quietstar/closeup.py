@@ -27,7 +27,7 @@ from distforge.quietstar.coherence import (
 from distforge.quietstar.items import ThoughtItem, grouped, pad_targets, pad_texts
 from distforge.quietstar.language_model import language_model
 from distforge.quietstar.tags import Tags
-from distforge.quietstar.target_scores import score_targets, score_without_thoughts
+from distforge.quietstar.target_scores import Places
 from distforge.quietstar.thoughts import ThoughtConfig, Thoughts, restricted_logits, sample_thoughts
 
 
@@ -97,9 +97,9 @@ def _coherence(
     device = next(model.parameters()).device
     ids, mask = (part.to(device) for part in pad_texts(items, tags.pad))
     targets = pad_targets([item.targets[0] for item in items]).to(device)
-    place = (thoughts.rows, thoughts.positions)
-    with_thought = score_targets(model, ids, mask, thoughts, targets, tags).log_probs
-    without = score_without_thoughts(model, ids, mask, *place, targets, tags).log_probs
+    places = Places(model, ids, mask, thoughts.rows, thoughts.positions, targets, tags)
+    with_thought = places.score(thoughts).log_probs
+    without = places.score_without_thoughts().log_probs
     tokens = (targets != IGNORE_INDEX).sum(dim=1)
     gains = ((with_thought - without).sum(dim=1) / tokens).tolist()
     sequences = _Sequences(items, thoughts, tags, device)

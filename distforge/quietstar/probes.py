@@ -18,12 +18,7 @@ from distforge.data.dataset import IGNORE_INDEX
 from distforge.errors import InputError
 from distforge.quietstar.items import ThoughtItem, grouped, pad_targets, pad_texts
 from distforge.quietstar.tags import Tags
-from distforge.quietstar.target_scores import (
-    TargetScores,
-    score_targets,
-    score_without_thoughts,
-    think_and_score,
-)
+from distforge.quietstar.target_scores import Places, TargetScores
 from distforge.quietstar.thoughts import ThoughtConfig, Thoughts
 
 Condition = Literal["own", "sampled", "shuffled", "random", "filler", "none", "gold"]
@@ -102,12 +97,13 @@ class _Batch:
         thought: ThoughtConfig,
         generator: torch.Generator,
     ) -> None:
-        self._model, self._items, self._tags = model, items, tags
+        self._items, self._tags = items, tags
         self._thought, self._generator = thought, generator
         device = next(model.parameters()).device
-        self._ids, self._mask = (part.to(device) for part in pad_texts(items, tags.pad))
+        ids, mask = (part.to(device) for part in pad_texts(items, tags.pad))
         self._rows, self._positions, _ = grouped(items, 1)
         self._targets = pad_targets([t for item in items for t in item.targets]).to(device)
+        self._places = Places(model, ids, mask, self._rows, self._positions, self._targets, tags)
         self._own: tuple[Thoughts, TargetScores] | None = None
 
     def ask(self, condition: Condition) -> ProbeResult:
@@ -121,29 +117,16 @@ class _Batch:
         )
 
     def _scores(self, condition: Condition) -> TargetScores:
-        texts = (self._model, self._ids, self._mask)
         if condition == "none":
-            return score_without_thoughts(
-                *texts, self._rows, self._positions, self._targets, self._tags
-            )
+            return self._places.score_without_thoughts()
         if condition in ("own", "sampled"):
             return self._think(greedy=condition == "own")[1]
-        return score_targets(*texts, self._replaced(condition), self._targets, self._tags)
+        return self._places.score(self._replaced(condition))
 
     def _think(self, *, greedy: bool) -> tuple[Thoughts, TargetScores]:
         if greedy and self._own is not None:
             return self._own
-        result = think_and_score(
-            self._model,
-            self._ids,
-            self._mask,
-            self._rows,
-            self._positions,
-            self._targets,
-            self._tags,
-            replace(self._thought, greedy=greedy),
-            self._generator,
-        )
+        result = self._places.think(replace(self._thought, greedy=greedy), self._generator)
         if greedy:
             self._own = result
         return result

@@ -16,7 +16,7 @@ from distforge.quietstar.items import grouped, pad_targets, pad_texts, placed
 from distforge.quietstar.positions import PositionsConfig
 from distforge.quietstar.rewards import compute_rewards
 from distforge.quietstar.tags import Tags
-from distforge.quietstar.target_scores import score_without_thoughts, think_and_score
+from distforge.quietstar.target_scores import Places
 from distforge.quietstar.thinking_model import ThinkingModel
 from distforge.quietstar.thoughts import ThoughtConfig, Thoughts
 from distforge.rollouts import RolloutRequest
@@ -79,9 +79,8 @@ class ThoughtEngine:
         by_group = [target for item in items for target in item.targets]
         targets = pad_targets([by_group[group] for group in groups]).to(device)
         generator = torch.Generator().manual_seed(request.seed)
-        thoughts, scores = think_and_score(
-            self._model, ids, mask, rows, positions, targets, recipe.tags, recipe.thought, generator
-        )
+        places = Places(self._model, ids, mask, rows, positions, targets, recipe.tags)
+        thoughts, scores = places.think(recipe.thought, generator)
         without = None
         if self._scorer is not None:
             without = self._score_without(ids, mask, thoughts, targets)
@@ -94,7 +93,7 @@ class ThoughtEngine:
         """Once a place, not once a thought: the scorer sees no thought."""
         assert self._scorer is not None
         every = self._recipe.thoughts
-        once = score_without_thoughts(
+        once = Places(
             self._scorer,
             ids,
             mask,
@@ -102,8 +101,8 @@ class ThoughtEngine:
             thoughts.positions[::every],
             targets[::every],
             self._recipe.tags,
-        ).log_probs
-        return once.repeat_interleave(every, dim=0)
+        )
+        return once.score_without_thoughts().log_probs.repeat_interleave(every, dim=0)
 
 
 def _on_cpu(thoughts: Thoughts, targets: Tensor, rewards: Tensor) -> dict[str, Tensor]:

@@ -71,13 +71,13 @@ def target_scores_alone(lm, given: list[int], targets: list[int]) -> Tensor:
     return rows.gather(-1, torch.tensor(targets)[:, None])[:, 0]
 
 
-def greedy_thought(lm, ids: list[int], config: ThoughtConfig) -> list[int]:
+def greedy_thought(lm, ids: list[int], config: ThoughtConfig, tags: Tags = TAGS) -> list[int]:
     """What the model thinks after ``ids``, between the tags."""
     content: list[int] = []
     while len(content) < config.max_tokens:
-        logits = logits_alone(lm, [*ids, TAGS.open, *content])[-1]
-        token = int(restricted_logits(logits, TAGS, config).argmax())
-        if token == TAGS.close:
+        logits = logits_alone(lm, [*ids, tags.open, *content])[-1]
+        token = int(restricted_logits(logits, tags, config).argmax())
+        if token == tags.close:
             break
         content.append(token)
     return content

@@ -7,7 +7,7 @@ from distforge.errors import InputError
 from distforge.quietstar import ThinkingModel
 from distforge.quietstar.packing import TARGET, THOUGHT, pack_thoughts, packed_mask
 from distforge.quietstar.sampling import ThoughtConfig, restricted_logits
-from distforge.quietstar.target_scores import think_and_score
+from distforge.quietstar.target_scores import Places
 from distforge.quietstar.thoughts import Thoughts
 from tests.unit.quietstar.cases import EXACT, MODELS, TAGS, model, padded, words
 
@@ -95,9 +95,8 @@ def test_a_packed_forward_is_what_was_sampled_and_scored(name, implementation, c
     targets[3, 1:] = -100
     config = ThoughtConfig(max_tokens=5, closing=closing, temperature=1.3)
     generator = torch.Generator().manual_seed(0)
-    thoughts, scores = think_and_score(
-        thinker, ids, mask, rows, positions, targets, TAGS, config, generator
-    )
+    places = Places(thinker, ids, mask, rows, positions, targets, TAGS)
+    thoughts, scores = places.think(config, generator)
     for width in (None, 24):
         packed = pack_thoughts(texts, thoughts, targets, TAGS, width=width)
         output = thinker(**packed)

@@ -10,25 +10,19 @@ from distforge.quietstar.config import ScreeningConfig
 from distforge.quietstar.screening import screen
 from distforge.quietstar.step2_config import Step2Config
 from distforge.quietstar.tags import Tags
+from distforge.quietstar.thoughts import ThoughtConfig
 from distforge.telemetry import RunLogger
 from distforge.training.distributed import World
 from tests.thinking_cases import SILENT, learner_config, question_like_items, thinking_pair
-from tests.unit.quietstar.cases import logits_alone
+from tests.unit.quietstar.cases import greedy_thought, logits_alone
 
 KNOWN = (1, 2, 4, 5, 7, 8)
 
 
-def greedy_answer(model, tags: Tags, text: tuple[int, ...], most: int) -> int:
+def greedy_answer(lm, tags: Tags, text: tuple[int, ...], thought: ThoughtConfig) -> int:
     """What the model says after its greedy thought, one sequence at a time."""
-    ids, banned = [*text, tags.open], [*tags.banned(close=False)]
-    for _ in range(most):
-        logits = logits_alone(model.lm, ids)[-1]
-        logits[banned] = -torch.inf
-        token = int(logits.argmax())
-        if token == tags.close:
-            break
-        ids.append(token)
-    return int(logits_alone(model.lm, [*ids, tags.close])[-1].argmax())
+    content = greedy_thought(lm, [*text], thought, tags)
+    return int(logits_alone(lm, [*text, tags.open, *content, tags.close])[-1].argmax())
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +32,8 @@ def case():
     model, tokenizer = thinking_pair()
     tags = Tags.from_tokenizer(tokenizer)
     items = question_like_items(10)
-    most = learner_config().thought.max_tokens
-    answers = [greedy_answer(model, tags, item.text, most) for item in items]
+    thought = learner_config().thought
+    answers = [greedy_answer(model.lm, tags, item.text, thought) for item in items]
     targets = [answer if n in KNOWN else answer + 1 for n, answer in enumerate(answers)]
     return (
         model,

@@ -13,7 +13,7 @@ from distforge.optim.param_groups import assign_roles
 from distforge.quietstar import ThinkingModel
 from distforge.quietstar.mixing import MixingHead, mix_logits
 from distforge.quietstar.packing import TARGET, pack_thoughts
-from distforge.quietstar.target_scores import score_targets
+from distforge.quietstar.target_scores import Places
 from distforge.quietstar.thoughts import ThoughtConfig, sample_thoughts
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
@@ -80,7 +80,8 @@ def test_the_packed_mixture_is_what_scores_say():
         packed[key][labelled][output.targets] for key in ("labels", "thought", "step")
     )
     mixed = output.mixed_logits()[output.targets].log_softmax(dim=-1)
-    scores = score_targets(thinker, *padded(TEXTS), thoughts_of(thinker), TARGETS, TAGS)
+    places = Places(thinker, *padded(TEXTS), ROWS, POSITIONS, TARGETS, TAGS)
+    scores = places.score(thoughts_of(thinker))
     got = mixed.gather(-1, label[:, None])[:, 0]
     torch.testing.assert_close(got, scores.log_probs[thought, step], rtol=0, atol=EXACT)
 

@@ -9,7 +9,7 @@ from transformers import BloomConfig, BloomForCausalLM, MistralConfig, MistralFo
 from distforge.errors import InputError
 from distforge.quietstar import branch_attention
 from distforge.quietstar.tags import Tags
-from distforge.quietstar.target_scores import score_targets, score_without_thoughts, think_and_score
+from distforge.quietstar.target_scores import Places
 from distforge.quietstar.thinking_model import ThinkingModel
 from distforge.quietstar.thoughts import ThoughtConfig, sample_thoughts
 from tests.peak_memory import peak_bytes
@@ -66,8 +66,8 @@ def test_log_probabilities_are_those_of_one_thought_after_another(
     lm = model(name, implementation)
     ids, mask, rows, positions = batch(side)
     thoughts = sample_thoughts(lm, ids, mask, rows, positions, TAGS, config, seeded())
-    scores = score_targets(lm, ids, mask, thoughts, TARGETS, TAGS).log_probs
-    without = score_without_thoughts(lm, ids, mask, rows, positions, TARGETS, TAGS).log_probs
+    places = Places(lm, ids, mask, rows, positions, TARGETS, TAGS)
+    scores, without = places.score(thoughts).log_probs, places.score_without_thoughts().log_probs
     for i, (row, anchor) in enumerate(zip(ROWS.tolist(), ANCHORS.tolist(), strict=True)):
         text, count = TEXTS[row], int(thoughts.lengths[i])
         targets = TARGETS[i][TARGETS[i] >= 0].tolist()
@@ -88,10 +88,9 @@ def test_thinking_and_scoring_in_one_call_is_the_same(config):
     lm = model()
     ids, mask, rows, positions = batch()
     apart = sample_thoughts(lm, ids, mask, rows, positions, TAGS, config, seeded())
-    scores = score_targets(lm, ids, mask, apart, TARGETS, TAGS)
-    thoughts, together = think_and_score(
-        lm, ids, mask, rows, positions, TARGETS, TAGS, config, seeded()
-    )
+    places = Places(lm, ids, mask, rows, positions, TARGETS, TAGS)
+    scores = places.score(apart)
+    thoughts, together = places.think(config, seeded())
     assert torch.equal(thoughts.tokens, apart.tokens)
     close(thoughts.log_probs, apart.log_probs)
     close(together.log_probs, scores.log_probs)
@@ -105,10 +104,9 @@ def test_a_mixing_head_mixes_what_is_scored():
     thinker.mixing_head.out.weight.normal_()
     ids, mask, rows, positions = batch()
     # Thoughts 0 and 1 share a place and not the targets, 2 and 3 share nothing.
-    thoughts, scores = think_and_score(
-        thinker, ids, mask, rows, positions, TARGETS, TAGS, LEARNED, seeded()
-    )
-    again = score_targets(thinker, ids, mask, thoughts, TARGETS, TAGS)
+    places = Places(thinker, ids, mask, rows, positions, TARGETS, TAGS)
+    thoughts, scores = places.think(LEARNED, seeded())
+    again = places.score(thoughts)
     close(again.log_probs, scores.log_probs)
     for i, (row, anchor) in enumerate(zip(ROWS.tolist(), ANCHORS.tolist(), strict=True)):
         targets = TARGETS[i][TARGETS[i] >= 0].tolist()
@@ -122,8 +120,8 @@ def test_a_mixing_head_mixes_what_is_scored():
             close(scores.log_probs[i, step], mixed[target])
             assert bool(scores.hits[i, step]) == (int(mixed.argmax()) == target)
     same = torch.zeros(4, dtype=torch.int64)
-    shared = score_targets(thinker, ids, mask, thoughts.at(same), TARGETS[same], TAGS).log_probs
-    close(shared, scores.log_probs[same])
+    once = Places(thinker, ids, mask, rows[same], positions[same], TARGETS[same], TAGS)
+    close(once.score(thoughts.at(same)).log_probs, scores.log_probs[same])
 
 
 def test_a_model_with_a_window_thinks_within_it():
@@ -151,9 +149,9 @@ def test_a_model_with_a_window_thinks_within_it():
 
 def test_blocks_of_attention_change_nothing(monkeypatch):
     lm = model()
-    whole = think_and_score(lm, *batch(), TARGETS, TAGS, FIXED, seeded())
+    whole = Places(lm, *batch(), TARGETS, TAGS).think(FIXED, seeded())
     monkeypatch.setattr(branch_attention, "_BLOCK_ELEMENTS", 1)
-    blocks = think_and_score(lm, *batch(), TARGETS, TAGS, FIXED, seeded())
+    blocks = Places(lm, *batch(), TARGETS, TAGS).think(FIXED, seeded())
     assert torch.equal(whole[0].tokens, blocks[0].tokens)
     close(whole[1].log_probs, blocks[1].log_probs)
 
@@ -233,9 +231,8 @@ def test_greedy_thoughts_need_no_generator_and_take_the_likeliest():
 
 def test_a_thought_of_no_tokens_is_both_tags():
     lm = model()
-    thoughts, scores = think_and_score(
-        lm, *batch(), TARGETS, TAGS, ThoughtConfig(max_tokens=0), seeded()
-    )
+    places = Places(lm, *batch(), TARGETS, TAGS)
+    thoughts, scores = places.think(ThoughtConfig(max_tokens=0), seeded())
     assert thoughts.tokens.shape == (6, 0)
     given = [*TEXTS[1].tolist(), TAGS.open, TAGS.close]
     with torch.no_grad():
