@@ -61,13 +61,14 @@ def _reinforce(
     examine = Examiner(config, inputs, world)
     torch.manual_seed(config.seed)
     model = ThinkingModel.wrap(inputs.baked.model, mixing=config.task == "text" and config.mixing)
-    parameters = model.num_parameters()  # before ZeRO 3 shards them
+    model.to(world.device)
     items, tags = inputs.items, Tags.from_tokenizer(inputs.baked.tokenizer)
     if config.task == "questions":
-        model.to(world.device)
         require_baked(model, inputs.heldout, config, tags)
         kept = directory / "screened.json"
         items = screen(model, items, config, tags, world, log, kept)
+    # While it is whole, and as precise as the export that it will be held against.
+    parameters, before = model.num_parameters(), examine(model)
     trainer = ThoughtTrainer(
         model,
         inputs.baked.tokenizer,
@@ -80,8 +81,6 @@ def _reinforce(
         record,
     )
     heldout_path = write_splits(inputs.examples if world.is_main else (), directory / "data")
-    with trainer.engine.whole_model() as baked:
-        before = examine(baked)
     record.start()
     outcome = trainer.train()
     model_dir = trainer.save_model(directory / "model")

@@ -18,7 +18,7 @@ from distforge.quietstar.config import LearnerConfig
 from distforge.quietstar.episodes import EpisodeBatches, EpisodePlan
 from distforge.quietstar.items import ThoughtItem
 from distforge.quietstar.moving_average import MovingAverage
-from distforge.quietstar.observer import Observer, ProbeScores
+from distforge.quietstar.observer import Observer
 from distforge.quietstar.tags import Tags
 from distforge.quietstar.thinking_model import ThinkingModel
 from distforge.quietstar.thought_engine import EngineRecipe
@@ -155,11 +155,6 @@ class ThoughtTrainer:
         episodes = self._step * self._config.episodes.batch_size
         return ThoughtOutcome(self._step, episodes, self._best)
 
-    def probe(self) -> ProbeScores:
-        """Examine the model as it is now on the probed items."""
-        with self.engine.whole_model() as model:
-            return self.observer.probe(model)
-
     def save_model(self, directory: Path) -> Path:
         """Move the best weights seen (not the last ones) to ``directory``; collective."""
         if self._world.is_main:
@@ -200,14 +195,14 @@ class ThoughtTrainer:
             raise RunStopped(f"step {step.step} of {total} is saved")
 
     def _probe(self, step: int) -> None:
-        scores = self.probe()
-        self.observer.log_probe(step, scores)
-        if self._best is None or scores.score > self._best.score:
-            self._best = Best(step, scores.score)
-            with self.engine.whole_model() as model:
+        with self.engine.whole_model() as model:
+            scores = self.observer.probe(model)
+            self.observer.log_probe(step, scores)
+            if self._best is None or scores.score > self._best.score:
+                self._best = Best(step, scores.score)
                 if self._world.is_main:
                     export_model(model, self._tokenizer, self._best_directory)
-            self._world.barrier()
+        self._world.barrier()
         self._due = False
 
     def _checkpoint(self, pool: RolloutPool | None) -> None:
