@@ -13,14 +13,13 @@ continues.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from free_text_plot import draw
 from free_text_training import SIZES, measure
-from harness import Row, arguments, publish, run_parts
+from harness import Row, arguments, keep_part, measure_parts, publish
 
 
 def rows_of(sizes: dict[str, dict[str, Any]]) -> list[Row]:
@@ -58,21 +57,13 @@ def main() -> None:
         work = options.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         if options.size:
-            found = measure(options.size, work, quick=options.quick)
-            (work / f"{options.size}.json").write_text(json.dumps(found, indent=1))
+            keep_part(measure(options.size, work, quick=options.quick), work, options.size)
             return
-        parts = {
-            size: [
-                *("--size", size, "--work", str(work), "--json", str(work / "unused.json")),
-                *["--quick"] * options.quick,
-            ]
-            for size in options.sizes
-            if not (work / f"{size}.json").exists()
-        }
-        run_parts(parts, options.jobs)
-        sizes = {size: json.loads((work / f"{size}.json").read_text()) for size in options.sizes}
+        quick = ["--quick"] * options.quick
+        parts = {size: ["--size", size, *quick] for size in options.sizes}
+        sizes = measure_parts(parts, work, options.jobs)
     publish(rows_of(sizes), options.json, sizes=sizes)
-    draw(sizes, Path(options.json).with_suffix(".png"))
+    draw(sizes, options.json.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ reported. What a seed measured is kept in --work, so that a second call continue
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Row, arguments, publish, run_parts
+from harness import Row, arguments, keep_part, measure_parts, publish
 from s5_plot import draw
 from s5_training import CONTROLS, PROMPTS, THOUGHTS, Seed
 from swap_tracking import BAKED_BATCH, CHANCE, STEPS, SWAPS
@@ -115,28 +114,21 @@ def rows_of(seeds: dict[str, dict[str, Any]]) -> list[Row]:
     return rows
 
 
-def run_seeds(options: argparse.Namespace, work: Path) -> dict[str, dict[str, Any]]:
-    """Each in a process of its own, ``--jobs`` at once; those that are kept are read."""
+def measure_seeds(options: argparse.Namespace, work: Path) -> dict[str, dict[str, Any]]:
+    """What each seed has to say, by AdamW in ``by_adamw``."""
     wanted = [("muon_grokfast", seed) for seed in range(options.seeds)]
     wanted += [("adamw", seed) for seed in range(min(BY_ADAMW, options.seeds))]
+    steps = ["--steps", str(options.steps)]
     parts = {
-        f"{optimizer} {seed}": [
-            *("--seed", str(seed), "--optimizer", optimizer, "--steps", str(options.steps)),
-            *("--work", str(work), "--json", str(work / "unused.json")),
-        ]
+        f"{optimizer}_{seed}": ["--seed", str(seed), "--optimizer", optimizer, *steps]
         for optimizer, seed in wanted
-        if not _kept(work, optimizer, seed).exists()
     }
-    run_parts(parts, options.jobs)
-    measured = {job: json.loads(_kept(work, *job).read_text()) for job in wanted}
-    for (optimizer, seed), found in measured.items():
-        if optimizer == "adamw":
-            measured["muon_grokfast", seed]["by_adamw"] = found
-    return {str(seed): measured["muon_grokfast", seed] for seed in range(options.seeds)}
-
-
-def _kept(work: Path, optimizer: str, seed: int) -> Path:
-    return work / f"{optimizer}_{seed}.json"
+    measured = measure_parts(parts, work, options.jobs)
+    seeds = {str(seed): measured[f"muon_grokfast_{seed}"] for seed in range(options.seeds)}
+    for seed, found in seeds.items():
+        if f"adamw_{seed}" in measured:
+            found["by_adamw"] = measured[f"adamw_{seed}"]
+    return seeds
 
 
 def parse() -> argparse.Namespace:
@@ -159,9 +151,9 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         if options.seed >= 0:
             found = measure(options.seed, options.steps, work, options.optimizer)
-            _kept(work, options.optimizer, options.seed).write_text(json.dumps(found, indent=1))
+            keep_part(found, work, f"{options.optimizer}_{options.seed}")
             return
-        seeds = run_seeds(options, work)
+        seeds = measure_seeds(options, work)
     publish(
         rows_of(seeds),
         options.json,
@@ -170,8 +162,7 @@ def main() -> None:
         thoughts=THOUGHTS,
         baked_batch=BAKED_BATCH,
     )
-    if options.json:
-        draw(seeds, Path(options.json).with_suffix(".png"))
+    draw(seeds, options.json.with_suffix(".png"))
 
 
 if __name__ == "__main__":

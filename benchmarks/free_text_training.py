@@ -7,7 +7,7 @@ import shutil
 import sysconfig
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from distforge.evaluation.intervals import bootstrap_mean
 from distforge.models.architectures import ArchitectureConfig, build_model
 from distforge.models.export import export_model
 from distforge.models.tokenizer import train_tokenizer
-from distforge.optim import OptimizerConfig
+from distforge.optim import MuonGrokfastConfig, OptimizerConfig
 from distforge.optim.build import AdamWConfig
 from distforge.quietstar import ThinkingModel, ThoughtTrainer
 from distforge.quietstar.config import (
@@ -82,7 +82,7 @@ def measure(size: str, work: Path, *, quick: bool) -> dict[str, Any]:
     batches = _Batches(train, BATCH * 2)
     _train_plainly(model, batches, PRETRAINING_LR, lambda: batches.drawn / pretraining)
     continued = _copy(model, size, tokenizer)
-    trained, spent = _reinforce(model, tokenizer, train, heldout, steps, work / f"rl_{size}")
+    trained, spent = _reinforce(model, tokenizer, train, steps, work / f"rl_{size}")
     began = time.process_time()
     more = _Batches(train, BATCH * 2, first=batches.drawn)
     _train_plainly(continued, more, LR, lambda: (time.process_time() - began) / spent)
@@ -102,12 +102,15 @@ class _Batches:
     def __init__(self, items: Sequence[ThoughtItem], size: int, first: int = 0) -> None:
         self._ids = torch.tensor([item.text for item in items])
         self._size, self.drawn = size, first
+        self._around, self._order = -1, torch.empty(0)
 
     def draw(self) -> torch.Tensor:
         around, index = divmod(self.drawn * self._size, len(self._ids) - self._size)
-        order = torch.randperm(len(self._ids), generator=torch.Generator().manual_seed(around))
+        if around != self._around:
+            generator = torch.Generator().manual_seed(around)
+            self._around, self._order = around, torch.randperm(len(self._ids), generator=generator)
         self.drawn += 1
-        return self._ids[order[index : index + self._size]]
+        return self._ids[self._order[index : index + self._size]]
 
 
 def _train_plainly(
@@ -130,7 +133,6 @@ def _train_plainly(
 
 def learner_config(steps: int) -> LearnerConfig:
     """A thought after every eighth token, for the eight that follow."""
-    base = LearnerConfig()
     return LearnerConfig(
         checkpoint_every=0,
         thought=THOUGHT,
@@ -147,7 +149,7 @@ def learner_config(steps: int) -> LearnerConfig:
         optimizer=OptimizerConfig(
             name="adamw",
             adamw=AdamWConfig(lr=LR, betas=(0.9, 0.99)),
-            muon_grokfast=replace(base.optimizer.muon_grokfast, kl_coefficient=0.0),
+            muon_grokfast=MuonGrokfastConfig.rl().replace(kl_coefficient=0.0),
         ),
         engine=EngineConfig(dtype="float32", qk_clip_every=0),
         probe=ProbeConfig(every_steps=50, items=100, batch_size=50, coherence_items=8),
@@ -158,7 +160,6 @@ def _reinforce(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     train: Sequence[ThoughtItem],
-    heldout: Sequence[ThoughtItem],
     steps: int,
     directory: Path,
 ) -> tuple[ThinkingModel, float]:

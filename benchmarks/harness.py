@@ -18,6 +18,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+_PART_SECONDS = 3600.0
+
 
 @dataclass(frozen=True)
 class Row:
@@ -56,33 +58,46 @@ def machine() -> dict[str, Any]:
     }
 
 
-def run_parts(parts: Mapping[str, Sequence[str]], jobs: int, seconds: float = 3600.0) -> None:
+def measure_parts(parts: Mapping[str, Sequence[str]], work: Path, jobs: int) -> dict[str, Any]:
     """Run this benchmark again for each part, in a process of its own with one thread.
 
     Args:
-        parts: arguments of each part's command line, by its name.
-        jobs: so many at once.
-        seconds: that each may take.
+        parts: arguments of each part's command line, by its name. A part writes what it measured
+            with `keep_part`; what is kept from an earlier call is not measured again.
+        work: where it is kept.
+        jobs: so many parts at once.
 
     Raises:
-        RuntimeError: a part failed. The others are stopped.
+        RuntimeError: a part failed, or took over an hour. The others are stopped.
     """
-    waiting, running = dict(parts), dict[str, subprocess.Popen[bytes]]()
+    waiting = {name: given for name, given in parts.items() if not _kept(work, name).exists()}
+    running: dict[str, subprocess.Popen[bytes]] = {}
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 name = next(iter(waiting))
                 command = [sys.executable, sys.argv[0], *waiting.pop(name)]
+                command += ["--work", str(work), "--json", str(work / "unused")]
                 running[name] = subprocess.Popen(command, env=environment)
             name, process = next(iter(running.items()))
-            if process.wait(timeout=seconds):
+            if process.wait(timeout=_PART_SECONDS):
                 raise RuntimeError(f"{name} ended with status {process.returncode}")
             del running[name]
     finally:
         for process in running.values():
             process.kill()
             process.wait()
+    return {name: json.loads(_kept(work, name).read_text()) for name in parts}
+
+
+def keep_part(found: Mapping[str, Any], work: Path, name: str) -> None:
+    """Write what the part ``name`` of `measure_parts` measured."""
+    _kept(work, name).write_text(json.dumps(found, indent=1))
+
+
+def _kept(work: Path, name: str) -> Path:
+    return work / f"{name}.json"
 
 
 def versions() -> dict[str, str]:

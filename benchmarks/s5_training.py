@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,6 @@ CONTROLS = ("shuffled", "random", "filler", "none")
 DIRECT_STEPS, FILLER_STEPS = 1200, 900
 PROMPTS, THOUGHTS = 64, 8
 ADAMW_LR = 2e-4
-
-Ask = Callable[..., dict[str, float]]
 
 
 def learner_config(steps: int, optimizer: OptimizerName) -> LearnerConfig:
