@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from baking_rows import other_rows, prompt_rows
-from harness import arguments, publish
+from harness import arguments, publish, work_directory
 from strength_plot import plot_strengths
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -223,8 +223,7 @@ def main() -> None:
         small = replace(config.prompt_baking.training, max_steps=10)
         quick = replace(config.prompt_baking, num_questions=32, training=small)
         config = replace(config, prompt_baking=quick)
-    with tempfile.TemporaryDirectory() as scratch:
-        work = options.work or Path(scratch)
+    with work_directory(options.work) as work:
         bench = Bench(champion, config, world, 20 if options.quick else 0, work)
         others = ("memory",) if options.quick else ("pursuit", "strength", "sequence", "memory")
         jobs: dict[str, Callable[[], Any]] = {

@@ -13,13 +13,12 @@ continues.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from free_text_plot import draw
 from free_text_training import SIZES, measure
-from harness import Row, arguments, keep_part, measure_parts, publish
+from harness import Row, arguments, keep_part, measure_parts, publish, work_directory
 
 
 def rows_of(sizes: dict[str, dict[str, Any]]) -> list[Row]:
@@ -53,9 +52,7 @@ def main() -> None:
     options = parse()
     if options.quick:
         options.sizes = options.sizes[:1]
-    with tempfile.TemporaryDirectory() as scratch:
-        work = options.work or Path(scratch)
-        work.mkdir(parents=True, exist_ok=True)
+    with work_directory(options.work) as work:
         if options.size:
             keep_part(measure(options.size, work, quick=options.quick), work, options.size)
             return

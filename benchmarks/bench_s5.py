@@ -12,12 +12,11 @@ reported. What a seed measured is kept in --work, so that a second call continue
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Row, arguments, keep_part, measure_parts, publish
+from harness import Row, arguments, keep_part, measure_parts, publish, work_directory
 from s5_plot import draw
 from s5_training import CONTROLS, PROMPTS, THOUGHTS, Seed
 from swap_tracking import BAKED_BATCH, CHANCE, STEPS, SWAPS
@@ -146,9 +145,7 @@ def main() -> None:
     options = parse()
     if options.quick:
         options.seeds, options.steps = 1, 10
-    with tempfile.TemporaryDirectory() as scratch:
-        work = options.work or Path(scratch)
-        work.mkdir(parents=True, exist_ok=True)
+    with work_directory(options.work) as work:
         if options.seed >= 0:
             found = measure(options.seed, options.steps, work, options.optimizer)
             keep_part(found, work, f"{options.optimizer}_{options.seed}")

@@ -9,7 +9,9 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,15 @@ def machine() -> dict[str, Any]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
     }
+
+
+@contextmanager
+def work_directory(given: Path | None) -> Iterator[Path]:
+    """Where parts are kept: the one that was given, or one that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as scratch:
+        work = given or Path(scratch)
+        work.mkdir(parents=True, exist_ok=True)
+        yield work
 
 
 def measure_parts(parts: Mapping[str, Sequence[str]], work: Path, jobs: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from distforge.optim.build import AdamWConfig, OptimizerName
 from distforge.quietstar import ThinkingModel, ThoughtTrainer
 from distforge.quietstar.config import EpisodeConfig, LearnerConfig, ObjectiveConfig, ProbeConfig
 from distforge.quietstar.tags import Tags
+from distforge.rollouts import RolloutConfig
 from distforge.telemetry import RunLogger, TelemetryConfig, read_metrics
 from distforge.telemetry.metrics import RL_ACCURACY
 from distforge.training.distributed import init_world
@@ -34,11 +35,12 @@ PROMPTS, THOUGHTS = 64, 8
 ADAMW_LR = 2e-4
 
 
-def learner_config(steps: int, optimizer: OptimizerName) -> LearnerConfig:
+def learner_config(steps: int, optimizer: OptimizerName, rollouts: RolloutConfig) -> LearnerConfig:
     """At a rate that rises slowly: from a weak start, early noise does the damage."""
     return LearnerConfig(
         checkpoint_every=0,
         thought=THOUGHT,
+        rollouts=rollouts,
         # Weights of the sum over a thought's eight tokens.
         objective=ObjectiveConfig(baseline="reinforce_pp", nll_weight=0.8, entropy_bonus=0.0),
         episodes=EpisodeConfig(
@@ -74,13 +76,18 @@ class Seed:
         model, self._baked_steps = bake_partly(seed, self._tags, WANTED_BAKED, self._probed)
         self._state = {name: value.clone() for name, value in model.state_dict().items()}
 
-    def reinforced(self, steps: int, optimizer: OptimizerName) -> dict[str, Any]:
+    def reinforced(
+        self,
+        steps: int,
+        optimizer: OptimizerName = "muon_grokfast",
+        rollouts: RolloutConfig = RolloutConfig(),  # noqa: B008 -- frozen
+    ) -> dict[str, Any]:
         """What the baked model says before and after reinforcement, and what that took."""
         found: dict[str, Any] = {
             "baked_steps": self._baked_steps,
             "baked": self._ask(self._baked(), "own", "sampled", "gold", *CONTROLS),
         }
-        directory = self._work / f"{optimizer}_{self._seed}"
+        directory = self._work / f"{optimizer}_{self._seed}_lag_{rollouts.staleness}"
         telemetry = TelemetryConfig(wandb_mode="disabled", console_interval_seconds=60)
         items = make_items(steps * PROMPTS, 700 + self._seed)
         with RunLogger(directory, telemetry, {}, f"s5-{self._seed}") as log:
@@ -89,7 +96,7 @@ class Seed:
                 self._tokenizer,
                 items,
                 self._probed,
-                learner_config(steps, optimizer),
+                learner_config(steps, optimizer, rollouts),
                 init_world(),
                 log,
                 directory,

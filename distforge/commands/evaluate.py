@@ -1,19 +1,32 @@
-"""``distforge evaluate``: ask any model held-out questions and judge the answers."""
+"""``distforge evaluate``: ask any model held-out questions or public benchmarks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from distforge.baking.convergence import ConvergenceConfig, check_convergence
-from distforge.data import read_examples
+from distforge.data import Example, read_examples
 from distforge.errors import InputError
+from distforge.evaluation.benchmarks import (
+    Answerer,
+    Benchmark,
+    BenchmarksConfig,
+    load_benchmarks,
+    measure_benchmarks,
+)
+from distforge.evaluation.benchmarks.plain import PlainAnswerer
 from distforge.evaluation.scoring import answer_questions, stratified, summarize
-from distforge.models.loading import load_champion
-from distforge.training.distributed import close_world, init_world
+from distforge.models.loading import Champion, load_champion
+from distforge.quietstar import ThinkingModel
+from distforge.quietstar.answering import ThinkingAnswerer
+from distforge.quietstar.tags import Tags
+from distforge.quietstar.thinking_model import SETTINGS_FILE
+from distforge.quietstar.thoughts import ThoughtConfig
+from distforge.training.distributed import World, close_world, init_world
 
 
 @dataclass(frozen=True)
@@ -25,40 +38,63 @@ class EvaluateConfig:
     questions: how many, the strategies in equal parts; 0 asks all.
     prompted: put each example's strategy prompt in front of the question.
     max_new_tokens: longest generation; batch_size: questions at once.
+    benchmarks: public ones, asked without thoughts and, of a model with the thinking tokens, with.
+    thought: how it thinks there.
     """
 
     model: str
-    data: Path
+    data: Path | None = None
     questions: int = 0
     prompted: bool = False
     max_new_tokens: int = 160
     batch_size: int = 128
+    benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
+    thought: ThoughtConfig = field(default_factory=lambda: ThoughtConfig(greedy=True))
 
 
 def evaluate(config: EvaluateConfig) -> int:
-    """Print accuracy and token usage; 3 when they do not meet the convergence targets."""
-    examples = read_examples(config.data, split="heldout")
-    heldout = [e for e in examples if e.split == "heldout"]
-    if not heldout:
-        raise InputError(f"{config.data} holds no held-out examples")
-    if config.questions:
-        heldout = stratified(heldout, config.questions)
+    """Print what was asked for; 3 when the dataset's questions miss the convergence targets."""
+    benchmarks = load_benchmarks(config.benchmarks)
+    if config.data is None and not benchmarks:
+        raise InputError(
+            "nothing to ask: give --data, or --benchmarks.gsm8k or --benchmarks.arc with a file"
+        )
+    heldout = _heldout(config.data, config.questions) if config.data else []
     champion = load_champion(config.model)
     world = init_world()
     try:
-        scores = summarize(
-            answer_questions(
-                champion.model.to(world.device),
-                champion.tokenizer,
-                heldout,
-                world,
-                max_new_tokens=config.max_new_tokens,
-                batch_size=config.batch_size,
-                prompted=config.prompted,
-            )
-        )
+        champion.model.to(world.device)
+        converged = not heldout or _ask_dataset(config, champion, heldout, world)
+        if benchmarks:
+            _ask_benchmarks(config, champion, benchmarks, world)
     finally:
         close_world(world)
+    return 0 if converged else 3
+
+
+def _heldout(data: Path, questions: int) -> list[Example]:
+    examples = read_examples(data, split="heldout")
+    heldout = [e for e in examples if e.split == "heldout"]
+    if not heldout:
+        raise InputError(f"{data} holds no held-out examples")
+    return stratified(heldout, questions) if questions else heldout
+
+
+def _ask_dataset(
+    config: EvaluateConfig, champion: Champion, heldout: list[Example], world: World
+) -> bool:
+    """Print accuracy and token usage; whether they meet the convergence targets."""
+    scores = summarize(
+        answer_questions(
+            champion.model,
+            champion.tokenizer,
+            heldout,
+            world,
+            max_new_tokens=config.max_new_tokens,
+            batch_size=config.batch_size,
+            prompted=config.prompted,
+        )
+    )
     convergence = check_convergence(
         ConvergenceConfig(), scores.accuracy_overall, scores.accuracy, scores.token_usage
     )
@@ -73,4 +109,39 @@ def evaluate(config: EvaluateConfig) -> int:
         console.print(table)
         console.print("meets the targets" if convergence.converged else "misses: ", end="")
         console.print("; ".join(convergence.shortfalls))
-    return 0 if convergence.converged else 3
+    return convergence.converged
+
+
+def _ask_benchmarks(
+    config: EvaluateConfig, champion: Champion, benchmarks: list[Benchmark], world: World
+) -> None:
+    """Print each measure of each benchmark with its interval."""
+    table = Table("benchmark", "measure", "thoughts", "accuracy", "95% interval", "questions")
+    for thinking, answerer in _answerers(config, champion).items():
+        for scores in measure_benchmarks(benchmarks, answerer, world):
+            asked = f"{scores.count:,}"
+            if scores.too_long:
+                asked += f", {scores.too_long:,} of them too long for the context"
+            for name, value in scores.measures.items():
+                interval = f"{value.low:.1%} to {value.high:.1%}"
+                table.add_row(scores.name, name, thinking, f"{value.mean:.1%}", interval, asked)
+    if world.is_main:
+        Console().print(table)
+
+
+def _answerers(config: EvaluateConfig, champion: Champion) -> dict[str, Answerer]:
+    """The model without thoughts and, where its tokenizer has the thinking tokens, with them."""
+    lm, tokenizer = champion.model, champion.tokenizer
+    sizes = config.benchmarks.max_new_tokens, config.benchmarks.batch_size
+    found: dict[str, Answerer] = {"no": PlainAnswerer(lm, tokenizer, *sizes)}
+    try:
+        Tags.from_tokenizer(tokenizer)
+    except InputError as error:
+        print(f"asked without thoughts alone: {error}")
+        return found
+    if Path(config.model, SETTINGS_FILE).is_file():
+        model = ThinkingModel.from_pretrained(config.model).to(lm.device)
+    else:
+        model = ThinkingModel.wrap(lm, mixing=False)
+    found["yes"] = ThinkingAnswerer(model, tokenizer, config.thought, *sizes)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -63,6 +64,23 @@ def bootstrap_mean(
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return Interval(float(data.mean()), float(low), float(high))
+
+
+def proportion(hits: int, count: int, *, confidence: float = 0.95) -> Interval:
+    """Wilson's interval of a fraction; unlike the bootstrap's, it is open at 0 and at ``count``.
+
+    Args:
+        hits: 0 to ``count``. count: at least 1, of independent items.
+
+    Source: Wilson 1927, doi 10.1080/01621459.1927.10502953.
+    """
+    if not 0 <= hits <= count or count < 1:
+        raise InputError(f"there are {hits} hits of {count}; expected at least one item")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    fraction, shrink = hits / count, 1 + z**2 / count
+    centre = (fraction + z**2 / (2 * count)) / shrink
+    half = z / shrink * (fraction * (1 - fraction) / count + z**2 / (4 * count**2)) ** 0.5
+    return Interval(fraction, max(0.0, centre - half), min(1.0, centre + half))
 
 
 def _by_cluster(

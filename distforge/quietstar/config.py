@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from distforge.errors import InputError
+from distforge.evaluation.benchmarks import BenchmarksConfig
 from distforge.optim import MuonGrokfastConfig, OptimizerConfig
 from distforge.optim.schedule import ScheduleConfig, ScheduleKind
 from distforge.quietstar.positions import PositionsConfig
@@ -222,11 +223,16 @@ def _rl_optimizer() -> OptimizerConfig:
     return OptimizerConfig(muon_grokfast=MuonGrokfastConfig.rl())
 
 
+def _some_questions() -> BenchmarksConfig:
+    return BenchmarksConfig(items=100)
+
+
 @dataclass(frozen=True)
 class LearnerConfig:
     """All that reinforcement learning depends on, but model and data.
 
     checkpoint_every: optimizer steps between two checkpoints; 0 keeps none but the best weights.
+    benchmarks: public ones that are asked at every probe, with thoughts.
     The others are described where they are defined. The weight of the divergence from the baked
     model is ``optimizer.muon_grokfast.kl_coefficient``, whichever optimizer is used.
     """
@@ -241,6 +247,7 @@ class LearnerConfig:
     optimizer: OptimizerConfig = field(default_factory=_rl_optimizer)
     engine: EngineConfig = field(default_factory=EngineConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    benchmarks: BenchmarksConfig = field(default_factory=_some_questions)
     # The loss of a policy gradient has no level of its own that a spike could stand out from.
     guard: GuardConfig = field(default_factory=lambda: GuardConfig(spike_nats=0.0))
 

@@ -12,12 +12,15 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from distforge.data.strategies import THINKING_TOKENS
+from distforge.evaluation.benchmarks import load_benchmarks, measure_benchmarks
+from distforge.quietstar.answering import ThinkingAnswerer
 from distforge.quietstar.closeup import Closeup, look_closer
 from distforge.quietstar.config import LearnerConfig
 from distforge.quietstar.episodes import StepExperience
 from distforge.quietstar.items import ThoughtItem, placed
 from distforge.quietstar.probes import CONTROLS, Condition, ThoughtProbe
 from distforge.quietstar.tags import CLOSE, OPEN, Tags
+from distforge.quietstar.thinking_model import ThinkingModel
 from distforge.quietstar.thought_loss import PolicyStatistics
 from distforge.telemetry import RunLogger
 from distforge.telemetry import metrics as names
@@ -37,6 +40,7 @@ class ProbeScores:
     accuracy: fraction of items answered rightly, by condition. bits_with, bits_without: a target
     token, with the own thoughts and with none. closeup: of some of its thoughts. inference_ms: to
     think about and answer an item. by_bits: whether models are compared by ``bits_with``.
+    benchmarks: accuracy by name, of those that are configured.
     """
 
     accuracy: dict[Condition, float]
@@ -45,6 +49,7 @@ class ProbeScores:
     closeup: Closeup
     inference_ms: float
     by_bits: bool
+    benchmarks: dict[str, float]
 
     @property
     def score(self) -> float:
@@ -63,6 +68,9 @@ class Observer:
     Args:
         heldout: items; the first ``config.probe.items`` are probed.
         reference: the baked model, which judges how fluent a thought is.
+
+    Raises:
+        InputError: a benchmark that is not where the configuration says.
     """
 
     def __init__(
@@ -75,6 +83,7 @@ class Observer:
         logger: RunLogger,
     ) -> None:
         self._config, self._world, self._logger = config, world, logger
+        self._benchmarks, self._tokenizer = load_benchmarks(config.benchmarks), tokenizer
         self._tags = Tags.from_tokenizer(tokenizer)
         self._headings = frozenset(tokenizer.convert_tokens_to_ids(list(HEADINGS)))
         # Held-out text is thought about at the same places before and after training.
@@ -111,7 +120,7 @@ class Observer:
             },
         )
 
-    def probe(self, model: nn.Module) -> ProbeScores:
+    def probe(self, model: ThinkingModel) -> ProbeScores:
         """Examine ``model`` on the probed items; collective, ranks share them."""
         config, chosen = self._config, self._items
         mine = chosen[self._world.rank :: self._world.size] or chosen[:1]
@@ -148,11 +157,24 @@ class Observer:
             ),
             inference_ms=1000 * thinking,
             by_bits=config.reward.kind == "prediction_gain",
+            benchmarks=self._ask_benchmarks(model),
         )
+
+    def _ask_benchmarks(self, model: ThinkingModel) -> dict[str, float]:
+        asked = self._config.benchmarks
+        answerer = ThinkingAnswerer(
+            model, self._tokenizer, self._config.thought, asked.max_new_tokens, asked.batch_size
+        )
+        found = measure_benchmarks(self._benchmarks, answerer, self._world)
+        return {scores.name: scores.accuracy for scores in found}
 
     def log_probe(self, step: int, scores: ProbeScores) -> None:
         """Log what the probe saw and, from the first step on, the 17 metrics."""
-        if self._latest is not None:
+        benchmarks = {f"{name}_accuracy": value for name, value in scores.benchmarks.items()}
+        if self._latest is None:
+            early = {RL[name]: value for name, value in benchmarks.items()}
+        else:
+            early = {}
             metrics = replace(
                 self._latest,
                 coherence_semantic=scores.closeup.coherence.semantic,
@@ -163,11 +185,13 @@ class Observer:
                 inference_time_ms=scores.inference_ms,
                 anti_theater_divergence=scores.closeup.divergence,
                 anti_theater_ablation=scores.ablation,
+                **benchmarks,
             )
             self._logger.log_rl_probe(step, metrics)
         self._logger.log(
             step,
             {
+                **early,
                 **{names.RL_ACCURACY[c]: value for c, value in scores.accuracy.items()},
                 names.RL_BITS_WITH_THOUGHTS: scores.bits_with,
                 names.RL_BITS_WITHOUT: scores.bits_without,

@@ -196,6 +196,7 @@ class ThoughtTrainer:
 
     def _probe(self, step: int) -> None:
         with self.engine.whole_model() as model:
+            assert isinstance(model, ThinkingModel)
             scores = self.observer.probe(model)
             self.observer.log_probe(step, scores)
             if self._best is None or scores.score > self._best.score:

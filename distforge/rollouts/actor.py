@@ -14,6 +14,7 @@ import torch
 
 from distforge.rollouts.messages import EngineFactory, RolloutRequest
 from distforge.rollouts.weights import PackedWeights, checksum, unpack
+from distforge.training.host_memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class RolloutActor:
 
     def __init__(self, make_engine: EngineFactory, threads: int) -> None:
         torch.set_num_threads(threads)
+        keep_freed_memory()
         self._engine = make_engine()
         self._version = -1
         self._checksum = ""

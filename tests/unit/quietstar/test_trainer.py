@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from distforge.errors import InputError, RunStopped
+from distforge.evaluation.benchmarks import BenchmarksConfig
 from distforge.quietstar import episodes
 from distforge.quietstar.config import EpisodeConfig, ObjectiveConfig
 from distforge.telemetry import RunLogger, read_metrics
 from distforge.telemetry.metrics import RL, RL_ACCURACY, RL_METRICS
 from distforge.training.distributed import World
+from tests.benchmark_files import ARC_ROWS, GSM8K_ROWS, write_lines
 from tests.thinking_cases import SILENT, learner_config, make_trainer, text_config
 
 WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
@@ -79,6 +81,27 @@ def test_the_seventeen_are_logged_at_every_probe(tmp_path):
     assert last[RL["anti_theater_ablation"]] == pytest.approx(ablation)
     steps = [r for r in records if RL["reward"] in r.metrics and r not in probes]
     assert [r.step for r in steps] == [1, 2, 3, 4, 5, 6]
+
+
+def test_public_benchmarks_are_asked_at_every_probe_where_they_are_configured(tmp_path):
+    gsm8k = write_lines(tmp_path / "gsm8k.jsonl", GSM8K_ROWS)
+    arc = write_lines(tmp_path / "arc.jsonl", ARC_ROWS)
+    asked = BenchmarksConfig(
+        gsm8k=str(gsm8k), arc=str(arc), gsm8k_shots=1, arc_shots=1, max_new_tokens=8
+    )
+    with RunLogger(tmp_path, SILENT, {}, "tiny") as logger:
+        make_trainer(tmp_path, learner_config(benchmarks=asked), WORLD, logger=logger).train()
+    seen = {
+        record.step: (record.metrics[RL["gsm8k_accuracy"]], record.metrics[RL["arc_accuracy"]])
+        for record in read_metrics(tmp_path / "metrics.jsonl")
+        if RL["arc_accuracy"] in record.metrics
+    }
+    assert list(seen) == [0, 3, 6]
+    # One question of ARC is left beside the example, two of GSM8K.
+    assert all(arc in (0, 1) and gsm8k in (0, 0.5, 1) for gsm8k, arc in seen.values())
+    missing = BenchmarksConfig(arc=str(tmp_path / "absent"))
+    with pytest.raises(InputError, match="no benchmark at"):
+        make_trainer(tmp_path / "other", learner_config(benchmarks=missing), WORLD)
 
 
 def test_the_policy_moves_towards_what_is_rewarded(tmp_path, monkeypatch):

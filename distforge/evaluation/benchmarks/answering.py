@@ -1,0 +1,59 @@
+"""What a model must be able to do to be asked a benchmark, and how a question is put to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+# What comes between a question and its answer, in solved examples too.
+ANSWER = "Answer:"
+
+
+class Answerer(Protocol):
+    """A model that answers, with thoughts or without.
+
+    ``asked`` is always the text up to the end of the question's line; the answerer sees to
+    ``Answer:`` itself, so that a thought can come before it.
+    """
+
+    def fits(self, asked: str, answers: Sequence[str] = ()) -> bool:
+        """Whether the context has room for it and for each of ``answers``; without any, for a
+        written answer."""
+        ...
+
+    def write(self, asked: Sequence[str], stops: Sequence[str]) -> list[str]:
+        """What the model writes after each, greedily, up to the first of ``stops``."""
+        ...
+
+    def log_likelihoods(
+        self, asked: Sequence[str], answers: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """Log-probability in nats of each of the answers to each, tokens summed; the texts begin
+        with the space after ``Answer:``."""
+        ...
+
+
+def put(question: str) -> str:
+    """The text that asks ``question``."""
+    return f"Question: {question}\n"
+
+
+def solved(question: str, answer: str) -> str:
+    """A solved example, with the blank line that ends it."""
+    return f"{put(question)}{ANSWER} {answer}\n\n"
+
+
+def with_examples(
+    answerer: Answerer, question: str, examples: Sequence[str], answers: Sequence[str] = ()
+) -> str | None:
+    """The question after as many of the last ``examples`` as fit; None if it alone does not."""
+    for first in range(len(examples) + 1):
+        asked = "".join(examples[first:]) + put(question)
+        if answerer.fits(asked, answers):
+            return asked
+    return None
+
+
+def first_part(text: str, stops: Sequence[str]) -> str:
+    """The text up to the first of ``stops``."""
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=None)]

@@ -1,0 +1,95 @@
+"""ARC (Clark et al. 2018): questions of science with three to five choices, by likelihood.
+
+As lm-evaluation-harness does: ``Question: …\\nAnswer:``, and the choice whose text is likeliest
+after a space ("acc"), or likeliest for its number of characters ("acc_norm").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distforge.errors import InputError
+from distforge.evaluation.benchmarks.answering import Answerer, solved, with_examples
+from distforge.evaluation.benchmarks.rows import Row, read_splits
+
+
+@dataclass(frozen=True)
+class ChoiceQuestion:
+    """A question, its choices, and which of them is right."""
+
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+
+
+class ARC:
+    """The questions of a file or directory; see `BenchmarksConfig`.
+
+    Raises:
+        InputError: files that are no ARC.
+    """
+
+    name = "arc"
+    headline = "acc_norm"
+
+    def __init__(self, path: str, items: int, shots: int) -> None:
+        asked, examples = read_splits(path, shots)
+        self.questions = [_question(row) for row in (asked[:items] if items else asked)]
+        worked = [_question(row) for row in examples]
+        self._examples = [solved(q.question, q.choices[q.answer]) for q in worked]
+
+    def judge(self, answerer: Answerer, mine: Sequence[int]) -> list[dict[str, bool] | None]:
+        """Whether each of the chosen questions is answered rightly; None for one too long."""
+        questions = [self.questions[index] for index in mine]
+        answers = [[f" {choice}" for choice in q.choices] for q in questions]
+        asked = [
+            with_examples(answerer, q.question, self._examples, texts)
+            for q, texts in zip(questions, answers, strict=True)
+        ]
+        fitting = [index for index, text in enumerate(asked) if text is not None]
+        likelihoods = answerer.log_likelihoods(
+            [text for text in asked if text is not None], [answers[index] for index in fitting]
+        )
+        found: list[dict[str, bool] | None] = [None] * len(questions)
+        for index, nats in zip(fitting, likelihoods, strict=True):
+            found[index] = judge(questions[index], nats)
+        return found
+
+
+def judge(question: ChoiceQuestion, nats: Sequence[float]) -> dict[str, bool]:
+    """Whether the right choice is the likeliest one, as it is and for its length."""
+    each = [value / len(text) for value, text in zip(nats, question.choices, strict=True)]
+    return {
+        "acc": max(range(len(nats)), key=nats.__getitem__) == question.answer,
+        "acc_norm": max(range(len(each)), key=each.__getitem__) == question.answer,
+    }
+
+
+def _question(row: Row) -> ChoiceQuestion:
+    try:
+        stem, texts, labels = _laid_out(row.values)
+        answer = labels.index(str(row.values["answerKey"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{row.where} is no row of ARC ({type(error).__name__}: {error}); expected a question, "
+            "choices with texts and labels, and an 'answerKey' among the labels"
+        ) from error
+    if len(texts) != len(labels) or not all(texts):
+        raise InputError(f"{row.where} has {len(labels)} labels for the choices {texts}")
+    return ChoiceQuestion(stem, tuple(texts), answer)
+
+
+def _laid_out(values: dict[str, Any]) -> tuple[str, list[str], list[str]]:
+    """Question, texts and labels, of either layout: the hub's columns or the authors' objects."""
+    question = values["question"]
+    if isinstance(question, str):
+        choices = values["choices"]
+        return question, list(map(str, choices["text"])), list(map(str, choices["label"]))
+    choices = question["choices"]
+    return (
+        str(question["stem"]),
+        [str(choice["text"]) for choice in choices],
+        [str(choice["label"]) for choice in choices],
+    )

@@ -1,0 +1,43 @@
+"""Which public benchmarks are asked, and how much of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distforge.errors import InputError
+
+
+@dataclass(frozen=True)
+class BenchmarksConfig:
+    """Public benchmarks from local files; one whose path is empty is not asked.
+
+    gsm8k: a JSONL or Parquet file of questions and answers ("… #### 18"), or a directory with
+        test* and train* files of that kind; solved examples are taken from train*, and from the
+        end of a single file (those are not asked then).
+    arc: the same of ARC, as its authors or the Hugging Face hub lay it out.
+    items: the first so many questions of each; 0 asks all.
+    gsm8k_shots, arc_shots: solved examples in front of each question; fewer where the model's
+        context ends sooner.
+    max_new_tokens: of a written answer, the thought not counted.
+    batch_size: questions at once.
+    """
+
+    gsm8k: str = ""
+    arc: str = ""
+    items: int = 0
+    gsm8k_shots: int = 5
+    arc_shots: int = 0
+    max_new_tokens: int = 256
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("items", 0),
+            ("gsm8k_shots", 0),
+            ("arc_shots", 0),
+            ("max_new_tokens", 1),
+            ("batch_size", 1),
+        ):
+            value = getattr(self, name)
+            if value < least:
+                raise InputError(f"{name} is {value}; expected at least {least}")
