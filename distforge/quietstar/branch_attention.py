@@ -48,6 +48,8 @@ class BranchCache(Cache):
         self._sees_text = columns <= anchors[..., None]  # (B, P, L)
         self._filled = anchors.new_zeros((*anchors.shape, capacity), dtype=torch.bool)
         self._start = self._new = 0
+        # What a forward pass in one block hides, in all layers alike.
+        self._hidden: Tensor | None = None
         self._pending: _BranchLayer | None = None
         self._attended = 0
 
@@ -61,7 +63,7 @@ class BranchCache(Cache):
         Raises:
             InputError: the model did not call transformers' attention interface for each layer.
         """
-        self._new, self._attended = valid.shape[1], 0
+        self._new, self._attended, self._hidden = valid.shape[1], 0, None
         self._filled[..., self._start : self._start + self._new] = valid.transpose(1, 2)
         own = lm.config._attn_implementation
         token = _ACTIVE.set(self)
@@ -124,6 +126,11 @@ class BranchCache(Cache):
         """Attention of the branches from ``first`` on; (B, H_kv, p, G * s, d) in and out."""
         count, rows = query.shape[2:4]
         chosen, end = slice(first, first + count), self._start + self._new
+        hidden = self._hidden
+        if hidden is None:
+            hidden = ~self._visible(chosen)
+        if count == self._sees_text.shape[1]:
+            self._hidden = hidden
         tail_keys = layer.tail_keys[:, :, chosen, :end]
         tail_values = layer.tail_values[:, :, chosen, :end]
         text = query.flatten(2, 3) @ layer.text_keys.transpose(-1, -2)
@@ -131,14 +138,15 @@ class BranchCache(Cache):
         logits = torch.cat([text.unflatten(2, (count, rows)), tail], dim=-1)
         if softcap is not None:
             logits = softcap * torch.tanh(logits / softcap)
-        visible = self._visible(chosen, rows)
-        weights = logits.masked_fill(~visible, -torch.inf).softmax(dim=-1, dtype=torch.float32)
+        # In place: (B, H_kv, p, G, s, L + t), a group of queries sees the same.
+        logits.unflatten(3, (-1, self._new)).masked_fill_(hidden, -torch.inf)
+        weights = logits.softmax(dim=-1, dtype=torch.float32)
         on_text, on_tail = weights.to(query.dtype).split([text.shape[-1], end], dim=-1)
         seen = (on_text.flatten(2, 3) @ layer.text_values).unflatten(2, (count, rows))
         return seen + on_tail @ tail_values
 
-    def _visible(self, chosen: slice, rows: int) -> Tensor:
-        """(B, 1, p, G * s, L + t): what each query may attend to."""
+    def _visible(self, chosen: slice) -> Tensor:
+        """(B, 1, p, 1, s, L + t): what each query may attend to."""
         end = self._start + self._new
         steps = torch.arange(self._start, end, device=self._filled.device)
         order = torch.arange(end, device=self._filled.device) <= steps[:, None]  # (s, t)
@@ -146,8 +154,7 @@ class BranchCache(Cache):
         itself = torch.arange(end, device=self._filled.device) == steps[:, None]
         tail = (self._filled[:, chosen, None, :end] & order) | itself
         text = self._sees_text[:, chosen, None].expand(-1, -1, self._new, -1)
-        visible = torch.cat([text, tail], dim=-1)[:, None]
-        return visible.repeat(1, 1, 1, rows // self._new, 1)
+        return torch.cat([text, tail], dim=-1)[:, None, :, None]
 
 
 class _BranchLayer(DynamicLayer):

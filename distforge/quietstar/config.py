@@ -171,8 +171,8 @@ class ProbeConfig:
     """When and how the thoughts are examined on held-out items.
 
     every_steps: optimizer steps between two probes (and at the end); > 0.
-    items: held-out items probed each time; they pick the best weights. The final figures are over
-        all held-out items.
+    items: held-out items probed each time, at most half of them; they pick the best weights. The
+        final figures are over the others.
     batch_size: items probed at once.
     coherence_items: of them, those whose thoughts' coherence is measured.
     min_sampled_accuracy: fraction of held-out items that the baked model must answer with sampled

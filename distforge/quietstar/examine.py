@@ -1,4 +1,4 @@
-"""A model on all held-out items: with its thoughts, without them, and with other things instead."""
+"""A model on held-out items: with its thoughts, without them, and with other things instead."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SPARE_TOKENS = 16
 
 @dataclass(frozen=True)
 class Examined:
-    """What an examination found, over all held-out items in order.
+    """What an examination found, over the held-out items in order.
 
     results: by condition, "own" and the controls. answered: of questions, free greedy generations
     judged by the checker; empty for free text. sources: of each place, the question or the document
@@ -48,7 +48,8 @@ class Examiner:
         # Free text is thought about at the same places by both models: where the baked one is
         # unsure, if it is uncertainty that decides.
         self._items = placed(inputs.heldout, inputs.baked.model, config.positions, self._tags)
-        self._questions = [e for e in inputs.examples if e.split == "heldout"]
+        asked = {item.id for item in inputs.heldout}
+        self._questions = [e for e in inputs.examples if e.id in asked]
         longest = max(len(i.gold or ()) + len(i.targets[0]) for i in self._items if i.targets)
         self._room = longest + 2 + _SPARE_TOKENS
 
@@ -85,13 +86,13 @@ def require_baked(
     """Refuse a model that answers too few questions with sampled thoughts.
 
     Args:
-        items: held out; the first ``config.probe.items`` are asked.
+        items: the probed ones.
 
     Raises:
         InputError: fewer than ``config.probe.min_sampled_accuracy`` of them are answered.
     """
-    asked, wanted = items[: config.probe.items], config.probe.min_sampled_accuracy
-    probe = ThoughtProbe(model, asked, tags, config.thought, config.probe.batch_size)
+    wanted = config.probe.min_sampled_accuracy
+    probe = ThoughtProbe(model, items, tags, config.thought, config.probe.batch_size)
     sampled = float(probe.ask("sampled").hits.float().mean())
     if sampled < wanted:
         raise InputError(

@@ -10,7 +10,7 @@ from distforge.data import Example, dataset_sha256, make_examples, read_examples
 from distforge.data.free_text import read_documents
 from distforge.errors import InputError
 from distforge.models.loading import Champion, load_champion
-from distforge.quietstar.items import ThoughtItem, question_items, text_items
+from distforge.quietstar.items import ThoughtItem, question_items, split_probed, text_items
 from distforge.quietstar.step2_config import Step2Config
 from distforge.quietstar.tags import Tags
 
@@ -20,10 +20,14 @@ _MAX_LENGTH = 512
 
 @dataclass(frozen=True)
 class Step2Inputs:
-    """``examples`` are the questions of both splits; there are none with free text."""
+    """``probed`` items are held out to pick the weights by, ``heldout`` ones to judge them by.
+
+    ``examples`` are the questions of both splits; there are none with free text.
+    """
 
     baked: Champion
     items: list[ThoughtItem]
+    probed: list[ThoughtItem]
     heldout: list[ThoughtItem]
     examples: list[Example]
     dataset_sha256: str
@@ -47,17 +51,19 @@ def load_inputs(config: Step2Config) -> Step2Inputs:
             )
             for held in (False, True)
         )
-        return Step2Inputs(baked, train, heldout, [], config_sha256(config.text))
+        split = split_probed(heldout, config.probe.items)
+        return Step2Inputs(baked, train, *split, [], config_sha256(config.text))
     length = config.data.max_length if config.data else _MAX_LENGTH
     examples = _questions(config)
     train, heldout = (
-        question_items([e for e in examples if e.split == split], baked.tokenizer, length)
-        for split in ("train", "heldout")
+        question_items([e for e in examples if e.split == name], baked.tokenizer, length)
+        for name in ("train", "heldout")
     )
     # Asked with the same length limit, so that items and questions are the same.
     asked = {item.id for item in heldout} | {item.id for item in train}
     kept = [example for example in examples if example.id in asked]
-    return Step2Inputs(baked, train, heldout, kept, dataset_sha256(kept))
+    split = split_probed(heldout, config.probe.items)
+    return Step2Inputs(baked, train, *split, kept, dataset_sha256(kept))
 
 
 def find_model(baked: str) -> Path:

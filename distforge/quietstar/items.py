@@ -118,6 +118,29 @@ def source_of(item: ThoughtItem) -> str:
     return item.id.rpartition(_CUT)[0] or item.id
 
 
+def split_probed(
+    heldout: Sequence[ThoughtItem], most: int
+) -> tuple[list[ThoughtItem], list[ThoughtItem]]:
+    """Held-out items that may pick weights, and those that are examined at the end.
+
+    About ``most`` are probed, whole documents of them, but no more than half.
+
+    Raises:
+        InputError: fewer than two items.
+    """
+    if len(heldout) < 2:
+        raise InputError(
+            f"there is {len(heldout)} held-out item; give two, to probe and to examine"
+        )
+    half = len(heldout) // 2
+    sources = [source_of(item) for item in heldout]
+    borders = [i for i in range(1, half + 1) if sources[i] != sources[i - 1]]
+    # One long document is cut inside.
+    wanted = min(most, half)
+    cut = min(borders, key=lambda border: abs(border - wanted), default=wanted)
+    return list(heldout[:cut]), list(heldout[cut:])
+
+
 def placed(
     items: Sequence[ThoughtItem], model: nn.Module, config: PositionsConfig, tags: Tags
 ) -> list[ThoughtItem]:

@@ -24,8 +24,9 @@ from distforge.training.signals import stop_at_once
 def run_step2_rl(config: Step2Config, world: World | None = None) -> Step2Summary:
     """Teach the configured baked model to think; collective over the world's ranks.
 
-    Trains on generated thoughts, keeps the best weights, exports them, examines the export on all
-    held-out items beside the baked model and beside controls, registers it and writes the report.
+    Trains on generated thoughts, keeps the best weights, exports them, examines the export on
+    held-out items that picked nothing, beside the baked model and beside controls, registers it and
+    writes the report.
 
     Raises:
         InputError: something the user gave cannot be used, such as a model that is baked too
@@ -64,7 +65,7 @@ def _reinforce(
     model.to(world.device)
     items, tags = inputs.items, Tags.from_tokenizer(inputs.baked.tokenizer)
     if config.task == "questions":
-        require_baked(model, inputs.heldout, config, tags)
+        require_baked(model, inputs.probed, config, tags)
         kept = directory / "screened.json"
         items = screen(model, items, config, tags, world, log, kept)
     # While it is whole, and as precise as the export that it will be held against.
@@ -73,7 +74,7 @@ def _reinforce(
         model,
         inputs.baked.tokenizer,
         items,
-        inputs.heldout,
+        inputs.probed,
         config,
         world,
         log,

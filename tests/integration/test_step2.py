@@ -69,6 +69,14 @@ def test_summary_has_the_promised_fields(finished: Path) -> None:
     assert summary["verdict"] == ""
 
 
+def test_what_picks_the_weights_does_not_judge_them(finished: Path) -> None:
+    heldout = [json.loads(line) for line in (finished / "data/heldout.jsonl").open()]
+    asked = [json.loads(line) for line in (finished / "samples.jsonl").open()]
+    assert len(asked) == json.loads((finished / "summary.json").read_text())["items"]
+    questions = [sorted(row["question"] for row in rows) for rows in (asked, heldout[4:])]
+    assert questions[0] == questions[1]
+
+
 def test_the_model_is_registered_as_child_of_the_baked_one(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     registry = ModelRegistry(f"sqlite:///{finished.parent / 'registry.db'}")
