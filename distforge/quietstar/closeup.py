@@ -17,6 +17,8 @@ from distforge.data.dataset import IGNORE_INDEX
 from distforge.evaluation.generation import continue_ids
 from distforge.quietstar.coherence import (
     Coherence,
+    content_coherence,
+    correlation_within,
     edit_distance,
     predictive_coherence,
     semantic_coherence,
@@ -30,14 +32,22 @@ from distforge.quietstar.tags import Tags
 from distforge.quietstar.target_scores import Places
 from distforge.quietstar.thoughts import ThoughtConfig, Thoughts, restricted_logits, sample_thoughts
 
+# Thoughts measured at once: their logits over all places are held.
+_BATCH = 64
+
 
 @dataclass(frozen=True)
 class Closeup:
-    """Means over the thoughts looked at; ``diversity`` and ``divergence`` are in [0, 1]."""
+    """Means over the thoughts looked at; ``diversity`` and ``divergence`` are in [0, 1].
+
+    correlation: in [-1, 1], of what a thought says (its content's coherence) with what it gains,
+    among the thoughts of a place; NaN where they do not differ.
+    """
 
     coherence: Coherence
     diversity: float
     divergence: float
+    correlation: float
 
 
 def look_closer(
@@ -69,11 +79,16 @@ def look_closer(
     contents = _contents(sampled)
     by_place = [contents[i : i + thoughts] for i in range(0, len(contents), thoughts)]
     plain = _continuations(model, items, tags, sampled.tokens.shape[1])
-    # One thought a place is enough for what is a mean over places.
-    first = sampled.at(slice(None, None, thoughts))
-    coherence = _coherence(model, reference, items, first, tags, config, headings)
+    measured: list[_Measured] = []
+    for first in range(0, len(sampled), _BATCH):
+        part = sampled.at(slice(first, first + _BATCH))
+        measured += _measure(model, reference, items, part, tags, config, headings)
     return Closeup(
-        coherence=coherence,
+        coherence=Coherence(
+            semantic=_mean([one.semantic for one in measured]),
+            syntactic=_mean([one.syntactic for one in measured]),
+            predictive=_mean([predictive_coherence(one.gain) for one in measured]),
+        ),
         diversity=_mean([thought_diversity(group) for group in by_place]),
         divergence=_mean(
             [
@@ -81,10 +96,38 @@ def look_closer(
                 for group, other in zip(by_place, plain, strict=True)
             ]
         ),
+        correlation=correlation_within(
+            [
+                _distinct(group, measured[number * thoughts : (number + 1) * thoughts])
+                for number, group in enumerate(by_place)
+            ]
+        ),
     )
 
 
-def _coherence(
+def _distinct(
+    contents: Sequence[list[int]], measured: Sequence[_Measured]
+) -> tuple[list[float], list[float]]:
+    """Coherence and gain of a place's thoughts; equal ones count once, since they differ by the
+    rounding of sums alone."""
+    once = {tuple(ids): one for ids, one in zip(contents, measured, strict=True)}.values()
+    return [one.content for one in once], [one.gain for one in once]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One thought: semantic and syntactic coherence, and gain in nats a target token."""
+
+    semantic: float
+    syntactic: float
+    gain: float
+
+    @property
+    def content(self) -> float:
+        return content_coherence(self.semantic, self.syntactic)
+
+
+def _measure(
     model: nn.Module,
     reference: nn.Module,
     items: Sequence[ThoughtItem],
@@ -92,30 +135,29 @@ def _coherence(
     tags: Tags,
     config: ThoughtConfig,
     headings: frozenset[int],
-) -> Coherence:
-    """``thoughts``: one an item."""
+) -> list[_Measured]:
+    """``thoughts``: of these items, by their rows."""
     device = next(model.parameters()).device
-    ids, mask = (part.to(device) for part in pad_texts(items, tags.pad))
-    targets = pad_targets([item.targets[0] for item in items]).to(device)
-    places = Places(model, ids, mask, thoughts.rows, thoughts.positions, targets, tags)
-    with_thought = places.score(thoughts).log_probs
+    chosen = [items[row] for row in thoughts.rows.tolist()]
+    ids, mask = (part.to(device) for part in pad_texts(chosen, tags.pad))
+    targets = pad_targets([item.targets[0] for item in chosen]).to(device)
+    own = replace(thoughts, rows=torch.arange(len(chosen), device=thoughts.rows.device))
+    places = Places(model, ids, mask, own.rows, own.positions, targets, tags)
+    with_thought = places.score(own).log_probs
     without = places.score_without_thoughts().log_probs
     tokens = (targets != IGNORE_INDEX).sum(dim=1)
     gains = ((with_thought - without).sum(dim=1) / tokens).tolist()
-    sequences = _Sequences(items, thoughts, tags, device)
-    contents, closed = _contents(thoughts), thoughts.closed.tolist()
+    sequences = _Sequences(chosen, own, tags, device)
     fluency = sequences.fluency(reference, config)
+    semantic = sequences.semantic(model).tolist()
     forms = [
-        well_formedness(content, config.closing == "fixed" or own, headings)
-        for content, own in zip(contents, closed, strict=True)
+        well_formedness(content, config.closing == "fixed" or closed, headings)
+        for content, closed in zip(_contents(own), own.closed.tolist(), strict=True)
     ]
-    return Coherence(
-        semantic=float(sequences.semantic(model).mean()),
-        syntactic=_mean(
-            [syntactic_coherence(form, fluent) for form, fluent in zip(forms, fluency, strict=True)]
-        ),
-        predictive=_mean([predictive_coherence(gain) for gain in gains]),
-    )
+    return [
+        _Measured(near, syntactic_coherence(form, fluent), gain)
+        for near, form, fluent, gain in zip(semantic, forms, fluency, gains, strict=True)
+    ]
 
 
 class _Sequences:

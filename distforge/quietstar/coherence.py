@@ -1,19 +1,22 @@
-"""How coherent thoughts are, and how different: formulas on tokens and tensors, each in [0, 1].
+"""How coherent thoughts are, and how different: formulas on tokens and tensors, mostly in [0, 1].
 
 None of them is ever part of a reward: what is rewarded stops being a measure.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 # Of the composite: semantic, syntactic, predictive (the specification's).
 WEIGHTS = (0.4, 0.3, 0.3)
 _NGRAM = 4
+_LARGEST_RHO = 0.99
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,12 @@ def syntactic_coherence(form: float, fluency: float) -> float:
     return (form + fluency) / 2
 
 
+def content_coherence(semantic: float, syntactic: float) -> float:
+    """``(4 semantic + 3 syntactic) / 7``: the composite without its predictive part, which the gain
+    is in by construction."""
+    return (WEIGHTS[0] * semantic + WEIGHTS[1] * syntactic) / (WEIGHTS[0] + WEIGHTS[1])
+
+
 def predictive_coherence(gain: float) -> float:
     """``1 / (1 + exp(-gain))`` of the gain in nats a target token: 0.5 where the thought changes
     nothing."""
@@ -91,6 +100,41 @@ def thought_diversity(thoughts: Sequence[Sequence[int]]) -> float:
         return float("nan")
     overlaps = [len(a & b) / len(a | b) if a | b else 1.0 for a, b in pairs]
     return 1 - sum(overlaps) / len(overlaps)
+
+
+def correlation_within(
+    places: Sequence[tuple[Sequence[float], Sequence[float]]],
+) -> float:
+    """Spearman's rank correlation at each place, averaged by Fisher's z; NaN where there is none.
+
+    Args:
+        places: two numbers of each thought (its coherence, its gain), place by place. Within a
+            place, what makes a place easy cannot pass for a thought's merit. A place with fewer
+            than three thoughts, or where one of the two never varies, says nothing.
+    """
+    found = [spearman(one, other) for one, other in places if len(one) > 2]
+    known = [rho for rho in found if not math.isnan(rho)]
+    if not known:
+        return math.nan
+    # A perfect order of few thoughts would count without end.
+    z = [math.atanh(max(-_LARGEST_RHO, min(_LARGEST_RHO, rho))) for rho in known]
+    return math.tanh(sum(z) / len(z))
+
+
+def spearman(one: Sequence[float], other: Sequence[float]) -> float:
+    """Pearson's correlation of the ranks, ties at their mean rank; NaN where one is constant."""
+    ranks = np.array([_ranks(one), _ranks(other)])
+    centred = ranks - ranks.mean(axis=1, keepdims=True)
+    spread = (centred**2).sum(axis=1)
+    if not spread.all():
+        return math.nan
+    return float((centred[0] * centred[1]).sum() / math.sqrt(spread[0] * spread[1]))
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    last = counts.cumsum()
+    return (last - (counts - 1) / 2)[inverse]
 
 
 def edit_distance(one: Sequence[int], other: Sequence[int]) -> float:

@@ -185,6 +185,7 @@ class Observer:
                 inference_time_ms=scores.inference_ms,
                 anti_theater_divergence=scores.closeup.divergence,
                 anti_theater_ablation=scores.ablation,
+                anti_theater_correlation=scores.closeup.correlation,
                 **benchmarks,
             )
             self._logger.log_rl_probe(step, metrics)

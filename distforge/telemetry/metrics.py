@@ -206,7 +206,8 @@ class RLMetrics:
         anti_theater_divergence: normalised edit distance between a thought and what the model
             would have gone on with instead, in [0, 1].
         anti_theater_ablation: accuracy with the own thoughts less the best control's.
-        anti_theater_correlation: of coherence with gain, where the verdict was asked.
+        anti_theater_correlation: Spearman's, of the coherence of a thought's content with what it
+            gains, among the thoughts of one place, averaged over places; in [-1, 1].
         ess: effective sample size of the last step's thoughts, a fraction.
     """
 

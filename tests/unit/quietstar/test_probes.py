@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from distforge.errors import InputError
+from distforge.quietstar import closeup
 from distforge.quietstar.closeup import look_closer
 from distforge.quietstar.items import ThoughtItem
 from distforge.quietstar.probes import CONTROLS, ThoughtProbe
@@ -115,6 +116,19 @@ def test_a_closer_look_is_within_bounds_and_repeatable(setting, closing):
     assert one == two
     parts = (one.coherence.semantic, one.coherence.syntactic, one.coherence.predictive)
     assert all(0 <= part <= 1 for part in (*parts, one.diversity, one.divergence))
+    assert -1 < one.correlation < 1
     # Sampled from nearly flat distributions, unlike what is likeliest.
     assert one.divergence > 0.5
     assert one.diversity > 0.5
+
+
+def test_a_closer_look_depends_on_no_batch(setting, monkeypatch):
+    model, tags, items = setting
+    config = ThoughtConfig(max_tokens=4, closing="learned")
+    whole = look_closer(model, model, items[:3], tags, config, 4, frozenset())
+    monkeypatch.setattr(closeup, "_BATCH", 1)
+    alone = look_closer(model, model, items[:3], tags, config, 4, frozenset())
+    assert dataclasses.astuple(alone.coherence) == pytest.approx(
+        dataclasses.astuple(whole.coherence), abs=1e-5
+    )
+    assert alone.correlation == pytest.approx(whole.correlation, abs=1e-5)
