@@ -29,6 +29,10 @@ from distforge.quietstar.thoughts import ThoughtConfig
 from distforge.training.distributed import World, close_world, init_world
 
 
+def _until_it_closes() -> ThoughtConfig:
+    return ThoughtConfig(max_tokens=128, closing="learned")
+
+
 @dataclass(frozen=True)
 class EvaluateConfig:
     """Ask a model the held-out questions of a dataset, greedily, and judge what it writes.
@@ -39,7 +43,7 @@ class EvaluateConfig:
     prompted: put each example's strategy prompt in front of the question.
     max_new_tokens: longest generation; batch_size: questions at once.
     benchmarks: public ones, asked without thoughts and, of a model with the thinking tokens, with.
-    thought: how it thinks there.
+    thought: how it thinks there; always greedily.
     """
 
     model: str
@@ -49,7 +53,7 @@ class EvaluateConfig:
     max_new_tokens: int = 160
     batch_size: int = 128
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
-    thought: ThoughtConfig = field(default_factory=lambda: ThoughtConfig(greedy=True))
+    thought: ThoughtConfig = field(default_factory=_until_it_closes)
 
 
 def evaluate(config: EvaluateConfig) -> int:
@@ -117,7 +121,7 @@ def _ask_benchmarks(
 ) -> None:
     """Print each measure of each benchmark with its interval."""
     table = Table("benchmark", "measure", "thoughts", "accuracy", "95% interval", "questions")
-    for thinking, answerer in _answerers(config, champion).items():
+    for thinking, answerer in _answerers(config, champion, world).items():
         for scores in measure_benchmarks(benchmarks, answerer, world):
             asked = f"{scores.count:,}"
             if scores.too_long:
@@ -129,7 +133,7 @@ def _ask_benchmarks(
         Console().print(table)
 
 
-def _answerers(config: EvaluateConfig, champion: Champion) -> dict[str, Answerer]:
+def _answerers(config: EvaluateConfig, champion: Champion, world: World) -> dict[str, Answerer]:
     """The model without thoughts and, where its tokenizer has the thinking tokens, with them."""
     lm, tokenizer = champion.model, champion.tokenizer
     sizes = config.benchmarks.max_new_tokens, config.benchmarks.batch_size
@@ -137,7 +141,8 @@ def _answerers(config: EvaluateConfig, champion: Champion) -> dict[str, Answerer
     try:
         Tags.from_tokenizer(tokenizer)
     except InputError as error:
-        print(f"asked without thoughts alone: {error}")
+        if world.is_main:
+            print(f"asked without thoughts alone: {error}")
         return found
     if Path(config.model, SETTINGS_FILE).is_file():
         model = ThinkingModel.from_pretrained(config.model).to(lm.device)
