@@ -134,7 +134,7 @@ def parse() -> argparse.Namespace:
     parser = arguments(__doc__ or "")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1, help="seeds at once, one thread each")
-    parser.add_argument("--steps", type=int, default=2000, help="of the reinforcement")
+    parser.add_argument("--steps", type=int, default=2900, help="of the reinforcement")
     parser.add_argument("--work", type=Path, help="where what was measured is kept")
     parser.add_argument("--seed", type=int, default=-1, help=argparse.SUPPRESS)
     parser.add_argument("--optimizer", default="muon_grokfast", help=argparse.SUPPRESS)
