@@ -16,6 +16,7 @@ from distforge.data.dataset import encode
 from distforge.data.text import question_text
 from distforge.errors import InputError, RunStopped
 from distforge.evaluation.scoring import Answered, Scores, answer_questions, stratified, summarize
+from distforge.models.context import context_length
 from distforge.models.export import export_model
 from distforge.optim import build_optimizer
 from distforge.telemetry import BakingMetrics, RunLogger
@@ -284,7 +285,7 @@ def generation_room(
     Raises:
         InputError: an example, or a held-out question with that room, exceeds the model's context.
     """
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_length(model)
     room = max(dataset.target_counts) + _SPARE_TOKENS
     if context is None:
         return room

@@ -24,6 +24,7 @@ from distforge.data.dataset import IGNORE_INDEX, encode
 from distforge.data.text import question_text
 from distforge.errors import InputError
 from distforge.evaluation.generation import generate
+from distforge.models.context import context_length
 from distforge.training.distributed import World
 
 
@@ -185,7 +186,7 @@ def check_room(
     max_new_tokens: int,
 ) -> None:
     """Raise `InputError` where prompt, question and response exceed the model's context."""
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_length(model)
     if context is None:
         return
     for question, (prompted, _) in zip(

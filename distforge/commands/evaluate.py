@@ -145,7 +145,7 @@ def _answerers(config: EvaluateConfig, champion: Champion, world: World) -> dict
             print(f"asked without thoughts alone: {error}")
         return found
     if Path(config.model, SETTINGS_FILE).is_file():
-        model = ThinkingModel.from_pretrained(config.model).to(lm.device)
+        model = ThinkingModel.restore(lm, config.model)
     else:
         model = ThinkingModel.wrap(lm, mixing=False)
     found["yes"] = ThinkingAnswerer(model, tokenizer, config.thought, *sizes)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ANSWER = re.compile(r"Answer:[ \t]*([^\n]*)")
+# What comes between a question and its answer.
+ANSWER = "Answer:"
+_ANSWER = re.compile(rf"{ANSWER}[ \t]*([^\n]*)")
 
 
 def question_text(
@@ -30,7 +32,8 @@ def question_text(
 
 def completion_text(reasoning: str, answer: str) -> str:
     """What the model should write; without reasoning, the bare answer."""
-    return f"{reasoning}\nAnswer: {answer}" if reasoning else f"Answer: {answer}"
+    answered = f"{ANSWER} {answer}"
+    return f"{reasoning}\n{answered}" if reasoning else answered
 
 
 def extract_answer(generated: str) -> str | None:

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from distforge.data.dataset import encode
 from distforge.errors import InputError
+from distforge.models.context import context_length
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _require_room(
     model: PreTrainedModel, encoded: Sequence[Sequence[int]], max_new_tokens: int
 ) -> None:
     longest = max((len(ids) for ids in encoded), default=0)
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_length(model)
     if context is not None and longest + max_new_tokens > context:
         raise InputError(
             f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's "

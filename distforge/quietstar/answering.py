@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from distforge.data.dataset import encode
-from distforge.evaluation.benchmarks.answering import ANSWER, first_part
-from distforge.quietstar.items import pad_targets
+from distforge.data.text import ANSWER
+from distforge.evaluation.benchmarks.answering import first_part
+from distforge.models.context import context_length
+from distforge.quietstar.items import ThoughtItem, grouped, pad_targets, pad_texts
 from distforge.quietstar.positions import PositionsConfig
 from distforge.quietstar.tags import Tags
 from distforge.quietstar.target_scores import Places
@@ -51,7 +52,7 @@ class ThinkingAnswerer:
 
     def fits(self, asked: str, answers: Sequence[str] = ()) -> bool:
         """See `Answerer.fits`."""
-        context = getattr(self._model.lm.config, "max_position_embeddings", None)
+        context = context_length(self._model.lm)
         if context is None:
             return True
         texts = [asked, *(f"{_LEAD}{answer}" for answer in answers)]
@@ -91,22 +92,20 @@ class ThinkingAnswerer:
 
     def _score(self, asked: Sequence[str], answers: Sequence[Sequence[str]]) -> list[float]:
         """Of all answers to all questions, in order."""
-        rows = [torch.tensor(ids) for ids in encode(self._tokenizer, asked)]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, True, self._tags.pad)
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        questions = torch.arange(len(rows))
-        each = questions.repeat_interleave(torch.tensor([len(texts) for texts in answers]))
+        questions = [
+            ThoughtItem("", tuple(ids), (len(ids) - 1,), ())
+            for ids in encode(self._tokenizer, asked)
+        ]
+        device = self._model.lm.device
+        ids, mask = (part.to(device) for part in pad_texts(questions, self._tags.pad))
+        rows, positions, _ = grouped(questions, 1)
+        nothing = torch.full((len(rows), 1), IGNORE_INDEX)
+        once = Places(self._model, ids, mask, rows, positions, nothing, self._tags)
+        thoughts, _ = once.think(self._thought)
+        each = rows.repeat_interleave(torch.tensor([len(texts) for texts in answers]))
         lead = len(encode(self._tokenizer, [_LEAD])[0])
         texts = [f"{_LEAD}{answer}" for group in answers for answer in group]
         targets = pad_targets(encode(self._tokenizer, texts))
-
-        def places(of: Tensor, following: Tensor) -> Places:
-            device = self._model.lm.device
-            read = ids.to(device), mask.to(device)
-            return Places(self._model, *read, of, lengths[of] - 1, following, self._tags)
-
-        nothing = torch.full((len(rows), 1), IGNORE_INDEX)
-        thoughts, _ = places(questions, nothing).think(self._thought)
-        scores = places(each, targets).score(thoughts.at(each.to(thoughts.rows.device)))
+        places = Places(self._model, ids, mask, each, positions[each], targets, self._tags)
+        scores = places.score(thoughts.at(each.to(device)))
         return [float(value) for value in scores.log_probs[:, lead:].sum(dim=1)]

@@ -79,10 +79,13 @@ def look_closer(
     contents = _contents(sampled)
     by_place = [contents[i : i + thoughts] for i in range(0, len(contents), thoughts)]
     plain = _continuations(model, items, tags, sampled.tokens.shape[1])
+    gains = _gains(model, items, sampled, tags)
     measured: list[_Measured] = []
     for first in range(0, len(sampled), _BATCH):
-        part = sampled.at(slice(first, first + _BATCH))
-        measured += _measure(model, reference, items, part, tags, config, headings)
+        part = slice(first, first + _BATCH)
+        measured += _measure(
+            model, reference, items, sampled.at(part), gains[part], tags, config, headings
+        )
     return Closeup(
         coherence=Coherence(
             semantic=_mean([one.semantic for one in measured]),
@@ -132,32 +135,43 @@ def _measure(
     reference: nn.Module,
     items: Sequence[ThoughtItem],
     thoughts: Thoughts,
+    gains: Tensor,
     tags: Tags,
     config: ThoughtConfig,
     headings: frozenset[int],
 ) -> list[_Measured]:
-    """``thoughts``: of these items, by their rows."""
-    device = next(model.parameters()).device
+    """``thoughts``: of these items, by their rows; ``gains``: theirs."""
     chosen = [items[row] for row in thoughts.rows.tolist()]
-    ids, mask = (part.to(device) for part in pad_texts(chosen, tags.pad))
-    targets = pad_targets([item.targets[0] for item in chosen]).to(device)
-    own = replace(thoughts, rows=torch.arange(len(chosen), device=thoughts.rows.device))
-    places = Places(model, ids, mask, own.rows, own.positions, targets, tags)
-    with_thought = places.score(own).log_probs
-    without = places.score_without_thoughts().log_probs
-    tokens = (targets != IGNORE_INDEX).sum(dim=1)
-    gains = ((with_thought - without).sum(dim=1) / tokens).tolist()
-    sequences = _Sequences(chosen, own, tags, device)
+    sequences = _Sequences(chosen, thoughts, tags, gains.device)
     fluency = sequences.fluency(reference, config)
     semantic = sequences.semantic(model).tolist()
     forms = [
         well_formedness(content, config.closing == "fixed" or closed, headings)
-        for content, closed in zip(_contents(own), own.closed.tolist(), strict=True)
+        for content, closed in zip(_contents(thoughts), thoughts.closed.tolist(), strict=True)
     ]
     return [
         _Measured(near, syntactic_coherence(form, fluent), gain)
-        for near, form, fluent, gain in zip(semantic, forms, fluency, gains, strict=True)
+        for near, form, fluent, gain in zip(semantic, forms, fluency, gains.tolist(), strict=True)
     ]
+
+
+def _gains(
+    model: nn.Module, items: Sequence[ThoughtItem], thoughts: Thoughts, tags: Tags
+) -> Tensor:
+    """(N,) nats a target token that each thought adds, against going on without one."""
+    device = thoughts.rows.device
+    ids, mask = (part.to(device) for part in pad_texts(items, tags.pad))
+    targets = pad_targets([item.targets[0] for item in items]).to(device)
+    rows, positions, _ = grouped(items, 1)
+    once = Places(model, ids, mask, rows, positions, targets, tags).score_without_thoughts()
+    without, tokens = once.log_probs.sum(dim=1), (targets != IGNORE_INDEX).sum(dim=1)
+    found = []
+    for first in range(0, len(thoughts), _BATCH):
+        part = thoughts.at(slice(first, first + _BATCH))
+        own = targets[part.rows]
+        scores = Places(model, ids, mask, part.rows, part.positions, own, tags).score(part)
+        found.append((scores.log_probs.sum(dim=1) - without[part.rows]) / tokens[part.rows])
+    return torch.cat(found)
 
 
 class _Sequences:

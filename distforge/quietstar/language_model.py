@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distforge.errors import InputError
+from distforge.models.context import context_length
 
 # The attention functions of transformers whose masks are understood here. QK-Clip's measuring
 # functions (distforge.models.attention) end with the name of the one that they measure.
@@ -82,7 +83,7 @@ def require_room(lm: PreTrainedModel, length: int) -> None:
     """
     implementation(lm)
     config: Any = lm.config.get_text_config(decoder=True)
-    context = getattr(config, "max_position_embeddings", None)
+    context = context_length(lm)
     if context is not None and length > context:
         raise InputError(
             f"a text with a thought and what follows takes {length} tokens, the model's context "

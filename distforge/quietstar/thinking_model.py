@@ -133,8 +133,17 @@ class ThinkingModel(PreTrainedModel):
         """
         if kwargs:
             raise TypeError(f"unknown arguments {sorted(kwargs)}")
+        _read_settings(Path(source))  # before the weights are
+        return cls.restore(load_champion(str(source)).model, source)
+
+    @classmethod
+    def restore(cls, lm: PreTrainedModel, source: str | Path) -> ThinkingModel:
+        """`wrap` with what `save_pretrained` wrote beside ``lm`` in the directory ``source``.
+
+        Raises:
+            InputError: there is no thinking model in it.
+        """
         settings = _read_settings(Path(source))
-        lm = load_champion(str(source)).model
         model = cls.wrap(lm, mixing=settings["mixing"], initial_weight=settings["initial_weight"])
         if model.mixing_head is not None:
             path = Path(source, HEAD_FILE)

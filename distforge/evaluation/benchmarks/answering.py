@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-# What comes between a question and its answer, in solved examples too.
-ANSWER = "Answer:"
+from distforge.data.text import completion_text, question_text
 
 
 class Answerer(Protocol):
@@ -33,14 +32,9 @@ class Answerer(Protocol):
         ...
 
 
-def put(question: str) -> str:
-    """The text that asks ``question``."""
-    return f"Question: {question}\n"
-
-
 def solved(question: str, answer: str) -> str:
     """A solved example, with the blank line that ends it."""
-    return f"{put(question)}{ANSWER} {answer}\n\n"
+    return f"{question_text(question)}{completion_text('', answer)}\n\n"
 
 
 def with_examples(
@@ -48,7 +42,7 @@ def with_examples(
 ) -> str | None:
     """The question after as many of the last ``examples`` as fit; None if it alone does not."""
     for first in range(len(examples) + 1):
-        asked = "".join(examples[first:]) + put(question)
+        asked = "".join(examples[first:]) + question_text(question)
         if answerer.fits(asked, answers):
             return asked
     return None

@@ -35,8 +35,8 @@ class ARC:
     headline = "acc_norm"
 
     def __init__(self, path: str, items: int, shots: int) -> None:
-        asked, examples = read_splits(path, shots)
-        self.questions = [_question(row) for row in (asked[:items] if items else asked)]
+        asked, examples = read_splits(path, items, shots)
+        self.questions = [_question(row) for row in asked]
         worked = [_question(row) for row in examples]
         self._examples = [solved(q.question, q.choices[q.answer]) for q in worked]
 

@@ -42,8 +42,8 @@ class GSM8K:
     headline = "flexible"
 
     def __init__(self, path: str, items: int, shots: int) -> None:
-        asked, examples = read_splits(path, shots)
-        self.questions = [_problem(row) for row in (asked[:items] if items else asked)]
+        asked, examples = read_splits(path, items, shots)
+        self.questions = [_problem(row) for row in asked]
         worked = [_problem(row) for row in examples]
         self._examples = [solved(problem.question, problem.answer) for problem in worked]
 

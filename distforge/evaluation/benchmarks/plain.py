@@ -8,8 +8,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge.data.dataset import encode
-from distforge.evaluation.benchmarks.answering import ANSWER, first_part
+from distforge.data.text import ANSWER
+from distforge.evaluation.benchmarks.answering import first_part
 from distforge.evaluation.generation import generate
+from distforge.models.context import context_length
 from distforge.training.loss import keeps_logits
 
 
@@ -34,7 +36,7 @@ class PlainAnswerer:
 
     def fits(self, asked: str, answers: Sequence[str] = ()) -> bool:
         """See `Answerer.fits`."""
-        context = getattr(self._model.config, "max_position_embeddings", None)
+        context = context_length(self._model)
         if context is None:
             return True
         texts = [f"{asked}{ANSWER}{answer}" for answer in answers or ("",)]
