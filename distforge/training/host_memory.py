@@ -3,7 +3,8 @@
 A step of training frees and wants again hundreds of megabytes. glibc returns large blocks to the
 system at once, and the next step pays for each of their pages anew. Measured on two cores: 120
 steps of the reinforcement in `benchmarks/bench_s5.py` took 27.1 s and 22.5 s with what is freed
-kept; 60 steps of step 1 with their evaluation 33 s and 30 s, with 3% more memory at the peak.
+kept. By glibc's environment variables of the same meaning, 60 steps of step 1 with their evaluation
+took 33 s and 30 s, with 3% more memory at the peak.
 """
 
 from __future__ import annotations
