@@ -44,9 +44,13 @@ def other_rows(parts: dict[str, Any], order: Sequence[str]) -> list[Row]:
     rows = []
     if "strength" in parts:
         for name, found in parts["strength"]["sweeps"].items():
-            for what, key in (("adherence", "spearman"), ("closeness in KL", "spearman_kl")):
-                work = f"{name}: {what} by strength, {found['questions']} questions"
-                rho = found[key]
+            graded = found["graded"]
+            for what, rho in (
+                ("adherence by graded strength", graded["spearman"]),
+                ("adherence by scale", found["spearman"]),
+                ("closeness in KL by scale", found["spearman_kl"]),
+            ):
+                work = f"{name}: {what}, {found['questions']} questions"
                 rows.append(
                     Row(
                         work,

@@ -4,10 +4,10 @@
 
 Each of the seven strategy prompts is baked into the champion of a configuration, alone, and
 measured on all held-out questions of its strategy. Then a prompt that is followed weakly is
-pursued, the strength of all these bakes is swept (drawn beside the JSON), two prompts are baked in
-sequence, and the memory of the loss is measured at two vocabularies. What was measured is kept in
---work, so that a second call continues; --only names the parts to measure (the strategies, pursuit,
-strength, sequence, memory).
+pursued, the strength of all these bakes is swept, as a scale and counted in answers (drawn beside
+the JSON), two prompts are baked in sequence, and the memory of the loss is measured at two
+vocabularies. What was measured is kept in --work, so that a second call continues; --only names the
+parts to measure (the strategies, pursuit, strength, sequence, memory).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 from distforge.baking import PromptBaker, PromptBakingConfig, Step1Config
 from distforge.baking.baked import BakedPrompt
 from distforge.baking.divergence import StateTeacher, sum_divergence
+from distforge.baking.measuring import Probe
 from distforge.baking.step1 import load_data
 from distforge.config import load_config
 from distforge.data import STRATEGIES, STRATEGY_PROMPTS
@@ -38,6 +39,8 @@ from distforge.models.loading import load_champion
 from distforge.training.champion import ensure_champion
 from distforge.training.distributed import World, init_world
 
+# Enough held-out questions to tell a point of accuracy from noise.
+EXAMPLES = 100_000
 STRENGTHS = tuple(step / 10 for step in range(11))
 # Held-out questions asked at each strength of each bake.
 SWEPT = 100
@@ -110,7 +113,15 @@ class Bench:
             baked = (
                 baker.pursue(prompt, 1, strategy=strategy).rounds[0] if weak else baker.bake(prompt)
             )
-            sweeps[name] = sweep(baker, baked, prompt, strategy, self._questions or SWEPT)
+            probe = baker.measurer.probe(prompt, strategy, self._questions or SWEPT)
+            sweeps[name] = sweep(baker, baked, probe, STRENGTHS)
+            grades = baker.grade(baked)
+            graded = [grades.strength(share) for share in STRENGTHS]
+            sweeps[name]["graded"] = {
+                "scales": graded,
+                "measured": asdict(grades),
+                **sweep(baker, baked, probe, graded),
+            }
         return {"strengths": STRENGTHS, "sweeps": sweeps}
 
     def sequence(self) -> dict[str, Any]:
@@ -132,11 +143,10 @@ class Bench:
 
 
 def sweep(
-    baker: PromptBaker, baked: BakedPrompt, prompt: str, strategy: str, questions: int
+    baker: PromptBaker, baked: BakedPrompt, probe: Probe, scales: Sequence[float]
 ) -> dict[str, Any]:
-    """Adherence, accuracy and held-out KL of a bake by strength, and how they go with it."""
-    probe = baker.measurer.probe(prompt, strategy, questions)
-    models = [baked.at(strength).model for strength in STRENGTHS]
+    """Adherence, accuracy and held-out KL of a bake by scale, and how they go with the strength."""
+    models = [baked.at(scale).model for scale in scales]
     cells = [baker.measurer.condition(model, probe) for model in models]
     adherence = [cell.adherence for cell in cells]
     kl = [baker.measurer.kl(model, probe.trajectories) for model in models]
@@ -218,7 +228,9 @@ def main() -> None:
     if not options.champion:
         ensure_champion(config.champion, config.engine, config.data.max_length, world)
     strategies = STRATEGIES
-    if options.quick:
+    if not options.quick:
+        config = replace(config, data=replace(config.data, num_examples=EXAMPLES))
+    else:
         strategies = ("self_doubt",)
         small = replace(config.prompt_baking.training, max_steps=10)
         quick = replace(config.prompt_baking, num_questions=32, training=small)

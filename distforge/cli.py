@@ -1,7 +1,8 @@
 """The command line: ``distforge COMMAND [--config FILE.toml] [--section.key value …]``.
 
 Every command is a function of one configuration. Exit status: 0 success, 2 bad input, 3 a run that
-ended without meeting its goal, 75 a run that was told to stop and can be resumed.
+ended without meeting its goal, 75 a run that was told to stop and can be resumed, 141 nobody reads
+what it prints any more.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 from distforge.errors import InputError, RunStopped
 
 OK, BAD_INPUT, GOAL_MISSED, STOPPED = 0, 2, 3, 75
+# What a shell tells of a program that a closed pipe ended: 128 and the signal's number.
+OUTPUT_CLOSED = 141
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(words)
+        status = _dispatch(words)
+        sys.stdout.flush()  # a closed pipe is met here, not when the interpreter ends
+        return status
     except InputError as error:
         rank = os.environ.get("RANK", "0")
         print(f"error{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
@@ -94,6 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         print(f"stopped: {error}", file=sys.stderr)
         return GOAL_MISSED
+    except BrokenPipeError:
+        # Whoever read the output, `head` say, has read enough. What the interpreter flushes at its
+        # end must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OUTPUT_CLOSED
     except RunStopped as stop:
         print(f"told to stop: {stop}; start it again with --resume auto", file=sys.stderr)
         return STOPPED

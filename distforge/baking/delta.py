@@ -161,10 +161,12 @@ def is_adapter(name: str) -> bool:
     return ".lora_" in name
 
 
-def check_strength(strength: float) -> None:
-    """Raise `InputError` unless ``strength`` lies in [0, 1.5]."""
-    if not 0 <= strength <= MAX_STRENGTH:
-        raise InputError(f"strength is {strength}; expected a number in [0, {MAX_STRENGTH}]")
+def check_strength(strength: float, graded: bool = False) -> None:
+    """Raise `InputError` unless ``strength`` lies in [0, 1.5], or [0, 1] where it is a share of
+    answers (``graded``)."""
+    most = 1.0 if graded else MAX_STRENGTH
+    if not 0 <= strength <= most:
+        raise InputError(f"strength is {strength}; expected a number in [0, {most:g}]")
 
 
 def weights_sha256(model: PreTrainedModel) -> str:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge.baking.baked import BakedPrompt
 from distforge.baking.distillation import DistillationLoss, logits_are_linear
+from distforge.baking.grading import Grades, grade
 from distforge.baking.heldout import mean_kl
 from distforge.baking.prompt_config import PromptBakingConfig
 from distforge.baking.prompt_report import BakeReport, Condition, score
@@ -19,6 +20,10 @@ from distforge.data import STRATEGIES, STRATEGY_PROMPTS, Example
 from distforge.evaluation.adherence import Layout, layout, strategy_layout
 from distforge.evaluation.scoring import Answered, answer_questions
 from distforge.training.distributed import World
+
+# Questions asked at each strength that grading measures, the largest difference in adherence
+# between two of them that is left, and how many it measures at most.
+_GRADED, _GRADES_APART, _MOST_GRADES = 140, 0.04, 24
 
 
 @dataclass(frozen=True)
@@ -57,16 +62,9 @@ class Measurer:
         self._world = world
 
     def probe(self, prompt: str, strategy: str, count: int) -> Probe:
-        """``count`` held-out questions about a prompt (0: all).
-
-        A strategy's layout is that of the verified traces; any other prompt's is what the prompted
-        champion writes, which then adheres by definition.
-        """
+        """``count`` held-out questions about a prompt (0: all)."""
         examples = self._questions.heldout(strategy, count)
-        if strategy:
-            wanted = [strategy_layout(example) for example in examples]
-        else:
-            wanted = [layout(a.text) for a in self.ask(self._champion, examples, prompt)]
+        wanted = self._wanted(examples, prompt, strategy)
         asked = self._questions.sets(self._champion, {prompt: strategy}).heldout
         trajectories = teacher_trajectories(
             self._champion, self._tokenizer, asked, self._config, self._world
@@ -85,6 +83,24 @@ class Measurer:
             trajectories = [dataclasses.replace(t, plain=t.prompted) for t in trajectories]
         loss = DistillationLoss(self._champion.eval(), states=logits_are_linear(model))
         return mean_kl(model, loss, trajectories, self._world, self._tokenizer.pad_token_id)
+
+    def grade(self, baked: BakedPrompt) -> Grades:
+        """How many answers follow the baked prompts at which strength.
+
+        Asked are questions of the training split, so that held-out ones can judge what comes of it.
+        """
+        asked = []
+        for prompt, strategy in baked.prompts.items():
+            examples = self._questions.spare(strategy, -(-_GRADED // len(baked.prompts)))
+            asked.append((examples, self._wanted(examples, prompt, strategy)))
+
+        def adherence(strength: float) -> float:
+            model = baked.at(strength).model
+            cells = [score(self.ask(model, examples, ""), wanted) for examples, wanted in asked]
+            return sum(cell.adherence * cell.questions for cell in cells) / questions
+
+        questions = sum(len(examples) for examples, _ in asked)
+        return grade(adherence, questions, _GRADES_APART, _MOST_GRADES)
 
     def report(self, baked: BakedPrompt, prompt: str, questions: int, others: int) -> BakeReport:
         """The four conditions of one of the baked prompts, and what is left of other strategies.
@@ -128,6 +144,13 @@ class Measurer:
             batch_size=self._config.generation_batch_size,
             prompt=prompt,
         )
+
+    def _wanted(self, examples: Sequence[Example], prompt: str, strategy: str) -> list[Layout]:
+        """A strategy's layout is that of the verified traces; any other prompt's is what the
+        prompted champion writes, which then adheres by definition."""
+        if strategy:
+            return [strategy_layout(example) for example in examples]
+        return [layout(a.text) for a in self.ask(self._champion, examples, prompt)]
 
     def _forgetting(self, baked: BakedPrompt, count: int) -> dict[str, tuple[Condition, Condition]]:
         """Champion and baked model on all other strategies, each with its own prompt."""

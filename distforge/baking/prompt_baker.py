@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge.baking.baked import BakedPrompt, BakedSequence, Pursuit
 from distforge.baking.delta import RECORD_FILE, check_strength, read_delta
+from distforge.baking.grading import Grades
 from distforge.baking.measuring import Measurer
 from distforge.baking.prompt_config import PromptBakingConfig
 from distforge.baking.prompt_report import BakeReport, ForgettingMatrix
@@ -26,8 +27,7 @@ from distforge.baking.trajectories import (
     Trajectory,
     check_prompt,
     check_room,
-    read_trajectories,
-    save_trajectories,
+    kept_trajectories,
     teacher_trajectories,
 )
 from distforge.data import STRATEGIES, Example
@@ -111,24 +111,35 @@ class PromptBaker:
         strength: float,
         *,
         strategy: str | None = None,
+        graded: bool = False,
         early_stop: bool = False,
     ) -> BakedPrompt:
         """Bake ``prompt`` to a degree.
 
-        By default the whole bake is scaled by ``strength`` in [0, 1.5]. With ``early_stop``
-        training ends where held-out KL has lost that share of its first value; in (0, 1).
+        By default the whole bake is scaled by ``strength`` in [0, 1.5]. ``graded`` scales it so
+        that this share of the answers follows the prompt, of those that the whole bake turns; in
+        [0, 1], see `grade`. With ``early_stop`` training ends where held-out KL has lost that share
+        of its first value; in (0, 1).
 
         Raises:
-            InputError: a strength out of its range, or what `bake` refuses.
+            InputError: a strength out of its range, ``graded`` and ``early_stop`` together, or
+                what `bake` refuses.
         """
-        check_strength(strength)
+        check_strength(strength, graded=graded)
+        if graded and early_stop:
+            raise InputError("a bake is graded or stopped early; give one of the two")
         if not early_stop:
-            return self.bake(prompt, strategy=strategy).at(strength)
+            baked = self.bake(prompt, strategy=strategy)
+            return baked.at(self.grade(baked).strength(strength) if graded else strength)
         if not 0 < strength < 1:
             raise InputError(f"strength is {strength}; stopping early needs one between 0 and 1")
         config = dataclasses.replace(self.config, stop_fraction=1 - strength, evaluate_every=1)
         prompts = self._checked({prompt: strategy})
         return self._bake(self.model, prompts, f"early-{strength:g}", config=config)
+
+    def grade(self, baked: BakedPrompt) -> Grades:
+        """What share of answers follows the prompt at which strength of ``baked``."""
+        return self.measurer.grade(baked)
 
     def pursue(self, prompt: str, rounds: int, *, strategy: str | None = None) -> Pursuit:
         """Bake the prompt, then bake the prompted baked model, and so on (prompt pursuit).
@@ -253,7 +264,14 @@ class PromptBaker:
         sets = self._questions.sets(base, prompts)
         train = [*sets.train, *self._questions.rehearsal(earlier, len(sets.train))]
         self._check_room([*train, *sets.heldout])
-        written = self._kept(base, {"train": train, "heldout": sets.heldout}, directory)
+        written = kept_trajectories(
+            directory / _TRAJECTORIES_FILE if directory else None,
+            self.world,
+            lambda: {
+                "train": self._respond(base, train),
+                "heldout": self._respond(base, sets.heldout),
+            },
+        )
         training = BakeTraining(
             base,
             self.tokenizer,
@@ -276,23 +294,6 @@ class PromptBaker:
 
     def _check_room(self, questions: Sequence[PromptedQuestion]) -> None:
         check_room(self.model, self.tokenizer, questions, self.config.max_response_tokens)
-
-    def _kept(
-        self,
-        model: PreTrainedModel,
-        questions: Mapping[str, Sequence[PromptedQuestion]],
-        directory: Path | None,
-    ) -> dict[str, list[Trajectory]]:
-        """Trajectories, read back where an interrupted bake has written them."""
-        path = directory / _TRAJECTORIES_FILE if directory else None
-        if path and self.world.broadcast_object(path.is_file()):
-            return read_trajectories(path)
-        sets = {name: self._respond(model, asked) for name, asked in questions.items()}
-        if path and self.world.is_main:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_trajectories(sets, path)
-        self.world.barrier()
-        return sets
 
     def _respond(
         self, model: PreTrainedModel, questions: Sequence[PromptedQuestion]

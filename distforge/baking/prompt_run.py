@@ -107,8 +107,14 @@ def _run(
     directory, log, record = run.directory, run.log, run.record
     record.start()
     bakes, extra = _bake(config, baker, prompts, log)
+    strength = config.strength
+    if config.graded:
+        grades = baker.grade(bakes[-1])
+        strength = grades.strength(config.strength)
+        log.say(f"{config.strength:.0%} of the answers turn at a scale of {strength:.3f}")
+        extra["grades"] = dataclasses.asdict(grades)
     log.say("asking held-out questions")
-    final = bakes[-1].at(config.strength)
+    final = bakes[-1].at(strength)
     reports = tuple(
         baker.report(
             dataclasses.replace(baked, delta=final.delta, base=final.base, strength=final.strength),
@@ -204,7 +210,7 @@ def _register(
             "metrics": metrics,
             "config_sha256": config_sha256(config, exclude=NOT_IDENTITY),
             "base_model": champion.source,
-            "strength": str(config.strength),
+            "strength": str(first.strength),
         },
     }
     return record.register(parent, baked)[1]

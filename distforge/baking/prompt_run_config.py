@@ -25,6 +25,8 @@ class BakePromptConfig:
     prompt: files with a prompt each; several are baked in this order.
     strategy: whose questions the prompts are for; empty: the strategy whose prompt it is, or all.
     strength: how much of the bake the exported model has, in [0, 1.5].
+    graded: count ``strength`` in answers: the share of those that the whole bake makes follow the
+        prompt, in [0, 1], instead of the scale of the change.
     rounds: of pursuit, for one prompt.
     adapter: an earlier run's adapter directory: merged at ``strength``, without training.
     data: a file or directory of examples; empty: the built-in tasks' questions.
@@ -38,6 +40,7 @@ class BakePromptConfig:
     prompt: tuple[Path, ...] = ()
     strategy: str = ""
     strength: float = 1.0
+    graded: bool = False
     rounds: int = 1
     adapter: str = ""
     data: str = ""
@@ -51,7 +54,7 @@ class BakePromptConfig:
     registry: RegistryConfig = field(default_factory=RegistryConfig)
 
     def __post_init__(self) -> None:
-        check_strength(self.strength)
+        check_strength(self.strength, self.graded)
         if self.existing not in get_args(Existing):
             raise InputError(f"existing is {self.existing!r}; expected one of {get_args(Existing)}")
         if self.questions < 0 or self.others < 0 or self.rounds < 1:

@@ -87,6 +87,11 @@ class QuestionSource:
         """Held-out examples of a strategy (empty: of all), to be asked and judged; 0 is all."""
         return self._take("heldout", strategy, count or len(self._examples))
 
+    def spare(self, strategy: str, count: int) -> list[Example]:
+        """``count`` examples of the training split, those that baking takes last or not at all."""
+        everything = self._take("train", strategy, len(self._examples))
+        return everything[-count:]
+
     def rehearsal(self, strategies: Sequence[str], size: int) -> list[PromptedQuestion]:
         """Training questions of earlier prompts for a set of ``size``, without a prompt.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -198,6 +198,20 @@ def check_room(
                 f"tokens and {max_new_tokens} more may be written, but the model's context is "
                 f"{context}; shorten the prompt or lower max_response_tokens"
             )
+
+
+def kept_trajectories(
+    path: Path | None, world: World, write: Callable[[], dict[str, list[Trajectory]]]
+) -> dict[str, list[Trajectory]]:
+    """What ``write`` returns, read from ``path`` where an earlier run got so far; collective."""
+    if path and world.broadcast_object(path.is_file()):
+        return read_trajectories(path)
+    sets = write()
+    if path and world.is_main:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_trajectories(sets, path)
+    world.barrier()
+    return sets
 
 
 def save_trajectories(sets: Mapping[str, Sequence[Trajectory]], path: Path) -> None:

@@ -112,6 +112,22 @@ def test_an_adapter_is_merged_at_another_strength(
     assert kl["0.5"] != pytest.approx(whole["kl_after"], rel=1e-3)
 
 
+def test_strength_counted_in_answers(
+    finished: Path, work: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The tiny champion's layouts are all alike; what it writes tells its answers apart.
+    monkeypatch.setattr("distforge.baking.prompt_report.layout", lambda text: (text[:2],))
+    monkeypatch.setattr("distforge.baking.measuring.strategy_layout", lambda example: ("cc",))
+    adapter = finished / "bakes" / "bake" / "adapter"
+    output = work / "graded"
+    words = ["--adapter", str(adapter), "--strength", "0.5", "--graded", "--output", str(output)]
+    main([*settings, *words])
+    summary = json.loads((output / "prompt" / "summary.json").read_text())
+    grades, (report,) = summary["grades"], summary["reports"]
+    assert grades["questions"] == 20
+    assert grades["strengths"][0] < report["strength"] < grades["strengths"][-1]
+
+
 def test_two_prompts_are_baked_in_sequence(work: Path, settings: list[str], prompt: Path) -> None:
     second = work / "mece.txt"
     second.write_text(MECE)

@@ -106,6 +106,27 @@ def test_half_baking_scales_or_stops_early() -> None:
         ours.half_bake(PROMPT, 1.7)
 
 
+def test_half_of_the_answers_follow_a_graded_half_bake(monkeypatch) -> None:
+    # The tiny champion's layouts are all alike; what it writes tells its answers apart.
+    for place in ("measuring", "prompt_report"):
+        monkeypatch.setattr(f"distforge.baking.{place}.layout", lambda text: tuple(text.split()))
+    ours = baker()
+    whole = ours.bake(PROMPT)
+    grades = ours.grade(whole)
+    assert (grades.adherence[0], grades.adherence[-1]) == (0.0, 1.0)
+    half = ours.half_bake(PROMPT, 0.5, graded=True)
+    assert half.strength == grades.strength(0.5)
+    measured = list(zip(grades.strengths, grades.adherence, strict=True))
+    below = max(s for s, share in measured if share < 0.5)
+    above = min(s for s, share in measured if share >= 0.5)
+    assert below < half.strength <= above
+    for strength, fault in ((1.2, r"strength is 1\.2.*\[0, 1\]"), (-0.1, r"strength is -0\.1")):
+        with pytest.raises(InputError, match=fault):
+            ours.half_bake(PROMPT, strength, graded=True)
+    with pytest.raises(InputError, match="one of the two"):
+        ours.half_bake(PROMPT, 0.5, graded=True, early_stop=True)
+
+
 def test_training_stops_at_the_wanted_kl() -> None:
     baked = baker(stop_fraction=0.8, evaluate_every=1).bake(PROMPT)
     goal = 0.8 * baked.outcome.kl_before
