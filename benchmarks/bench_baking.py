@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from baking_rows import other_rows, prompt_rows
-from harness import arguments, publish, work_directory
+from harness import arguments, publish, step1_config, work_directory
 from strength_plot import plot_strengths
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -33,7 +33,6 @@ from distforge.baking.baked import BakedPrompt
 from distforge.baking.divergence import StateTeacher, sum_divergence
 from distforge.baking.measuring import Probe
 from distforge.baking.step1 import load_data
-from distforge.config import load_config
 from distforge.data import STRATEGIES, STRATEGY_PROMPTS
 from distforge.models.loading import load_champion
 from distforge.training.champion import ensure_champion
@@ -222,7 +221,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    config = load_config(Step1Config, options.config, [])
+    config = step1_config(options.config)
     world = init_world()
     champion = options.champion or config.champion.path
     if not options.champion:

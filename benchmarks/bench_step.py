@@ -18,7 +18,7 @@ import time
 from dataclasses import fields, replace
 from pathlib import Path
 
-from harness import Row, arguments, publish
+from harness import Row, arguments, publish, step1_config
 
 from distforge.baking import Step1Config, Step1Summary, run_step1_baking
 from distforge.baking.step1 import load_data
@@ -124,7 +124,7 @@ def main() -> None:
     if options.run:
         config, baked = finished_run(options.run)
     else:
-        config = load_config(Step1Config, options.config, [])
+        config = step1_config(options.config)
         ensure_champion(config.champion, config.engine, config.data.max_length, world)
     steps = QUICK_STEPS if options.quick else config.training.max_steps
     longer = mean_length(config, direct=False) / mean_length(config, direct=True)

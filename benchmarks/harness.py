@@ -14,11 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from distforge.baking import Step1Config
 
 _PART_SECONDS = 3600.0
 
@@ -41,6 +44,15 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="a short run that shows it works")
     parser.add_argument("--json", type=Path, required=True, help="where the result is written")
     return parser
+
+
+def step1_config(path: Path) -> Step1Config:
+    """Step 1's settings from a file that may describe the whole pipeline."""
+    # Here, for the benchmarks of kernels run where torch alone is installed.
+    from distforge.baking import Step1Config
+    from distforge.config import load_config
+
+    return load_config(Step1Config, path, [], ignore=("step2",))
 
 
 def machine() -> dict[str, Any]:
