@@ -38,14 +38,14 @@ from distforge.models.loading import load_champion
 from distforge.training.champion import ensure_champion
 from distforge.training.distributed import World, init_world
 
-# Enough held-out questions to tell a point of accuracy from noise.
-EXAMPLES = 100_000
+# Enough held-out questions to tell a point of accuracy from noise; self_doubt has no more to give.
+EXAMPLES = 80_000
 STRENGTHS = tuple(step / 10 for step in range(11))
 # Held-out questions asked at each strength of each bake.
 SWEPT = 100
 WEAK = "weak prompt"
 # Not a prompt that the champion was made on: it follows this on some of the questions only.
-WEAK_PROMPT, WEAK_STRATEGY, ROUNDS = "Doubt the draft.", "self_doubt", 3
+WEAK_PROMPT, WEAK_STRATEGY, ROUNDS = "Strategy: doubt the draft.", "self_doubt", 3
 SEQUENCE, ASKED_IN_SEQUENCE = ("chain_of_thought", "self_doubt"), 250
 # Questions of each other strategy, to see what a bake made the model forget.
 OTHERS = 30

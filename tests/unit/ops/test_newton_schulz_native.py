@@ -30,11 +30,12 @@ SHAPES = [
     (2, 3, 17, 9),
 ]
 
-# The products of the native form are other ones than the definition's where it is the Gram form, so
-# the error is not the same number; it may not be a worse class of error. In bfloat16 it is smaller
-# (float32 sums and one rounding a product); in float32 within a factor, above a floor of a few
+# In bfloat16 the error is smaller (float32 sums and one rounding a product), in float32 it is as
+# well, for sums are short. The products of the Gram form are other ones than the definition's, so
+# there its error is not the same number; it may not be a worse class of error. The floor is a few
 # units in the last place, below which both are noise.
-LARGEST_RATIO = {torch.float32: 2.0, torch.bfloat16: 1.0}
+LARGEST_RATIO = {torch.float32: 1.0, torch.bfloat16: 1.0}
+LARGEST_GRAM_RATIO = {torch.float32: 1.5, torch.bfloat16: 1.0}
 FLOOR = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
 
 
@@ -61,7 +62,9 @@ def assert_as_good_as_the_reference(x: torch.Tensor, coefficients: str, steps: i
     oracle = reference.newton_schulz(x.double(), coefficients, steps)
     ours = relative_error(newton_schulz(x, coefficients, steps), oracle)
     eager = relative_error(reference.newton_schulz(x, coefficients, steps), oracle)
-    assert ours <= max(LARGEST_RATIO[x.dtype] * eager, FLOOR[x.dtype]), (ours, eager)
+    short, long = sorted(x.shape[-2:])
+    ratio = (LARGEST_GRAM_RATIO if 2 * long >= 3 * short else LARGEST_RATIO)[x.dtype]
+    assert ours <= max(ratio * eager, FLOOR[x.dtype]), (ours, eager)
 
 
 def test_this_machine_runs_the_native_operator():
@@ -77,7 +80,7 @@ def test_error_against_float64_is_no_worse_than_the_eager_iterations(shape, dtyp
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(96, 384), (384, 96), (128, 128)])
+@pytest.mark.parametrize("shape", [(96, 384), (384, 96), (128, 128), (256, 256), (1024, 256)])
 @pytest.mark.parametrize("smallest", [1e-2, 1e-4])
 def test_ill_conditioned_matrices_are_no_worse_either(shape, smallest, dtype):
     assert_as_good_as_the_reference(spectrum(*shape, smallest, dtype), "quintic")
