@@ -204,18 +204,18 @@ class ScreeningConfig:
 
     items: training items that the baked model tries first, thinking greedily; 0 learns from all
         items, untried.
-    right: fraction of the items kept that it answered rightly, in [0, 1): they hold on to what it
-        knows.
+    sure: an item is left out where the model gives its thought at least this probability; in
+        (0, 1].
     """
 
     items: int = 0
-    right: float = 0.25
+    sure: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.items < 0 or not 0 <= self.right < 1:
+        if self.items < 0 or not 0 < self.sure <= 1:
             raise InputError(
-                f"screening.items is {self.items} and screening.right {self.right}; expected at "
-                "least 0, and a fraction below 1"
+                f"screening.items is {self.items} and screening.sure {self.sure}; expected at "
+                "least 0, and a probability above 0"
             )
 
 

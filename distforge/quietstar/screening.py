@@ -1,24 +1,30 @@
-"""Which questions are worth learning from: those that the baked model gets wrong.
+"""Which questions are worth learning from: those whose thought the baked model is unsure of.
 
-Where all thoughts of a group are right, no reward stands out and nothing is learned; a model that
-was baked well answers nearly all questions so. (Offline difficulty filtering, as in Kimi k1.5,
-arXiv 2501.12599.)
+Where a model is sure of what it thinks, all thoughts of a group are alike, no reward stands out and
+nothing is learned; a model that was baked well is sure of nearly everything.
+
+Whether the answer was right is not asked. Questions that are answered wrongly are those where the
+model's belief happened to be wrong: learning from them teaches it the opposite of what it believes,
+also where it believes rightly, and what it wins on them it loses on all others (measured in
+benchmarks/README.md). Its doubt is known before the answer is, so this choice favours no outcome.
 """
 
 from __future__ import annotations
 
 import json
-import random
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from distforge.errors import InputError
-from distforge.quietstar.items import ThoughtItem
-from distforge.quietstar.probes import ThoughtProbe
+from distforge.quietstar.items import ThoughtItem, grouped, pad_texts
 from distforge.quietstar.step2_config import Step2Config
 from distforge.quietstar.tags import Tags
+from distforge.quietstar.thoughts import sample_thoughts
 from distforge.telemetry import RunLogger
 from distforge.training.distributed import World
 
@@ -35,7 +41,7 @@ def screen(
     log: RunLogger,
     path: Path,
 ) -> list[ThoughtItem]:
-    """Those of the first items that ``model`` gets wrong, and some of the others; collective.
+    """Those of the first items that ``model`` is unsure of; collective.
 
     Which, is kept in ``path``, so that a resumed run learns from the same ones without asking a
     model that may have changed.
@@ -43,10 +49,10 @@ def screen(
     Args:
         model: the baked model, whole on every rank; ranks share the items, questions with one
             place to think.
-        config: how it thinks, how many items at once, and the seed of which right ones are kept.
+        config: how it thinks, how many items at once, and how sure is sure.
 
     Raises:
-        InputError: the model gets all of them right.
+        InputError: the model is sure of all of them.
     """
     if not config.screening.items:
         return list(items)
@@ -54,18 +60,19 @@ def screen(
     kept = json.loads(path.read_text()) if world.is_main and path.is_file() else None
     kept = world.broadcast_object(kept)
     if kept is None:
-        wrong = _wrong(model, tried, config, tags, world, log)
-        kept = _chosen(tried, wrong, config.screening.right, config.episodes.seed)
-        log.say(
-            f"screening: learning from {len(kept)} items, {len(wrong)} of them answered wrongly"
-        )
+        kept = sorted(_unsure(model, tried, config, tags, world, log))
+        if not kept:
+            raise InputError(
+                f"the baked model is sure of all {len(tried)} screened items: there is nothing to "
+                "learn from them; raise screening.items or screening.sure, or give harder data"
+            )
         if world.is_main:
             path.write_text(json.dumps(kept))
     wanted = set(kept)
     return [item for item in tried if item.id in wanted]
 
 
-def _wrong(
+def _unsure(
     model: nn.Module,
     items: Sequence[ThoughtItem],
     config: Step2Config,
@@ -73,27 +80,30 @@ def _wrong(
     world: World,
     log: RunLogger,
 ) -> set[str]:
-    """Ids of the items that are answered wrongly."""
-    wrong: set[str] = set()
+    """Ids of the items whose greedy thought has less than the probability that is sure."""
+    least, batch = math.log(config.screening.sure), config.probe.batch_size
+    unsure: set[str] = set()
     for start in range(0, len(items), _PORTION):
         mine = items[start + world.rank : start + _PORTION : world.size]
-        missed: list[str] = []
-        if mine:
-            probe = ThoughtProbe(model, mine, tags, config.thought, config.probe.batch_size)
-            hits = probe.ask("own").hits.tolist()
-            missed = [item.id for item, hit in zip(mine, hits, strict=True) if not hit]
-        wrong.update(name for part in world.gather_objects(missed) for name in part)
+        found = [
+            item.id
+            for first in range(0, len(mine), batch)
+            for item, certainty in _certainties(model, mine[first : first + batch], config, tags)
+            if certainty < least
+        ]
+        unsure.update(name for part in world.gather_objects(found) for name in part)
         done = min(start + _PORTION, len(items))
-        log.say(f"screening: {len(wrong)} of {done} items answered wrongly, {len(items)} to try")
-    return wrong
+        log.say(f"screening: unsure of {len(unsure)} of {done} items, {len(items)} to try")
+    return unsure
 
 
-def _chosen(items: Sequence[ThoughtItem], wrong: set[str], right: float, seed: int) -> list[str]:
-    if not wrong:
-        raise InputError(
-            f"the baked model answers all {len(items)} screened items rightly: there is nothing to "
-            "learn from them; raise screening.items, or give harder data"
-        )
-    known = [item.id for item in items if item.id not in wrong]
-    count = min(len(known), round(len(wrong) * right / (1 - right)))
-    return sorted(wrong) + random.Random(f"{seed}:screening").sample(known, count)
+@torch.no_grad()
+def _certainties(
+    model: nn.Module, items: Sequence[ThoughtItem], config: Step2Config, tags: Tags
+) -> list[tuple[ThoughtItem, float]]:
+    """The items, each with the log-probability of its greedy thought in nats."""
+    ids, mask = pad_texts(items, tags.pad)
+    rows, positions, _ = grouped(items, 1)
+    greedy = replace(config.thought, greedy=True)
+    thoughts = sample_thoughts(model, ids, mask, rows, positions, tags, greedy)
+    return list(zip(items, thoughts.log_probs.sum(dim=1).tolist(), strict=True))
