@@ -85,7 +85,7 @@ class Step2Config(LearnerConfig):
             raise InputError("task is 'text' and text.path is empty; name a file or a directory")
         if self.task == "text" and self.screening.items:
             raise InputError(
-                "screening.items is above 0 with task 'text', whose items have many places to think; "
+                "screening.items is above 0 with task 'text', whose items have many places; "
                 "set it to 0"
             )
         if self.task == "questions" and self.positions.kind != "answer":
