@@ -42,14 +42,15 @@ class Grades:
             raise InputError(f"the share of answers is {share}; expected a number in [0, 1]")
         if share in (0, 1):
             return float(share)
+        none, whole = self.adherence[0], self.adherence[-1]
+        if not whole > none:
+            raise InputError(
+                f"adherence is {none:.1%} without the bake and {whole:.1%} with it, so no strength "
+                "is half-way; give the strength as a scale"
+            )
         # A noisy dip must not make two strengths of one share.
         risen = np.maximum.accumulate(self.adherence)
-        if not risen[-1] > risen[0]:
-            raise InputError(
-                f"adherence is {risen[0]:.1%} without the bake and {self.adherence[-1]:.1%} with "
-                "it, so no strength is half-way; give the strength as a scale"
-            )
-        wanted = risen[0] + share * (risen[-1] - risen[0])
+        wanted = none + share * (whole - none)
         after = int(np.searchsorted(risen, wanted))
         low, high = risen[after - 1], risen[after]
         part = (wanted - low) / (high - low)

@@ -54,6 +54,13 @@ def test_a_dip_does_not_lead_back() -> None:
     assert grades.strength(0.65) == pytest.approx(0.5)
 
 
+def test_shares_are_of_what_the_whole_bake_turns() -> None:
+    grades = Grades((0.0, 0.2, 0.5, 1.0), (0.1, 0.3, 0.7, 0.5), 100)
+    # Half of the way from 0.1 to 0.5, though more had turned in between.
+    assert grades.strength(0.5) == pytest.approx(0.2)
+    assert grades.strength(0.75) == pytest.approx(0.275)
+
+
 def test_what_has_no_half_way_is_refused() -> None:
     with pytest.raises(InputError, match="no strength is half-way"):
         Grades((0.0, 1.0), (0.4, 0.4), 100).strength(0.5)
