@@ -13,7 +13,6 @@ from distforge.training.distributed import World
 from tests.distributed.harness import run_ranks
 from tests.thinking_cases import SILENT, learner_config, question_like_items, thinking_pair
 
-
 # Of nine items, the model is surer of some.
 SURE = 0.2
 
