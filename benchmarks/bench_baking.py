@@ -227,13 +227,13 @@ def main() -> None:
     if not options.champion:
         ensure_champion(config.champion, config.engine, config.data.max_length, world)
     strategies = STRATEGIES
-    if not options.quick:
-        config = replace(config, data=replace(config.data, num_examples=EXAMPLES))
-    else:
+    if options.quick:
         strategies = ("self_doubt",)
         small = replace(config.prompt_baking.training, max_steps=10)
         quick = replace(config.prompt_baking, num_questions=32, training=small)
         config = replace(config, prompt_baking=quick)
+    else:
+        config = replace(config, data=replace(config.data, num_examples=EXAMPLES))
     with work_directory(options.work) as work:
         bench = Bench(champion, config, world, 20 if options.quick else 0, work)
         others = ("memory",) if options.quick else ("pursuit", "strength", "sequence", "memory")

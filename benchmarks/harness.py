@@ -50,9 +50,10 @@ def step1_config(path: Path) -> Step1Config:
     """Step 1's settings from a file that may describe the whole pipeline."""
     # Here, for the benchmarks of kernels run where torch alone is installed.
     from distforge.baking import Step1Config
+    from distforge.cli import COMMANDS
     from distforge.config import load_config
 
-    return load_config(Step1Config, path, [], ignore=("step2",))
+    return load_config(Step1Config, path, [], ignore=COMMANDS["bake"].ignore)
 
 
 def machine() -> dict[str, Any]:

@@ -47,6 +47,14 @@ def thinking_pair(
         return ThinkingModel.wrap(model, mixing=mixing), tokenizer
 
 
+def opinionated_pair() -> tuple[ThinkingModel, PreTrainedTokenizerFast]:
+    """The same, surer of some thoughts than of others: to `thinking_pair` most words are alike."""
+    model, tokenizer = thinking_pair()
+    with torch.no_grad():
+        model.lm.get_output_embeddings().weight.mul_(5)
+    return model, tokenizer
+
+
 def question_like_items(count: int, seed: int = 0) -> list[ThoughtItem]:
     """Texts of 4 to 9 tokens, one place to think at their end, targets of 1 or 2 tokens."""
     draw = random.Random(seed)

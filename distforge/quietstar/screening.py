@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from distforge.errors import InputError
@@ -97,7 +96,6 @@ def _unsure(
     return unsure
 
 
-@torch.no_grad()
 def _certainties(
     model: nn.Module, items: Sequence[ThoughtItem], config: Step2Config, tags: Tags
 ) -> list[tuple[ThoughtItem, float]]:

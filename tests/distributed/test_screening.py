@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from distforge.quietstar.config import ScreeningConfig
 from distforge.quietstar.screening import screen
 from distforge.quietstar.step2_config import Step2Config
@@ -11,17 +9,14 @@ from distforge.quietstar.tags import Tags
 from distforge.telemetry import RunLogger
 from distforge.training.distributed import World
 from tests.distributed.harness import run_ranks
-from tests.thinking_cases import SILENT, learner_config, question_like_items, thinking_pair
+from tests.thinking_cases import SILENT, learner_config, opinionated_pair, question_like_items
 
 # Of nine items, the model is surer of some.
 SURE = 0.2
 
 
 def kept(world: World, directory: Path) -> list[str]:
-    model, tokenizer = thinking_pair()
-    with torch.no_grad():
-        # Its words are alike at first, which would make it unsure of everything alike.
-        model.lm.get_output_embeddings().weight.mul_(5)
+    model, tokenizer = opinionated_pair()
     log = RunLogger(directory, SILENT, {}, "screening", enabled=False)
     found = screen(
         model,

@@ -34,7 +34,6 @@ SHAPES = [
 # well, for sums are short. The products of the Gram form are other ones than the definition's, so
 # there its error is not the same number; it may not be a worse class of error. The floor is a few
 # units in the last place, below which both are noise.
-LARGEST_RATIO = {torch.float32: 1.0, torch.bfloat16: 1.0}
 LARGEST_GRAM_RATIO = {torch.float32: 1.5, torch.bfloat16: 1.0}
 FLOOR = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
 
@@ -63,7 +62,7 @@ def assert_as_good_as_the_reference(x: torch.Tensor, coefficients: str, steps: i
     ours = relative_error(newton_schulz(x, coefficients, steps), oracle)
     eager = relative_error(reference.newton_schulz(x, coefficients, steps), oracle)
     short, long = sorted(x.shape[-2:])
-    ratio = (LARGEST_GRAM_RATIO if 2 * long >= 3 * short else LARGEST_RATIO)[x.dtype]
+    ratio = LARGEST_GRAM_RATIO[x.dtype] if 2 * long >= 3 * short else 1.0
     assert ours <= max(ratio * eager, FLOOR[x.dtype]), (ours, eager)
 
 

@@ -13,12 +13,18 @@ from distforge.quietstar.tags import Tags
 from distforge.quietstar.thoughts import ThoughtConfig, restricted_logits
 from distforge.telemetry import RunLogger
 from distforge.training.distributed import World
-from tests.thinking_cases import SILENT, learner_config, question_like_items, thinking_pair
+from tests.thinking_cases import (
+    SILENT,
+    learner_config,
+    opinionated_pair,
+    question_like_items,
+    thinking_pair,
+)
 from tests.unit.quietstar.cases import greedy_thought, logits_alone
 
 
 def certainty(lm, tags: Tags, text: tuple[int, ...], thought: ThoughtConfig) -> float:
-    """Probability of the greedy thought after ``text``, read as one sequence."""
+    """Log-probability of the greedy thought after ``text``, read as one sequence."""
     written = greedy_thought(lm, [*text], thought, tags)
     if len(written) < thought.max_tokens and thought.closing == "learned":
         written.append(tags.close)
@@ -31,10 +37,8 @@ def certainty(lm, tags: Tags, text: tuple[int, ...], thought: ThoughtConfig) -> 
 @torch.no_grad()
 def case():
     """A model, its tags, ten items, and the probability of the model's thought on each."""
-    model, tokenizer = thinking_pair()
+    model, tokenizer = opinionated_pair()
     tags = Tags.from_tokenizer(tokenizer)
-    # Its words are alike at first, which would make it unsure of everything alike.
-    model.lm.get_output_embeddings().weight.mul_(5)
     items = question_like_items(10)
     thought = learner_config().thought
     sure = torch.tensor([certainty(model.lm, tags, item.text, thought) for item in items]).exp()
