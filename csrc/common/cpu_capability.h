@@ -13,6 +13,11 @@ const char* cpu_capability_name();
 // Whether there are dot products of bfloat16 (AVX-512 BF16) within that capability.
 bool cpu_multiplies_bfloat16();
 
+// Whether there are tiles of bfloat16 (AMX), too, the system lets this process use them, and the
+// environment variable ONEDNN_MAX_CPU_ISA (by which torch's own products are limited) does not
+// name an older instruction set. Asked for once.
+bool cpu_has_amx();
+
 }  // namespace distforge
 
 // A kernel body is written once, always_inline, and instantiated in one function per instruction

@@ -10,6 +10,7 @@ BlockKernel<float> float_blocks_default();
 BlockKernel<float> float_blocks_avx2();
 BlockKernel<float> float_blocks_avx512();
 BlockKernel<bfloat16> bfloat16_blocks_avx512();
+BlockKernel<bfloat16> bfloat16_blocks_amx();
 
 // The best for this processor. There is none for bfloat16 where the processor does not multiply
 // it: float32 is as fast there, and more exact.

@@ -11,6 +11,7 @@
 namespace distforge::newton_schulz {
 namespace portable {
 constexpr int kLanes = 4;
+constexpr int kVectors = 3;
 constexpr int kRows = 4;
 #include "newton_schulz/blocks_body.h"
 }  // namespace portable
@@ -33,7 +34,8 @@ const BlockKernel<float>& float_blocks() {
 
 const BlockKernel<bfloat16>* bfloat16_blocks() {
 #ifdef DISTFORGE_X86
-  static const BlockKernel<bfloat16> kernel = bfloat16_blocks_avx512();
+  static const BlockKernel<bfloat16> kernel =
+      cpu_has_amx() ? bfloat16_blocks_amx() : bfloat16_blocks_avx512();
   if (cpu_multiplies_bfloat16()) return &kernel;
 #endif
   return nullptr;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/bfloat16.h"
+#include "newton_schulz/order_cpu.h"
 
 namespace distforge::newton_schulz {
 namespace {
@@ -39,25 +40,29 @@ MatrixIteration<T>::MatrixIteration(const BlockKernel<T>& kernel, Shape shape, T
     : kernel_(kernel), shape_(shape), team_(std::move(team)), n_(shape.n()), k_(shape.k()) {
   const int64_t squares = shape.gram_form() ? 5 : 2;
   const auto bytes = [&](int64_t rows, int64_t columns) {
-    const int64_t words = ceil_div(rows, Matrix::kPerWord) * round_up(columns, kernel.panel_width);
-    return round_up(words * sizeof(float), kAlignment);
+    const int64_t elements = round_up(rows, kernel.depth) * round_up(columns, kernel.panel_width);
+    return round_up(elements * sizeof(T), kAlignment);
   };
   const int64_t wide = bytes(n_, k_), high = bytes(k_, n_), square = bytes(n_, n_);
-  const int64_t matrices = 2 * wide + high + squares * square;
+  // X^T and the square matrices are left factors as well.
+  const int64_t left = kernel.reads_turned ? 2 : 1;
+  const int64_t matrices = 2 * wide + left * (high + squares * square);
   const int64_t total = matrices + team_.workers * sizeof(Workspace);
   memory_ = static_cast<unsigned char*>(::operator new(total, std::align_val_t{kAlignment}));
-  // The margins of the panels are multiplied, though never read: no denormal may slow that down.
+  // The margins of the panels are multiplied: what lies beyond the summed dimension must be zero,
+  // and elsewhere, where nothing is read, no denormal may slow that down.
   std::memset(memory_, 0, total);
   unsigned char* next = memory_;
-  const auto take = [&next](int64_t size, int64_t rows) {
+  const auto take = [&](int64_t size, int64_t rows, bool turned) {
     T* begin = reinterpret_cast<T*>(next);
-    next += size;
-    return Matrix{begin, round_up(rows, Matrix::kPerWord)};
+    T* again = turned ? reinterpret_cast<T*>(next + size) : nullptr;
+    next += turned ? 2 * size : size;
+    return Matrix{begin, round_up(rows, kernel.depth), again};
   };
-  x_ = take(wide, n_);
-  next_x_ = take(wide, n_);
-  xt_ = take(high, k_);
-  for (int64_t i = 0; i < squares; ++i) square_[i] = take(square, n_);
+  x_ = take(wide, n_, false);
+  next_x_ = take(wide, n_, false);
+  xt_ = take(high, k_, kernel.reads_turned);
+  for (int64_t i = 0; i < squares; ++i) square_[i] = take(square, n_, kernel.reads_turned);
   workspaces_ = reinterpret_cast<Workspace*>(next);
 }
 
@@ -119,8 +124,8 @@ void MatrixIteration<T>::multiply(Product<T> product) {
   const int64_t block_columns = ceil_div(product.n, kBlock);
   const int64_t count = product.symmetric ? triangle_count(block_rows) : block_rows * block_columns;
   team_.run(count, [&](int64_t index, int64_t worker) {
-    const Block block = product.symmetric ? triangle_block(index, block_rows)
-                                          : rectangle_block(index, block_columns);
+    const Block block = product.symmetric ? triangle_strip_block(index, block_rows)
+                                          : rectangle_strip_block(index, block_rows, block_columns);
     kernel_.run(product, block, workspaces_[worker]);
   });
 }

@@ -11,19 +11,30 @@ namespace distforge::newton_schulz {
 
 // A matrix in panels of `width` columns, as the register tiles read it: a panel holds its rows one
 // after the other, bfloat16 in words of two rows that follow each other. Both factors of a product
-// are read from this form, and results are written to it, so nothing is ever packed. `rows` is
-// even for bfloat16; rows and columns beyond the matrix are zeros.
+// are read from this form, and results are written to it, so nothing is ever packed. `rows` is a
+// multiple of what the kernel sums at a time; rows and columns beyond the matrix are zeros.
 template <typename T>
 struct Panels {
   T* data;
   int64_t rows;
+  // The same words for the left factor of AMX, which reads them turned: tiles of kTile x kTile
+  // words, a row for each column of the panel. Null where the kernel does not read it.
+  T* turned = nullptr;
 
   static constexpr int kPerWord = sizeof(float) / sizeof(T);
+  static constexpr int64_t kTile = 16;
 
   DISTFORGE_HOST_DEVICE explicit operator bool() const { return data != nullptr; }
   // The word row that holds `row`, in the panel that begins with `column`.
   DISTFORGE_HOST_DEVICE T* at(int64_t row, int64_t column, int64_t width) const {
     return data + column * rows + row / kPerWord * kPerWord * width;
+  }
+  // The turned tile whose words begin with `row`, for the columns from `column` on; a panel is two
+  // tiles wide, and they follow each other.
+  DISTFORGE_HOST_DEVICE T* tile(int64_t row, int64_t column) const {
+    constexpr int64_t kSize = kTile * kTile * kPerWord, kWidth = 2 * kTile;
+    return turned + column / kWidth * kWidth * rows + row / (kTile * kPerWord) * 2 * kSize +
+           column % kWidth / kTile * kSize;
   }
 };
 
@@ -52,7 +63,7 @@ struct Product {
   RowMajor<bfloat16> out_bfloat16 = {};
   // Other threads read C, ct and the caller's matrix next, and have read what stood there: a line
   // that two caches hold costs its writer more than the way through memory (measured: four to
-  // thirteen times), so these are stored past the caches.
+  // thirteen times), so that most instruction sets store these past the caches.
   bool shared = false;
   // C is known to be symmetric (m = n): only blocks on and below the diagonal are computed, and
   // mirrored.
@@ -104,6 +115,8 @@ struct InputKernel {
 template <typename T>
 struct BlockKernel {
   int64_t panel_width;
+  int64_t depth;      // rows of a panel are a multiple of it
+  bool reads_turned;  // the left factor is read from Panels::turned
   InputKernel<float> from_float;
   InputKernel<bfloat16> from_bfloat16;
   void (*run)(const Product<T>& product, Block block, Workspace& workspace);

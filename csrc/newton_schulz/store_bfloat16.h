@@ -1,6 +1,6 @@
 // From the float32 sums of a block to bfloat16 panels in one pass over them. Part of
-// blocks_avx512_bf16.cpp, in the place of blocks_body.h's general way: its rounding in integers and
-// its two passes over a block cost a sixth of a product of order 512.
+// blocks_avx512_bf16.cpp and blocks_amx.cpp, in the place of blocks_body.h's general way: its
+// rounding in integers and its two passes over a block cost a sixth of a product of order 512.
 
 // Words of a row of a block, two neighbours in each: kBlock / 2, in rows that are whole lines.
 constexpr int64_t kPackedWords = kBlock / 2;
@@ -23,8 +23,8 @@ inline __m512 odd_row(__m512i words) {
 }
 
 inline void store_words(uint32_t* to, __m512i words, bool shared) {
-  shared ? _mm512_stream_si512(reinterpret_cast<__m512i*>(to), words)
-         : _mm512_store_si512(to, words);
+  shared&& kStreamsShared ? _mm512_stream_si512(reinterpret_cast<__m512i*>(to), words)
+                          : _mm512_store_si512(to, words);
 }
 
 // What 16 columns of two rows become: value = scale sum + d1_scale d1 + d2_scale d2 + identity,
@@ -141,6 +141,25 @@ inline void store_pairs(const Product<bfloat16>& p, Block block, int64_t rows, i
   }
 }
 
+// The turned words of C, from the panels that store_pairs filled.
+inline void turn_panels(const Panels<bfloat16>& c, Block block, int64_t rows, int64_t columns,
+                        bool shared) {
+  for (int64_t i = 0; i < rows; i += 32) {
+    for (int64_t j = 0; j < columns; j += 16) {
+      const int64_t row = block.row * kBlock + i, column = block.column * kBlock + j;
+      const int64_t offset = j % kPanel;
+      const auto* from = reinterpret_cast<const uint32_t*>(c.at(row, column - offset, kPanel));
+      __m512i r[16];
+#pragma GCC unroll 16
+      for (int q = 0; q < 16; ++q) r[q] = _mm512_load_si512(from + q * kPanel + offset);
+      transpose_words(r);
+      auto* to = reinterpret_cast<uint32_t*>(c.tile(row, column));
+#pragma GCC unroll 16
+      for (int q = 0; q < 16; ++q) store_words(to + q * 16, r[q], shared);
+    }
+  }
+}
+
 // Two rows of the caller's matrix from 16 words across.
 inline void store_turned(RowMajor<bfloat16> out, int64_t row, int64_t column, bool both,
                          __mmask16 inside, __m512i words) {
@@ -164,6 +183,12 @@ inline void store_across(const Product<bfloat16>& p, Block block, int64_t rows, 
       for (int q = 0; q < 16; ++q) {
         const __mmask16 row_inside = i + q < rows ? 0xffff : 0;
         r[q] = _mm512_maskz_load_epi32(row_inside, packed + (i + q) * kPackedWords + w);
+      }
+      if (panels.turned != nullptr) {
+        auto* to = reinterpret_cast<uint32_t*>(
+            panels.tile(block.column * kBlock + 2 * w, block.row * kBlock + i));
+#pragma GCC unroll 16
+        for (int q = 0; q < 16; ++q) store_words(to + q * 16, r[q], p.shared);
       }
       transpose_words(r);
 #pragma GCC unroll 16
@@ -202,6 +227,7 @@ inline void store_block(const Product<bfloat16>& p, Block block, int64_t rows, i
   if (diagonal) mirror(w.values);
   auto* packed = reinterpret_cast<uint32_t*>(w.turned);
   store_pairs(p, block, rows, columns, w.values, packed);
+  if (p.c.turned != nullptr) turn_panels(p.c, block, rows, columns, p.shared);
   const bool turned_out = p.out_bfloat16.data != nullptr && p.out_bfloat16.turned;
   if (p.symmetric && !diagonal) store_across(p, block, rows, columns, packed, p.c, false);
   if (p.ct || turned_out) store_across(p, block, rows, columns, packed, p.ct, turned_out);

@@ -161,7 +161,8 @@ def build_info() -> dict[str, str]:
     Keys: ``native`` ("yes", or why not), ``torch``, and when native: ``compiler``,
     ``compiler_flags``, ``built_with_torch``, ``nvcc``, ``cuda_architectures``, ``cpu_capability``
     ("default", "avx2" or "avx512": the instruction set chosen at run time), ``cpu_products`` (what
-    Newton–Schulz multiplies with, by input dtype).
+    Newton–Schulz multiplies with, by input dtype). torch's own environment variables
+    ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA limit the choice.
     """
     extension = _load()
     if extension.module is None:

@@ -13,6 +13,7 @@
 #include "grokfast/kernels_cpu.h"
 #include "newton_schulz/blocks.h"
 #include "newton_schulz/iteration_cpu.h"
+#include "newton_schulz/order_cpu.h"
 #include "orthogonal_update/kernels_cpu.h"
 
 namespace {
@@ -105,9 +106,12 @@ void check_iteration(const BlockKernel<T>& kernel, Shape shape, double tolerance
 
 void check_iterations() {
   std::vector<BlockKernel<float>> kernels{float_blocks_default()};
+  std::vector<BlockKernel<bfloat16>> half_kernels;
 #ifdef DISTFORGE_X86
   if (cpu_capability() >= CpuCapability::kAvx2) kernels.push_back(float_blocks_avx2());
   if (cpu_capability() >= CpuCapability::kAvx512) kernels.push_back(float_blocks_avx512());
+  if (cpu_multiplies_bfloat16()) half_kernels.push_back(bfloat16_blocks_avx512());
+  if (cpu_has_amx()) half_kernels.push_back(bfloat16_blocks_amx());
 #endif
   const Shape shapes[] = {{1, 1},    {1, 7},    {5, 5},    {8, 12},  {13, 29},  {29, 13},
                           {48, 48},  {49, 97},  {96, 96},  {97, 96}, {97, 145}, {101, 103},
@@ -117,23 +121,38 @@ void check_iterations() {
       check_iteration<float, float>(kernel, shape, 2e-5);
       check_iteration<float, bfloat16>(kernel, shape, 2e-2);
     }
-    if (const auto* kernel = bfloat16_blocks()) {
-      check_iteration<bfloat16, bfloat16>(*kernel, shape, 6e-2);
+    for (const auto& kernel : half_kernels) {
+      check_iteration<bfloat16, bfloat16>(kernel, shape, 6e-2);
     }
   }
 }
 
-void check_triangle() {
+void check_triangle(Block (*block_of)(int64_t, int64_t), const char* name) {
   for (int64_t size = 1; size < 40; ++size) {
     std::set<std::pair<int64_t, int64_t>> seen;
     for (int64_t index = 0; index < triangle_count(size); ++index) {
-      const Block block = triangle_block(index, size);
+      const Block block = block_of(index, size);
       expect(block.column >= 0 && block.column <= block.row && block.row < size,
-             "a block outside the triangle", "triangle_block", index, size);
+             "a block outside the triangle", name, index, size);
       seen.insert({block.row, block.column});
     }
-    expect(static_cast<int64_t>(seen.size()) == triangle_count(size), "a block twice",
-           "triangle_block", size);
+    expect(static_cast<int64_t>(seen.size()) == triangle_count(size), "a block twice", name, size);
+  }
+}
+
+void check_rectangle() {
+  for (int64_t rows = 1; rows < 12; ++rows) {
+    for (int64_t columns = 1; columns < 12; ++columns) {
+      std::set<std::pair<int64_t, int64_t>> seen;
+      for (int64_t index = 0; index < rows * columns; ++index) {
+        const Block block = rectangle_strip_block(index, rows, columns);
+        expect(block.row >= 0 && block.row < rows && block.column >= 0 && block.column < columns,
+               "a block outside the rectangle", "rectangle_strip_block", rows, columns);
+        seen.insert({block.row, block.column});
+      }
+      expect(static_cast<int64_t>(seen.size()) == rows * columns, "a block twice",
+             "rectangle_strip_block", rows, columns);
+    }
   }
 }
 
@@ -221,7 +240,9 @@ void check_element_range() {
 }  // namespace
 
 int main() {
-  check_triangle();
+  check_triangle(&triangle_block, "triangle_block");
+  check_triangle(&triangle_strip_block, "triangle_strip_block");
+  check_rectangle();
   check_segments();
   check_element_range();
   for (const int64_t count : {1, 7, 16, 33, 1000}) {

@@ -207,16 +207,20 @@ torch.save(results, "out.pt")
 
 
 @pytest.mark.parametrize(
-    "capability,products",
+    "limit,products",
     [
-        ("default", "float32: portable; bfloat16: as float32"),
-        ("avx2", "float32: avx2; bfloat16: as float32"),
+        ("ATEN_CPU_CAPABILITY=default", "float32: portable; bfloat16: as float32"),
+        ("ATEN_CPU_CAPABILITY=avx2", "float32: avx2; bfloat16: as float32"),
+        ("ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16", "float32: avx512; bfloat16: avx512_bf16"),
     ],
 )
-def test_lesser_instruction_sets_give_the_same_numbers(tmp_path: Path, capability, products):
-    if capability == "avx2" and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+def test_lesser_instruction_sets_give_the_same_numbers(tmp_path: Path, limit, products):
+    if "avx2" in products and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         pytest.skip("this processor has no AVX2")
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+    if "avx512" in products and not torch.cpu._is_avx512_bf16_supported():
+        pytest.skip("this processor does not multiply bfloat16")
+    name, _, value = limit.partition("=")
+    environment = {**os.environ, name: value}
     done = subprocess.run(
         [sys.executable, "-c", CAPABILITY_SCRIPT],
         env={**environment, "PYTHONPATH": os.pathsep.join(sys.path)},
