@@ -29,6 +29,7 @@ from distforge.rollouts.config import RolloutConfig
 CONNECT_SECONDS = 10.0
 PROBE_SECONDS = 60.0
 
+_LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _MANUAL = "https://docs.ray.io/en/latest/ray-security/token-auth.html"
 _PROBE = """
 import sys, traceback, ray
@@ -110,9 +111,8 @@ def is_loopback(host: str) -> bool:
 
 
 def _import_ray(config: RolloutConfig) -> Any:
-    if not config.address and "ray" not in sys.modules:  # it reads these when it is imported
-        # Ray's name for a switch that works on Linux too: use 127.0.0.1.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    # Read when Ray is imported; where it is already, its own default for a new cluster holds.
+    if not config.address and "ray" not in sys.modules:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -125,18 +125,40 @@ def _import_ray(config: RolloutConfig) -> Any:
     return ray
 
 
+@contextmanager
+def _loopback_only(ray: Any) -> Iterator[None]:
+    """A cluster started inside listens on 127.0.0.1, unless the environment says otherwise.
+
+    Ray's switch for that, which works on Linux too, is read from the environment when Ray is
+    imported: perhaps long ago, and for a cluster elsewhere, which the switch would break.
+    """
+    if _LOOPBACK_SWITCH in os.environ:
+        yield
+        return
+    constants = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    os.environ[_LOOPBACK_SWITCH] = "0"  # for the processes that Ray starts
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[_LOOPBACK_SWITCH]
+
+
 def _connect(ray: Any, config: RolloutConfig) -> None:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": True}
     if not config.address:
-        ray.init(
-            address="local",
-            num_cpus=max(1, math.ceil(config.num_actors * config.cpus_per_actor)),
-            object_store_memory=config.object_store_mib << 20,
-            include_dashboard=False,
-            # Workers that Ray starts ahead would lack the environment that actors ask for.
-            _system_config={"prestart_worker_first_driver": False},
-            **quiet,
-        )
+        with _loopback_only(ray):
+            ray.init(
+                address="local",
+                num_cpus=max(1, math.ceil(config.num_actors * config.cpus_per_actor)),
+                object_store_memory=config.object_store_mib << 20,
+                include_dashboard=False,
+                # Workers that Ray starts ahead would lack the environment that actors ask for.
+                _system_config={"prestart_worker_first_driver": False},
+                **quiet,
+            )
         return
     if config.address != "auto":
         _require_answer(config.address)
@@ -151,7 +173,7 @@ def _connect(ray: Any, config: RolloutConfig) -> None:
 
 
 def _require_expected(address: str, connected_to: str) -> None:
-    """The process may have been connected before, or have started Ray in an unsafe environment."""
+    """The process may have been connected before, or Ray may listen elsewhere than it should."""
     if address in ("auto", connected_to):
         return
     if address:
