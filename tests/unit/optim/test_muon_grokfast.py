@@ -271,6 +271,16 @@ def test_a_bad_gradient_names_its_parameter_and_changes_nothing(bad):
             assert torch.equal(optimizer.state_dict()["state"][key][name], value)
 
 
+def test_gradients_whose_sum_overflows_are_finite():
+    weight = nn.Parameter(torch.zeros(16, 24))
+    optimizer = MuonGrokfast([("w", weight)], CONFIG.replace(grokfast_lambda=0.0))
+    weight.grad = torch.full((16, 24), 1e38) * torch.rand(16, 24)
+    assert weight.grad.sum().isinf()
+    optimizer.step()
+    assert weight.isfinite().all()
+    assert weight.any()
+
+
 def test_parameters_without_a_gradient_are_skipped():
     moved, still = parameter(8, 8), parameter(8, 8, seed=1)
     before = still.detach().clone()
