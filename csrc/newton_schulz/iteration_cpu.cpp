@@ -49,21 +49,32 @@ MatrixIteration<T>::MatrixIteration(const BlockKernel<T>& kernel, Shape shape, T
   const int64_t matrices = 2 * wide + left * (high + squares * square);
   const int64_t total = matrices + team_.workers * sizeof(Workspace);
   memory_ = static_cast<unsigned char*>(::operator new(total, std::align_val_t{kAlignment}));
-  // The margins of the panels are multiplied: what lies beyond the summed dimension must be zero,
-  // and elsewhere, where nothing is read, no denormal may slow that down.
-  std::memset(memory_, 0, total);
   unsigned char* next = memory_;
-  const auto take = [&](int64_t size, int64_t rows, bool turned) {
+  const auto take = [&](int64_t size, int64_t rows, int64_t columns, bool turned) {
     T* begin = reinterpret_cast<T*>(next);
     T* again = turned ? reinterpret_cast<T*>(next + size) : nullptr;
     next += turned ? 2 * size : size;
-    return Matrix{begin, round_up(rows, kernel.depth), again};
+    const Matrix matrix{begin, round_up(rows, kernel.depth), again};
+    clear_margins(matrix, rows, columns, kernel.panel_width);
+    return matrix;
   };
-  x_ = take(wide, n_, false);
-  next_x_ = take(wide, n_, false);
-  xt_ = take(high, k_, kernel.reads_turned);
-  for (int64_t i = 0; i < squares; ++i) square_[i] = take(square, n_, kernel.reads_turned);
+  x_ = take(wide, n_, k_, false);
+  next_x_ = take(wide, n_, k_, false);
+  xt_ = take(high, k_, n_, kernel.reads_turned);
+  for (int64_t i = 0; i < squares; ++i) square_[i] = take(square, n_, n_, kernel.reads_turned);
   workspaces_ = reinterpret_cast<Workspace*>(next);
+}
+
+// The margins of the panels are multiplied: what lies beyond the summed dimension must be zero, and
+// elsewhere, where nothing is read, no denormal may slow that down. Columns beyond the matrix are
+// in the last panel, rows in each.
+template <typename T>
+void MatrixIteration<T>::clear_margins(Matrix matrix, int64_t rows, int64_t columns,
+                                       int64_t width) {
+  const int64_t begin = rows == matrix.rows ? columns / width * width * matrix.rows : 0;
+  const int64_t count = round_up(columns, width) * matrix.rows - begin;
+  std::memset(matrix.data + begin, 0, count * sizeof(T));
+  if (matrix.turned != nullptr) std::memset(matrix.turned + begin, 0, count * sizeof(T));
 }
 
 template <typename T>

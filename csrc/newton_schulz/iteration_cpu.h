@@ -40,6 +40,7 @@ class MatrixIteration {
     RowMajor<bfloat16> as_bfloat16;
   };
 
+  static void clear_margins(Matrix matrix, int64_t rows, int64_t columns, int64_t width);
   template <typename Element>
   void load(const Element* in, double scale);
   void multiply(Product<T> product);
