@@ -23,8 +23,9 @@ inline __m512 odd_row(__m512i words) {
 }
 
 inline void store_words(uint32_t* to, __m512i words, bool shared) {
-  shared&& kStreamsShared ? _mm512_stream_si512(reinterpret_cast<__m512i*>(to), words)
-                          : _mm512_store_si512(to, words);
+  const bool stream = shared && kStreamsShared;
+  stream ? _mm512_stream_si512(reinterpret_cast<__m512i*>(to), words)
+         : _mm512_store_si512(to, words);
 }
 
 // What 16 columns of two rows become: value = scale sum + d1_scale d1 + d2_scale d2 + identity,

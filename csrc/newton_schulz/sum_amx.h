@@ -19,6 +19,8 @@ struct alignas(64) TileConfiguration {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 static_assert(sizeof(TileConfiguration) == 64);
+// Not on the stack: GCC 12 takes it that only the first eight bytes are read.
+constexpr TileConfiguration kConfiguration;
 
 // 32 x 32 sums over `steps` times 32.
 inline void sum_tiles(const bfloat16* a, const bfloat16* b, int64_t steps, float* sums) {
@@ -50,8 +52,7 @@ inline void sum_tiles(const bfloat16* a, const bfloat16* b, int64_t steps, float
 inline void sum_block(const Product<bfloat16>& p, Block block, int64_t rows, int64_t columns,
                       float* sums, bool lower) {
   // The thread's tiles may have been used by others, who reckon in turn with released ones.
-  const TileConfiguration configuration;
-  _tile_loadconfig(&configuration);
+  _tile_loadconfig(&kConfiguration);
   for (int64_t j = 0; j < columns; j += kPanel) {
     const bfloat16* b = p.b.at(0, block.column * kBlock + j, kPanel);
     for (int64_t i = lower ? j : 0; i < rows; i += kPanel) {
