@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from distforge.data.rows import read_rows
 from distforge.data.schema import Example, require_strategy, require_text
 from distforge.data.text import extract_answer
 from distforge.data.verify import EXACT
@@ -53,7 +54,7 @@ def read_examples(path: Path, *, split: str = "train") -> list[Example]:
         raise InputError(
             f"{path} does not exist; make it with `distforge data make` or name a file"
         )
-    examples = [_to_example(row, where, split) for row, where in _rows(path)]
+    examples = [_to_example(row, where, split) for row, where in read_rows(path)]
     if not examples:
         raise InputError(f"{path} holds no examples; expected one JSON object a line")
     return examples
@@ -78,36 +79,6 @@ def write_splits(examples: Iterable[Example], directory: Path) -> Path:
 def _require_suffix(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path} ends in {path.suffix!r}; expected one of {', '.join(SUFFIXES)}")
-
-
-def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
-    if path.suffix == ".parquet":
-        yield from _parquet_rows(path)
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{where}: not valid JSON ({error}); mend the line") from error
-            if not isinstance(row, dict):
-                raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
-            yield row, where
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is not a readable Parquet file ({error})") from error
-    for number, row in enumerate(rows, 1):
-        yield row, f"{path}, row {number}"
 
 
 def _to_example(row: Mapping[str, Any], where: str, split: str) -> Example:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
+from distforge.data.rows import read_rows
 from distforge.errors import InputError
 
 _SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -61,21 +58,4 @@ def _files(directory: Path, split: str) -> list[Path]:
 
 
 def _read(file: Path) -> list[Row]:
-    try:
-        if file.suffix == ".parquet":
-            values = pyarrow.parquet.read_table(file).to_pylist()
-            return [Row(value, f"{file}, row {number}") for number, value in enumerate(values)]
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError, pyarrow.ArrowInvalid) as error:
-        raise InputError(f"cannot read {file}: {error}") from error
-    return [_parse(line, f"{file}:{number}") for number, line in enumerate(lines, 1) if line]
-
-
-def _parse(line: str, where: str) -> Row:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where} is no JSON ({error}); expected one object a line") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{where} is a {type(values).__name__}; expected an object")
-    return Row(values, where)
+    return [Row(values, where) for values, where in read_rows(file)]

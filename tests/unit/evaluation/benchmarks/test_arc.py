@@ -71,5 +71,5 @@ def test_a_question_whose_longest_choice_does_not_fit_is_none_and_the_others_kee
 )  # fmt: skip
 def test_what_is_no_arc_is_refused_by_its_place(tmp_path, change):
     path = write_lines(tmp_path / "test.jsonl", [ARC_ROWS[0] | change])
-    with pytest.raises(InputError, match=r"test\.jsonl:1"):
+    with pytest.raises(InputError, match=r"test\.jsonl, line 1"):
         ARC(str(path), items=0, shots=0)

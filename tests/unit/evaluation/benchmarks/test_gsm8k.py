@@ -4,6 +4,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from distforge.data.rows import read_rows
 from distforge.errors import InputError
 from distforge.evaluation.benchmarks.gsm8k import GSM8K, Problem, judge
 from tests.benchmark_files import GSM8K_ROWS, Scripted, write_lines
@@ -79,8 +80,8 @@ def test_examples_give_way_to_the_question_and_a_question_that_does_not_fit_is_n
     [
         ('{"question": "?", "answer": "no mark"}\n', "no row of GSM8K"),
         ('{"text": "?"}\n', "no row of GSM8K"),
-        ("[1]\n", "expected an object"),
-        ("{oops\n", "is no JSON"),
+        ("[1]\n", "line 1: expected a JSON object"),
+        ("{oops\n", "line 1: not valid JSON"),
         ("", "gives 0 questions"),
     ],
 )
@@ -92,11 +93,20 @@ def test_what_is_no_gsm8k_is_refused_by_its_place(tmp_path, content, message):
     assert str(path) in str(error.value)
 
 
+def test_a_line_ends_at_a_line_feed_alone(tmp_path):
+    path = tmp_path / "test.jsonl"
+    path.write_text('{"question": "a\u2028b", "answer": "#### 7"}\n', encoding="utf-8")
+    [(row, where)] = read_rows(path)
+    assert row["question"] == "a\u2028b"
+    assert where == f"{path}, line 1"
+    GSM8K(str(path), items=0, shots=0)
+
+
 def test_a_missing_path_a_false_parquet_and_too_few_examples_are_refused(tmp_path):
     with pytest.raises(InputError, match="no benchmark at"):
         GSM8K(str(tmp_path / "absent"), items=0, shots=0)
     (tmp_path / "test.parquet").write_text("not parquet")
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="not a readable Parquet"):
         GSM8K(str(tmp_path / "test.parquet"), items=0, shots=0)
     path = write_lines(tmp_path / "test.jsonl", GSM8K_ROWS)
     (tmp_path / "test.parquet").unlink()
