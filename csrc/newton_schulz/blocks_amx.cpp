@@ -20,10 +20,9 @@
 namespace distforge::newton_schulz {
 namespace amx_bf16 {
 constexpr int kLanes = 16;
-constexpr int kVectors = 2;
+// No DISTFORGE_STREAM: 5 to 10% faster through the caches (Sapphire Rapids, two threads).
 #define DISTFORGE_AMX
 #define DISTFORGE_DOT_BFLOAT16
-#define DISTFORGE_STREAM(to, vector) _mm512_stream_ps(to, (__m512)(vector))
 #include "newton_schulz/blocks_body.h"
 }  // namespace amx_bf16
 

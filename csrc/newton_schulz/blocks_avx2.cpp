@@ -14,7 +14,6 @@
 namespace distforge::newton_schulz {
 namespace avx2 {
 constexpr int kLanes = 8;
-constexpr int kVectors = 3;
 constexpr int kRows = 4;
 #define DISTFORGE_STREAM(to, vector) _mm256_stream_ps(to, (__m256)(vector))
 #include "newton_schulz/blocks_body.h"

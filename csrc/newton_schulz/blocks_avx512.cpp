@@ -14,7 +14,6 @@
 namespace distforge::newton_schulz {
 namespace avx512 {
 constexpr int kLanes = 16;
-constexpr int kVectors = 3;
 constexpr int kRows = 8;
 #define DISTFORGE_STREAM(to, vector) _mm512_stream_ps(to, (__m512)(vector))
 #include "newton_schulz/blocks_body.h"

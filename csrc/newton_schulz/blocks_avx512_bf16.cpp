@@ -19,7 +19,6 @@
 namespace distforge::newton_schulz {
 namespace avx512_bf16 {
 constexpr int kLanes = 16;
-constexpr int kVectors = 3;
 constexpr int kRows = 8;
 #define DISTFORGE_DOT_BFLOAT16
 #define DISTFORGE_STREAM(to, vector) _mm512_stream_ps(to, (__m512)(vector))

@@ -1,13 +1,8 @@
 // One block of a product, written once and compiled for each instruction set: the including file
-// sets the compiler's target, opens a namespace, and defines kLanes (floats in a register),
-// kVectors (registers across a panel) and, unless it has AMX, kRows (rows of a register tile). It
-// is included more than once, hence no guard. No function of the standard library is called: the
-// linker keeps one copy of an inline function, which could be the one that needs the widest
-// instruction set.
-
-constexpr int64_t kPanel = kVectors * kLanes;
-
-static_assert(kBlock % kPanel == 0);
+// sets the compiler's target, opens a namespace, and defines kLanes (floats in a register) and,
+// unless it has AMX, kRows (rows of a register tile). It is included more than once, hence no
+// guard. No function of the standard library is called: the linker keeps one copy of an inline
+// function, which could be the one that needs the widest instruction set.
 
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 typedef uint32_t Words __attribute__((vector_size(kLanes * sizeof(float))));

@@ -11,7 +11,6 @@
 namespace distforge::newton_schulz {
 namespace portable {
 constexpr int kLanes = 4;
-constexpr int kVectors = 3;
 constexpr int kRows = 4;
 #include "newton_schulz/blocks_body.h"
 }  // namespace portable

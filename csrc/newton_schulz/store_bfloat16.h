@@ -22,10 +22,11 @@ inline __m512 odd_row(__m512i words) {
   return (__m512)_mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xffff0000u)));
 }
 
-inline void store_words(uint32_t* to, __m512i words, bool shared) {
-  const bool stream = shared && kStreamsShared;
-  stream ? _mm512_stream_si512(reinterpret_cast<__m512i*>(to), words)
-         : _mm512_store_si512(to, words);
+inline void store_words(uint32_t* to, __m512i words, [[maybe_unused]] bool shared) {
+#ifdef DISTFORGE_STREAM
+  if (shared) return DISTFORGE_STREAM(reinterpret_cast<float*>(to), words);
+#endif
+  _mm512_store_si512(to, words);
 }
 
 // What 16 columns of two rows become: value = scale sum + d1_scale d1 + d2_scale d2 + identity,

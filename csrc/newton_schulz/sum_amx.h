@@ -3,14 +3,13 @@
 // summed in the tiles: to stop every 256 and add to memory, so that B's columns stay in the L1
 // cache, was no faster at order 512 and slower from 1024 on. Part of blocks_amx.cpp.
 
-template <typename T>
-constexpr int64_t kDepthMultiple = Panels<T>::kTile * Panels<T>::kPerWord;
-constexpr bool kReadsTurned = true;
-// Measured: 5 to 10% faster than past the caches (Sapphire Rapids, two threads).
-constexpr bool kStreamsShared = false;
-
 constexpr int kTile = Panels<bfloat16>::kTile;
-static_assert(kPanel == 2 * kTile && kBlock % kPanel == 0);
+constexpr int64_t kPanel = 2 * kTile;
+static_assert(kBlock % kPanel == 0);
+
+template <typename T>
+constexpr int64_t kDepthMultiple = kTile * Panels<T>::kPerWord;
+constexpr bool kReadsTurned = true;
 
 // What LDTILECFG reads: eight tiles of 16 rows with 64 bytes each.
 struct alignas(64) TileConfiguration {

@@ -1,5 +1,8 @@
 // The sums of a block by multiply-adds of registers. Part of blocks_body.h.
 
+constexpr int64_t kPanel = 3 * kLanes;
+static_assert(kBlock % kPanel == 0 && kPanel % kRows == 0 && kRows % 4 == 0);
+
 // Words of the summed dimension that are summed in registers, before the sum is added to those
 // before it. What the tiles of a block read meanwhile, 200 KB at most, stays in the L2 cache. In
 // float32 fewer: the shorter the sums, the smaller the rounding error, for 2% of the time.
@@ -8,9 +11,6 @@ constexpr int64_t kDepth = Panels<T>::kPerWord == 1 ? 64 : 256;
 template <typename T>
 constexpr int64_t kDepthMultiple = Panels<T>::kPerWord;
 constexpr bool kReadsTurned = false;
-constexpr bool kStreamsShared = true;
-
-static_assert(kPanel % kRows == 0 && kRows % 4 == 0);
 
 inline Vector multiply_add(const float*, Vector sum, Words x, Words y) {
   return sum + (Vector)x * (Vector)y;
