@@ -70,7 +70,7 @@ def load_data(config: DataConfig) -> list[Example]:
     """The examples that ``config`` names, or makes; both splits."""
     if config.path:
         return read_examples(Path(config.path))
-    return make_examples(config.num_examples, config.seed)
+    return make_examples(config.num_examples, config.seed, config.difficulties)
 
 
 def _bake(

@@ -29,6 +29,8 @@ from distforge.errors import InputError
 class MakeConfig:
     """Make a dataset: ``num_examples`` verified examples from ``seed``, a tenth held out.
 
+    difficulties: those made, in equal shares, of 1 to 4; at 4 traces are as long as at 3, numbers
+        larger.
     output: directory for train and heldout files; it must not hold a dataset already.
     format: jsonl or parquet.
     """
@@ -36,6 +38,7 @@ class MakeConfig:
     output: Path
     num_examples: int = 20_000
     seed: int = 0
+    difficulties: tuple[int, ...] = DataConfig.difficulties
     format: str = "jsonl"
 
 
@@ -65,13 +68,13 @@ def make(config: MakeConfig) -> int:
     """Write the two splits and say what is in them."""
     if config.format not in ("jsonl", "parquet"):
         raise InputError(f"format is {config.format!r}; expected 'jsonl' or 'parquet'")
-    DataConfig(num_examples=config.num_examples, seed=config.seed)
+    DataConfig(num_examples=config.num_examples, seed=config.seed, difficulties=config.difficulties)
     paths = {s: config.output / f"{s}.{config.format}" for s in ("train", "heldout")}
     for path in paths.values():
         if path.exists():
             raise InputError(f"{path} exists; give another --output or remove it")
     began = time.monotonic()
-    examples = make_examples(config.num_examples, config.seed)
+    examples = make_examples(config.num_examples, config.seed, config.difficulties)
     for split, path in paths.items():
         write_examples([e for e in examples if e.split == split], path)
     console = Console()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from distforge.data.schema import Example
@@ -19,7 +19,8 @@ from distforge.data.verify import verify_trace
 from distforge.errors import InputError
 
 HELDOUT_PERCENT = 10
-DIFFICULTIES = 3
+DIFFICULTIES = (1, 2, 3, 4)
+USUAL_DIFFICULTIES = (1, 2, 3)
 # A pool that yields no new question in this many draws in a row counts as exhausted.
 _EXHAUSTED_AFTER = 2000
 
@@ -30,12 +31,15 @@ class DataConfig:
 
     ``path``: a directory with train.jsonl and heldout.jsonl, or one JSONL or Parquet file; empty:
     make ``num_examples`` (at least 70, 10% of them held out) from ``seed``.
+    ``difficulties``: those made, in equal shares, of 1 to 4. At 4 traces are as long as at 3, with
+    numbers larger than any at 1 to 3: questions for a model that was baked on 1 to 3.
     ``max_length``: longest example in tokens; longer ones are left out, counted and reported.
     """
 
     path: str = ""
     num_examples: int = 20_000
     seed: int = 0
+    difficulties: tuple[int, ...] = USUAL_DIFFICULTIES
     max_length: int = 512
 
     def __post_init__(self) -> None:
@@ -43,6 +47,11 @@ class DataConfig:
             raise InputError(
                 f"num_examples is {self.num_examples}; expected at least {10 * len(STRATEGIES)}, "
                 "so that every strategy has held-out questions"
+            )
+        levels = self.difficulties
+        if not levels or len(set(levels)) < len(levels) or not set(levels) <= set(DIFFICULTIES):
+            raise InputError(
+                f"difficulties is {list(levels)}; expected some of {list(DIFFICULTIES)}, each once"
             )
         if self.max_length < 16:
             raise InputError(f"max_length is {self.max_length}; expected at least 16 tokens")
@@ -82,13 +91,15 @@ def _draw(task: Task, seed: int, difficulty: int) -> Example:
     )
 
 
-def _candidates(task: Task, seed: int) -> Iterator[Example]:
+def _candidates(task: Task, seed: int, difficulties: Sequence[int]) -> Iterator[Example]:
     """Endless distinct examples of a task, not verified yet, until its pool seems exhausted."""
     seen: set[str] = set()
     misses = counter = 0
     while misses < _EXHAUSTED_AFTER:
         digest = hashlib.sha256(f"{seed}:{task.name}:{counter}".encode()).digest()
-        example = _draw(task, int.from_bytes(digest[:6], "big"), 1 + counter % DIFFICULTIES)
+        example = _draw(
+            task, int.from_bytes(digest[:6], "big"), difficulties[counter % len(difficulties)]
+        )
         counter += 1
         if example.id in seen:
             misses += 1
@@ -98,14 +109,16 @@ def _candidates(task: Task, seed: int) -> Iterator[Example]:
         yield example
 
 
-def _fill(strategy: str, quotas: dict[str, int], seed: int) -> list[Example]:
+def _fill(
+    strategy: str, quotas: dict[str, int], seed: int, difficulties: Sequence[int]
+) -> list[Example]:
     """Take from the strategy's tasks in turn, by their shares, until both quotas are met."""
     left = dict(quotas)
     chosen: list[Example] = []
     sources = [
         source
         for task in TASKS_BY_STRATEGY[strategy]
-        for source in [_candidates(task, seed)] * task.share
+        for source in [_candidates(task, seed, difficulties)] * task.share
     ]
     while sources and any(left.values()):
         for source in tuple(sources):
@@ -125,7 +138,9 @@ def _fill(strategy: str, quotas: dict[str, int], seed: int) -> list[Example]:
     return chosen
 
 
-def make_examples(num_examples: int, seed: int) -> list[Example]:
+def make_examples(
+    num_examples: int, seed: int, difficulties: Sequence[int] = USUAL_DIFFICULTIES
+) -> list[Example]:
     """``num_examples`` verified examples in a seeded order, a seventh for each strategy.
 
     A tenth of each strategy is held out. Raises `InputError` when a strategy has not enough
@@ -135,7 +150,9 @@ def make_examples(num_examples: int, seed: int) -> list[Example]:
     for index, strategy in enumerate(STRATEGIES):
         count = num_examples // len(STRATEGIES) + (index < num_examples % len(STRATEGIES))
         heldout = max(1, round(count * HELDOUT_PERCENT / 100))
-        examples += _fill(strategy, {"train": count - heldout, "heldout": heldout}, seed)
+        examples += _fill(
+            strategy, {"train": count - heldout, "heldout": heldout}, seed, difficulties
+        )
     random.Random(seed).shuffle(examples)
     return examples
 
@@ -153,7 +170,7 @@ def _problem(example: Example) -> tuple[object, ...]:
     A row that its seed does not make (from outside, or altered) is identified by its question.
     """
     task = TASKS.get(example.verifier)
-    if task is None or not 1 <= example.difficulty <= DIFFICULTIES:
+    if task is None or example.difficulty not in DIFFICULTIES:
         return (example.question,)
     rng = random.Random(example.seed)
     params = task.draw(rng, example.difficulty)

@@ -85,7 +85,7 @@ def _questions(config: Step2Config) -> list[Example]:
     if config.data is not None and config.data.path:
         return read_examples(Path(config.data.path))
     if config.data is not None:
-        return make_examples(config.data.num_examples, config.data.seed)
+        return make_examples(config.data.num_examples, config.data.seed, config.data.difficulties)
     directory = Path(config.baked).expanduser() / "data"
     if not directory.is_dir():
         raise InputError(

@@ -15,6 +15,9 @@ from typing import Any, ClassVar
 
 Params = tuple[Any, ...]
 
+# From this difficulty on a trace grows no longer; beyond it numbers alone do.
+LONGEST = 3
+
 # "12+5=17": both operands and the result are plain non-negative numbers; '/' divides exactly.
 EQUATION = re.compile(r"(?<![\d*+/-])(\d+)([-+*/])(\d+)=(\d+)(?!\d)")
 
@@ -26,7 +29,7 @@ class TraceError(ValueError):
 class Task(ABC):
     """One family of questions.
 
-    ``draw`` samples parameters (difficulty 1 to 3), ``render`` writes question, reasoning and
+    ``draw`` samples parameters (difficulty 1 to 4), ``render`` writes question, reasoning and
     answer for them, ``solve`` answers a question from its text alone, and ``check_form`` raises
     `TraceError` where the reasoning breaks the strategy's own rules.
 

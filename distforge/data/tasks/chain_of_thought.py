@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 
-from distforge.data.tasks.base import Params, Task, read, require
+from distforge.data.tasks.base import LONGEST, Params, Task, read, require
 
 CUPS = "12345"
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
@@ -28,7 +28,7 @@ class SwapTracking(Task):
     def draw(self, rng: random.Random, difficulty: int) -> Params:
         start = cup = rng.choice(CUPS)
         swaps = []
-        for _ in range(3 + difficulty):
+        for _ in range(3 + min(difficulty, LONGEST)):
             # Were pairs uniform, the ball would rest in most swaps, and "it stays" a fair guess.
             moves = rng.random() < 0.6
             first = cup if moves else rng.choice([c for c in CUPS if c != cup])
@@ -81,8 +81,9 @@ class RunningTotal(Task):
     def draw(self, rng: random.Random, difficulty: int) -> Params:
         total = start = rng.randint(10, 60)
         changes: list[int] = []
-        while len(changes) < 2 + difficulty:
-            change = rng.choice((-1, 1)) * rng.randint(2, 9)
+        most = 9 if difficulty <= LONGEST else 11
+        while len(changes) < 2 + min(difficulty, LONGEST):
+            change = rng.choice((-1, 1)) * rng.randint(2, most)
             if 0 <= total + change <= 99:
                 total += change
                 changes.append(change)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 
-from distforge.data.tasks.base import Params, Task, read, require
+from distforge.data.tasks.base import LONGEST, Params, Task, read, require
 
 LABELS = "ABCDE"
 
@@ -25,14 +25,15 @@ class SecretNumber(Task):
     share = 2
 
     def draw(self, rng: random.Random, difficulty: int) -> Params:
+        most = 9 if difficulty <= LONGEST else 12
         while True:
-            candidates = tuple(rng.sample(range(10, 90), 2 + difficulty))
+            candidates = tuple(rng.sample(range(10, 90), 2 + min(difficulty, LONGEST)))
             secret = rng.choice(candidates)
             low = rng.randint(0, secret // 10 - 1) * 10 + 9
             high = rng.randint(secret // 10 + 1, 9) * 10
             clues = (f"over {low}", f"under {high}", "odd" if secret % 2 else "even")
             if [c for c in candidates if all(_holds(clue, c) for clue in clues)] == [secret]:
-                return candidates, clues, rng.randint(2, 9)
+                return candidates, clues, rng.randint(2, most)
 
     def canonical(self, params: Params) -> Params:
         candidates, clues, extra = params
@@ -88,8 +89,8 @@ class SequenceRule(Task):
     strategy = "falsification_testing"
 
     def draw(self, rng: random.Random, difficulty: int) -> Params:
-        start, ahead = rng.randint(1, 9), 1 + difficulty
-        steps = tuple(rng.sample(range(2, 10), 3))
+        start, ahead = rng.randint(1, 9), 1 + min(difficulty, LONGEST)
+        steps = tuple(rng.sample(range(2, 10 if difficulty <= LONGEST else 12), 3))
         return start, steps, rng.choice(steps), ahead
 
     def canonical(self, params: Params) -> Params:

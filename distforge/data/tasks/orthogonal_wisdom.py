@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 
-from distforge.data.tasks.base import Params, Task, numbers, read, require
+from distforge.data.tasks.base import LONGEST, Params, Task, numbers, read, require
 
 
 def check_agreement(reasoning: str) -> None:
@@ -71,7 +71,8 @@ class TwoOrders(Task):
     strategy = "orthogonal_wisdom"
 
     def draw(self, rng: random.Random, difficulty: int) -> Params:
-        return tuple(rng.randint(2, 19) for _ in range(3 + (difficulty > 1)))
+        most = 19 if difficulty <= LONGEST else 22
+        return tuple(rng.randint(2, most) for _ in range(3 + (difficulty > 1)))
 
     def canonical(self, params: Params) -> Params:
         return tuple(sorted(params))

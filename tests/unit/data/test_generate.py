@@ -8,6 +8,7 @@ import pytest
 from distforge.data import STRATEGIES, dataset_sha256, make_examples
 from distforge.data.generate import DataConfig, find_leaks, make_example
 from distforge.data.tasks import TASKS
+from distforge.data.tasks.base import EQUATION
 from distforge.errors import InputError
 
 
@@ -70,7 +71,40 @@ def test_a_row_is_made_again_from_its_seed() -> None:
         assert again == example
 
 
+def test_difficulties_come_in_equal_shares() -> None:
+    counts = Counter(e.difficulty for e in make_examples(1_400, 0, (2, 4)))
+    assert set(counts) == {2, 4}
+    assert abs(counts[2] - counts[4]) < 140
+    assert {e.difficulty for e in make_examples(140, 0)} == {1, 2, 3}
+
+
+def test_the_hardest_ask_for_other_sums_in_traces_as_long() -> None:
+    """Who learned 1 to 3 can lay out a trace of 4, but has to reckon what it never saw."""
+    longest: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
+    sums: dict[bool, dict[str, set[str]]] = {hard: {t: set() for t in TASKS} for hard in longest}
+    for e in [*make_examples(8_400, 0), *make_examples(2_100, 0, (4,))]:
+        hard = e.difficulty == 4
+        longest[hard][e.task] = max(longest[hard][e.task], e.reasoning.count("<"))
+        sums[hard][e.task].update("".join(found) for found in EQUATION.findall(e.reasoning))
+    assert longest[True] == longest[False]
+    share = {t: len(sums[True][t] - sums[False][t]) / max(len(sums[True][t]), 1) for t in TASKS}
+    assert {t for t in TASKS if share[t] < 0.05} == {"swap_tracking"}, share
+
+
+def test_the_hardest_are_held_out_as_the_others_are() -> None:
+    """What is held out at 4 may also be drawn at 1 to 3: it is not trained on there either."""
+    heldout = [e for e in make_examples(2_100, 1, (4,)) if e.split == "heldout"]
+    trained = [e for e in make_examples(2_100, 0) if e.split == "train"]
+    assert find_leaks([*heldout, *trained]) == []
+
+
 def test_bad_settings() -> None:
+    with pytest.raises(InputError, match=r"difficulties is \[0, 1\].*each once"):
+        DataConfig(difficulties=(0, 1))
+    with pytest.raises(InputError, match=r"difficulties is \[\]"):
+        DataConfig(difficulties=())
+    with pytest.raises(InputError, match=r"difficulties is \[2, 2\]"):
+        DataConfig(difficulties=(2, 2))
     with pytest.raises(InputError, match="num_examples is 5"):
         DataConfig(num_examples=5)
     with pytest.raises(InputError, match="max_length is 3"):

@@ -13,7 +13,7 @@ from distforge.data.tasks.base import check_arithmetic
 
 
 def examples(name: str, count: int = 60) -> list[Example]:
-    return [make_example(TASKS[name], seed, 1 + seed % 3) for seed in range(count)]
+    return [make_example(TASKS[name], seed, 1 + seed % 4) for seed in range(count)]
 
 
 def corrupted(example: Example, **changes: str) -> Example:
