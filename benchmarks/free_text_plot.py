@@ -40,6 +40,8 @@ def draw(sizes: dict[str, dict[str, Any]], output: Path) -> None:
     right.legend(frameon=False, fontsize=8)
     for axes in (left, right):
         axes.set(xscale="log", xlabel="parameters")
+        axes.set_xticks(parameters, sizes)
+        axes.set_xticks([], minor=True)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(output, dpi=120)
     plt.close(figure)

@@ -29,8 +29,7 @@ from distforge.errors import InputError
 class MakeConfig:
     """Make a dataset: ``num_examples`` verified examples from ``seed``, a tenth held out.
 
-    difficulties: those made, in equal shares, of 1 to 4; at 4 traces are as long as at 3, numbers
-        larger.
+    difficulties: in equal shares, of 1 to 4; traces at 4 are as long as at 3, numbers larger.
     output: directory for train and heldout files; it must not hold a dataset already.
     format: jsonl or parquet.
     """
