@@ -1,10 +1,13 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "newton_schulz/launch.h"
 #include "newton_schulz/prepare_kernels.cuh"
 #include "newton_schulz/product_kernels.cuh"
+#include "newton_schulz/tensor_map.cuh"
+#include "newton_schulz/wgmma_kernel.cuh"
 
 namespace distforge::newton_schulz {
 namespace {
@@ -26,12 +29,47 @@ int resident_blocks(int device) {
   return cooperative ? processors * blocks : 0;
 }
 
+// What makes tensor maps where the device has wgmma and TMA, null elsewhere.
+EncodeTiled hopper_encoder(int device) {
+  int major = 0, minor = 0;
+  if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess ||
+      major != 9 || minor != 0) {
+    return nullptr;
+  }
+  static const EncodeTiled encode = find_encode_tiled();
+  return encode;
+}
+
+template <typename T>
+cudaError_t run_on_hopper(EncodeTiled encode, const std::vector<Task>& tasks,
+                          const BufferTable& buffers, int64_t batches, cudaStream_t stream) {
+  const cudaError_t error = cudaFuncSetAttribute(
+      wgmma_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, wgmma_tile::kSharedBytes);
+  if (error != cudaSuccess) return error;
+  for (const Task& task : tasks) {
+    CUtensorMap a, bt;
+    if (!make_tensor_map<T>(encode, buffers.view[task.a], task.m, batches, a) ||
+        !make_tensor_map<T>(encode, buffers.view[task.bt], task.n, batches, bt)) {
+      return cudaErrorInvalidValue;
+    }
+    const auto blocks = static_cast<unsigned>(tile_count(task) * batches);
+    wgmma_kernel<T><<<blocks, kThreads, wgmma_tile::kSharedBytes, stream>>>(a, bt, task, buffers);
+  }
+  return cudaGetLastError();
+}
+
 template <typename T>
 cudaError_t run_program(const std::vector<Task>& tasks, const BufferTable& buffers, Shape shape,
                         int64_t batches, int device, cudaStream_t stream) {
   // Where a launch costs as much as a product, and only there: large products fill the GPU alone.
   constexpr int64_t kPersistentOrder = 512;
-  const int blocks = shape.n() <= kPersistentOrder ? resident_blocks<T>(device) : 0;
+  const bool small = shape.n() <= kPersistentOrder;
+  if constexpr (!std::is_same_v<T, float>) {
+    const EncodeTiled encode = small ? nullptr : hopper_encoder(device);
+    if (encode) return run_on_hopper<T>(encode, tasks, buffers, batches, stream);
+  }
+  const int blocks = small ? resident_blocks<T>(device) : 0;
   if (blocks == 0) {
     for (const Task& task : tasks) {
       const dim3 grid(static_cast<unsigned>(tile_count(task)), grid_of(batches));

@@ -28,6 +28,10 @@ SHAPES = [
     (2, 3, 17, 9),
     (1024, 1024),
     (512, 2048),
+    # Above 512 Hopper multiplies 16-bit elements by wgmma.
+    (600, 520),
+    (2, 530, 1100),
+    (1001, 777),
 ]
 
 # As tests/unit/ops/test_newton_schulz_native.py: not a worse class of error than the eager
@@ -87,9 +91,11 @@ def test_tiny_and_huge_matrices_come_out_as_ordinary_ones(scale, dtype):
     assert relative_error(ops.newton_schulz(x), oracle) < 10 * FLOOR[dtype]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("shape", [(16, 128, 128), (3, 700, 700)])
-def test_runs_are_deterministic_and_a_batch_is_each_matrix_by_itself(shape):
-    x = randn(*shape)
+def test_runs_are_deterministic_and_a_batch_is_each_matrix_by_itself(shape, dtype):
+    require_native(dtype)
+    x = randn(*shape, dtype=dtype)
     expected = ops.newton_schulz(x)
     for _ in range(3):
         assert torch.equal(ops.newton_schulz(x), expected)
@@ -129,10 +135,12 @@ def test_the_weight_update_matches_float64(dtype, copy_dtype):
             assert torch.equal(copies[index], weight.to(copy_dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("shape", [(8, 128, 96), (2, 1100, 1100)])
-def test_a_whole_step_is_captured_in_a_graph(shape):
+def test_a_whole_step_is_captured_in_a_graph(shape, dtype):
+    require_native(dtype)
     g, h, m, w = (randn(*shape, seed=seed) for seed in range(4))
-    u = torch.empty_like(g)
+    u = torch.empty_like(g, dtype=dtype)
 
     def step() -> None:
         ops.grokfast_momentum_into_([g], [h], [m], [u], **SCALARS)

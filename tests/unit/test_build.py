@@ -45,11 +45,10 @@ def fake_nvcc(folder: Path, release: str, architectures: str) -> str:
 def test_architectures_are_those_that_nvcc_knows(tmp_path):
     nvcc = fake_nvcc(tmp_path, "12.4", "compute_75\\ncompute_80\\ncompute_87\\ncompute_90\\n")
     architectures = setup.supported_architectures(nvcc)
-    assert architectures == ["75", "80", "90", "90a"]
+    assert architectures == ["75", "80", "90a"]
     assert setup.gencode_flags(architectures) == [
         "-gencode=arch=compute_75,code=sm_75",
         "-gencode=arch=compute_80,code=sm_80",
-        "-gencode=arch=compute_90,code=sm_90",
         "-gencode=arch=compute_90a,code=sm_90a",
         "-gencode=arch=compute_90a,code=compute_90a",
     ]
@@ -112,7 +111,7 @@ def test_the_lock_pins_every_requirement_and_names_no_place():
 @pytest.mark.parametrize("source", sorted((ROOT / "csrc").rglob("*.cu")), ids=lambda p: p.name)
 def test_cuda_sources_compile_for_every_architecture_without_spills(source, tmp_path):
     architectures = setup.supported_architectures(NVCC)
-    assert {"75", "80", "86", "89", "90", "90a"} <= set(architectures)
+    assert {"75", "80", "86", "89", "90a"} <= set(architectures)
     command = [
         NVCC,
         *setup.NVCC_FLAGS,
@@ -127,3 +126,5 @@ def test_cuda_sources_compile_for_every_architecture_without_spills(source, tmp_
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
     assert spills
     assert set(spills) == {("0", "0")}
+    # What ptxas says where it cannot let wgmma run ahead.
+    assert "serialized" not in report

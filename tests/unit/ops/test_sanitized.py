@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 COMPILER = os.environ.get("CXX", "g++")
 FLAGS = [
-    *("-std=c++20", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Icsrc", "-xc++"),
+    *("-std=c++20", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-Icsrc", "-xc++"),
     # Device code is unrolled by a pragma of nvcc's own.
     "-Wno-unknown-pragmas",
 ]
@@ -58,5 +58,6 @@ def test_cpu_kernels_are_clean_and_right_on_each_instruction_set(cpu_kernels, ca
     assert_clean(cpu_kernels, ATEN_CPU_CAPABILITY=capability)
 
 
-def test_cuda_kernels_are_clean_and_right_as_their_host_twin(tmp_path):
-    assert_clean(build(tmp_path, "gemm_test", []))
+@pytest.mark.parametrize("twin", ["gemm_test", "wgmma_test"])
+def test_cuda_kernels_are_clean_and_right_as_their_host_twin(tmp_path, twin):
+    assert_clean(build(tmp_path, twin, []))
