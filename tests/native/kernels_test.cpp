@@ -11,6 +11,7 @@
 
 #include "common/tensor_list.h"
 #include "grokfast/kernels_cpu.h"
+#include "iterate_in_double.h"
 #include "newton_schulz/blocks.h"
 #include "newton_schulz/iteration_cpu.h"
 #include "newton_schulz/order_cpu.h"
@@ -38,44 +39,6 @@ std::unique_ptr<T[]> exactly(size_t count) {
   return buffer;
 }
 
-using Dense = std::vector<double>;
-
-// One step in double: X <- a X + (b A + c A^2) X, on an n x k matrix.
-Dense step_in_double(const Dense& x, int64_t n, int64_t k, const Step& s) {
-  Dense gram(n * n), polynomial(n * n), next(n * k);
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < n; ++j)
-      for (int64_t q = 0; q < k; ++q) gram[i * n + j] += x[i * k + q] * x[j * k + q];
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < n; ++j) {
-      double square = 0.0;
-      for (int64_t q = 0; q < n; ++q) square += gram[i * n + q] * gram[q * n + j];
-      polynomial[i * n + j] = s.b * gram[i * n + j] + s.c * square;
-    }
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < k; ++j) {
-      double sum = s.a * x[i * k + j];
-      for (int64_t q = 0; q < n; ++q) sum += polynomial[i * n + q] * x[q * k + j];
-      next[i * k + j] = sum;
-    }
-  return next;
-}
-
-Dense iterate_in_double(const float* in, Shape shape, const Schedule& schedule) {
-  const int64_t n = shape.n(), k = shape.k();
-  Dense x(n * k);
-  double norm = 0.0;
-  for (int64_t i = 0; i < n * k; ++i) norm += double(in[i]) * in[i];
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < k; ++j)
-      x[i * k + j] = in[shape.tall() ? j * n + i : i * k + j] / std::sqrt(norm);
-  for (const Step& step : schedule) x = step_in_double(x, n, k, step);
-  Dense out(n * k);
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < k; ++j) out[shape.tall() ? j * n + i : i * k + j] = x[i * k + j];
-  return out;
-}
-
 template <typename T, typename Element>
 void check_iteration(const BlockKernel<T>& kernel, Shape shape, double tolerance) {
   const Schedule schedule(5, Step{3.4445f, -4.7750f, 2.0315f});
@@ -84,9 +47,7 @@ void check_iteration(const BlockKernel<T>& kernel, Shape shape, double tolerance
   auto out = exactly<Element>(count), again = exactly<Element>(count);
   MatrixIteration<T> iteration(kernel, shape, team_of_one());
   iteration.run(schedule, in.get(), out.get());
-  std::vector<float> wide(count);
-  for (size_t i = 0; i < count; ++i) wide[i] = static_cast<float>(in[i]);
-  const Dense wanted = iterate_in_double(wide.data(), shape, schedule);
+  const Dense wanted = iterate_in_double(in.get(), shape, schedule);
   double error = 0.0, norm = 0.0;
   for (size_t i = 0; i < count; ++i) {
     error += std::pow(static_cast<float>(out[i]) - wanted[i], 2.0);

@@ -1,7 +1,7 @@
 #pragma once
 
 // What the host twins of the CUDA products share: the buffers of a batch, the preparation of the
-// input, and the iteration in double that a program has to agree with.
+// input, and the check of a whole program.
 
 #include <cmath>
 #include <cstdio>
@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "iterate_in_double.h"
 #include "newton_schulz/launch.h"
 #include "newton_schulz/prepare.h"
 #include "newton_schulz/symmetric_gemm.cuh"
@@ -87,36 +88,6 @@ void prepare_on_host(const std::vector<T>& x, Batch<T>& batch) {
   }
 }
 
-inline std::vector<double> iterate_in_double(const double* in, Shape shape,
-                                             const Schedule& schedule) {
-  const int64_t n = shape.n(), k = shape.k();
-  double norm = 0.0;
-  for (int64_t i = 0; i < n * k; ++i) norm += in[i] * in[i];
-  std::vector<double> x(n * k), out(n * k);
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < k; ++j)
-      x[i * k + j] = in[shape.tall() ? j * n + i : i * k + j] / std::sqrt(norm);
-  for (const Step& s : schedule) {
-    std::vector<double> r(n * n), p(n * n), next(n * k);
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t j = 0; j < n; ++j)
-        for (int64_t q = 0; q < k; ++q) r[i * n + j] += x[i * k + q] * x[j * k + q];
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t j = 0; j < n; ++j) {
-        double square = 0.0;
-        for (int64_t q = 0; q < n; ++q) square += r[i * n + q] * r[j * n + q];
-        p[i * n + j] = s.b * r[i * n + j] + s.c * square;
-      }
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t q = 0; q < n; ++q)
-        for (int64_t j = 0; j < k; ++j) next[i * k + j] += p[i * n + q] * x[q * k + j];
-    for (int64_t i = 0; i < n * k; ++i) x[i] = s.a * x[i] + next[i];
-  }
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < k; ++j) out[shape.tall() ? j * n + i : i * k + j] = x[i * k + j];
-  return out;
-}
-
 // Runs the whole program of two matrices, the second with a NaN in it, tile by tile through
 // `run_tile(task, buffers, number of the matrix, block)`, and compares with the iteration in
 // double.
@@ -138,9 +109,7 @@ void check_program(Shape shape, double tolerance, RunTile run_tile) {
       }
     }
   }
-  std::vector<double> wide(x.size());
-  for (size_t i = 0; i < x.size(); ++i) wide[i] = static_cast<float>(x[i]);
-  const std::vector<double> wanted = iterate_in_double(wide.data(), shape, schedule);
+  const Dense wanted = iterate_in_double(x.data(), shape, schedule);
   double error = 0.0, norm = 0.0;
   for (int64_t i = 0; i < size; ++i) {
     error += std::pow(static_cast<float>(batch.out[i]) - wanted[i], 2.0);
