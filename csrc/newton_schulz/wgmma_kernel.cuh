@@ -60,7 +60,7 @@ __device__ __forceinline__ void arrive_expecting(uint32_t barrier, int bytes) {
 }
 // An error after seconds, where it would be microseconds if all went well, rather than a hang.
 __device__ __forceinline__ void wait_for(uint32_t barrier, uint32_t parity) {
-  for (int attempt = 0; attempt < 1 << 26; ++attempt) {
+  for (int attempt = 0; attempt < 1 << 24; ++attempt) {
     uint32_t done;
     asm volatile(
         "{\n.reg .pred p;\n"
