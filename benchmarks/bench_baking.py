@@ -32,8 +32,7 @@ from distforge.baking import PromptBaker, PromptBakingConfig, Step1Config
 from distforge.baking.baked import BakedPrompt
 from distforge.baking.divergence import StateTeacher, sum_divergence
 from distforge.baking.measuring import Probe
-from distforge.baking.step1 import load_data
-from distforge.data import STRATEGIES, STRATEGY_PROMPTS
+from distforge.data import STRATEGIES, STRATEGY_PROMPTS, load_data
 from distforge.models.loading import load_champion
 from distforge.training.champion import ensure_champion
 from distforge.training.distributed import World, init_world

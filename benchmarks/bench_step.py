@@ -21,9 +21,8 @@ from pathlib import Path
 from harness import Row, arguments, publish, step1_config
 
 from distforge.baking import Step1Config, Step1Summary, run_step1_baking
-from distforge.baking.step1 import load_data
 from distforge.config import load_config
-from distforge.data import ReasoningDataset
+from distforge.data import ReasoningDataset, load_data
 from distforge.models.loading import load_champion
 from distforge.optim import build_optimizer
 from distforge.training.champion import ensure_champion

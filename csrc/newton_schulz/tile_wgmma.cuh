@@ -73,7 +73,7 @@ DISTFORGE_HOST_DEVICE void run_steps(Operations& on, int count) {
     on.release(step - 1);
     const int next = step - 1 + kStages;
     if (next < count) {
-      on.wait_until_released(next - kStages);
+      on.wait_until_released(step - 1);
       on.fill(next);
     }
   }

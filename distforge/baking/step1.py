@@ -14,11 +14,9 @@ from distforge.baking.trainer import PromptBakingTrainer
 from distforge.config import config_sha256
 from distforge.data import (
     THINKING_TOKENS,
-    DataConfig,
     Example,
     dataset_sha256,
-    make_examples,
-    read_examples,
+    load_data,
     write_splits,
 )
 from distforge.evaluation.scoring import Answered, answer_questions, summarize
@@ -64,13 +62,6 @@ def _run(config: Step1Config, world: World) -> Step1Summary:
             ensure_champion(config.champion, config.engine, config.data.max_length, world)
             champion = load_champion(config.champion.path)
         return _bake(config, champion, examples, run, world)
-
-
-def load_data(config: DataConfig) -> list[Example]:
-    """The examples that ``config`` names, or makes; both splits."""
-    if config.path:
-        return read_examples(Path(config.path))
-    return make_examples(config.num_examples, config.seed, config.difficulties)
 
 
 def _bake(

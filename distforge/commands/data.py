@@ -15,6 +15,7 @@ from distforge.data import (
     DataConfig,
     Example,
     dataset_sha256,
+    load_data,
     make_examples,
     read_examples,
     verify_trace,
@@ -67,13 +68,15 @@ def make(config: MakeConfig) -> int:
     """Write the two splits and say what is in them."""
     if config.format not in ("jsonl", "parquet"):
         raise InputError(f"format is {config.format!r}; expected 'jsonl' or 'parquet'")
-    DataConfig(num_examples=config.num_examples, seed=config.seed, difficulties=config.difficulties)
+    data = DataConfig(
+        num_examples=config.num_examples, seed=config.seed, difficulties=config.difficulties
+    )
     paths = {s: config.output / f"{s}.{config.format}" for s in ("train", "heldout")}
     for path in paths.values():
         if path.exists():
             raise InputError(f"{path} exists; give another --output or remove it")
     began = time.monotonic()
-    examples = make_examples(config.num_examples, config.seed, config.difficulties)
+    examples = load_data(data)
     for split, path in paths.items():
         write_examples([e for e in examples if e.split == split], path)
     console = Console()

@@ -2,7 +2,7 @@
 
 from distforge.data.dataset import BatchPlan, ReasoningDataset, collate
 from distforge.data.files import dataset_sha256, read_examples, write_examples, write_splits
-from distforge.data.generate import DataConfig, make_examples
+from distforge.data.generate import DataConfig, load_data, make_examples
 from distforge.data.schema import Example
 from distforge.data.strategies import (
     STRATEGIES,
@@ -26,6 +26,7 @@ __all__ = [
     "collate",
     "dataset_sha256",
     "is_correct",
+    "load_data",
     "make_examples",
     "read_examples",
     "verify_trace",

@@ -11,7 +11,9 @@ import hashlib
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from distforge.data.files import read_examples
 from distforge.data.schema import Example
 from distforge.data.strategies import STRATEGIES
 from distforge.data.tasks import TASKS, TASKS_BY_STRATEGY, Task
@@ -32,7 +34,7 @@ class DataConfig:
     ``path``: a directory with train.jsonl and heldout.jsonl, or one JSONL or Parquet file; empty:
     make ``num_examples`` (at least 70, 10% of them held out) from ``seed``.
     ``difficulties``: those made, in equal shares, of 1 to 4. At 4 traces are as long as at 3, with
-    numbers larger than any at 1 to 3: questions for a model that was baked on 1 to 3.
+    larger numbers where there are any: questions for a model that was baked on 1 to 3.
     ``max_length``: longest example in tokens; longer ones are left out, counted and reported.
     """
 
@@ -62,6 +64,13 @@ def split_of(task: Task, params: tuple[object, ...]) -> str:
     text = f"{task.name}:{task.canonical(params)!r}"
     digest = hashlib.sha256(text.encode()).digest()
     return "heldout" if digest[0] * 256 + digest[1] < 65536 * HELDOUT_PERCENT / 100 else "train"
+
+
+def load_data(config: DataConfig) -> list[Example]:
+    """The examples that ``config`` names, or makes; both splits."""
+    if config.path:
+        return read_examples(Path(config.path))
+    return make_examples(config.num_examples, config.seed, config.difficulties)
 
 
 def make_example(task: Task, seed: int, difficulty: int) -> Example:

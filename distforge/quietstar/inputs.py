@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distforge.config import config_sha256
-from distforge.data import Example, dataset_sha256, make_examples, read_examples
+from distforge.data import Example, dataset_sha256, load_data, read_examples
 from distforge.data.free_text import read_documents
 from distforge.errors import InputError
 from distforge.models.loading import Champion, load_champion
@@ -82,10 +82,8 @@ def find_model(baked: str) -> Path:
 
 
 def _questions(config: Step2Config) -> list[Example]:
-    if config.data is not None and config.data.path:
-        return read_examples(Path(config.data.path))
     if config.data is not None:
-        return make_examples(config.data.num_examples, config.data.seed, config.data.difficulties)
+        return load_data(config.data)
     directory = Path(config.baked).expanduser() / "data"
     if not directory.is_dir():
         raise InputError(

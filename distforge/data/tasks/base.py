@@ -22,6 +22,11 @@ LONGEST = 3
 EQUATION = re.compile(r"(?<![\d*+/-])(\d+)([-+*/])(\d+)=(\d+)(?!\d)")
 
 
+def draw_three(rng: random.Random, difficulty: int) -> tuple[int, ...]:
+    """Three different small numbers: up to 9, or 11 beyond the longest trace."""
+    return tuple(rng.sample(range(2, 10 if difficulty <= LONGEST else 12), 3))
+
+
 class TraceError(ValueError):
     """A trace that does not prove its answer; the message says which check failed and where."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 
-from distforge.data.tasks.base import LONGEST, Params, Task, read, require
+from distforge.data.tasks.base import LONGEST, Params, Task, draw_three, read, require
 
 LABELS = "ABCDE"
 
@@ -90,7 +90,7 @@ class SequenceRule(Task):
 
     def draw(self, rng: random.Random, difficulty: int) -> Params:
         start, ahead = rng.randint(1, 9), 1 + min(difficulty, LONGEST)
-        steps = tuple(rng.sample(range(2, 10 if difficulty <= LONGEST else 12), 3))
+        steps = draw_three(rng, difficulty)
         return start, steps, rng.choice(steps), ahead
 
     def canonical(self, params: Params) -> Params:

@@ -5,14 +5,9 @@ from __future__ import annotations
 import random
 import re
 
-from distforge.data.tasks.base import LONGEST, Params, Task, read, require
+from distforge.data.tasks.base import LONGEST, Params, Task, draw_three, read, require
 
 CELLS = "ABC"
-
-
-def draw_values(rng: random.Random, difficulty: int) -> tuple[int, ...]:
-    """What an item of each cell counts, all different."""
-    return tuple(rng.sample(range(2, 10 if difficulty <= LONGEST else 12), 3))
 
 
 def totals(counts: list[int], values: list[int]) -> tuple[list[str], int]:
@@ -37,7 +32,7 @@ class LetterPoints(Task):
     strategy = "mece_decomposition"
 
     def draw(self, rng: random.Random, difficulty: int) -> Params:
-        values = draw_values(rng, difficulty)
+        values = draw_three(rng, difficulty)
         row = "".join(rng.choice(CELLS) for _ in range(4 + min(difficulty, LONGEST)))
         return values, row
 
@@ -80,7 +75,7 @@ class AgeTickets(Task):
     bounds = (20, 60)
 
     def draw(self, rng: random.Random, difficulty: int) -> Params:
-        values = draw_values(rng, difficulty)
+        values = draw_three(rng, difficulty)
         ages = tuple(rng.randint(10, 89) for _ in range(2 + min(difficulty, LONGEST)))
         return values, ages
 
