@@ -109,6 +109,9 @@ class EpisodeConfig:
     thoughts: of each group, at every place of an item.
     episodes_per_request: that an engine generates at once; divides ``batch_size``. Actors share the
         requests of a step, so take at least as many requests as actors.
+    min_spread: >= 0: an episode is not learned from where the rewards in its groups differ by less:
+        nothing tells its thoughts apart, and learning from it costs as much as from another. 0
+        learns from all.
     micro_batches: portions that a step is computed in, over all ranks; a multiple of their number.
     warmup_episodes: over which the learning rate rises.
     schedule: how it goes on, "cosine", "linear" or "constant".
@@ -120,6 +123,7 @@ class EpisodeConfig:
     batch_size: int = 32
     thoughts: int = 8
     episodes_per_request: int = 8
+    min_spread: float = 0.0
     micro_batches: int = 1
     warmup_episodes: int = 500
     schedule: ScheduleKind = "cosine"
@@ -130,6 +134,8 @@ class EpisodeConfig:
         for name in ("batch_size", "thoughts", "episodes_per_request", "micro_batches"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not self.min_spread >= 0:
+            raise InputError(f"min_spread is {self.min_spread}; expected at least 0")
         if self.episodes < self.batch_size:
             raise InputError(
                 f"episodes is {self.episodes}, fewer than one batch of {self.batch_size}"

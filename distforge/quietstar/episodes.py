@@ -144,7 +144,7 @@ class EpisodeBatches:
         """This rank's micro-batches: the episodes of the step, dealt out in turn."""
         rewards = torch.cat([rollout.result["rewards"] for rollout in rollouts])
         advantages = self._advantages(rewards.view(-1, self._config.thoughts)).reshape(-1)
-        episodes = _by_episode(rollouts, self._plan, advantages)
+        episodes = told_apart(_by_episode(rollouts, self._plan, advantages), self._config)
         lengths = torch.cat([rollout.result["lengths"] for rollout in rollouts])
         self.last = StepExperience(
             rewards=rewards,
@@ -158,7 +158,7 @@ class EpisodeBatches:
         mine = portions[self._world.rank :: self._world.size]
         return StepBatch(
             micro_batches=[pack_episodes(portion, self._tags) for portion in mine],
-            targets=len(rewards),
+            targets=sum(len(episode.thoughts) for episode in episodes),
             tokens=int(lengths.sum()),
             ids=[[episode.item.id for episode in portion] for portion in portions],
         )
@@ -166,12 +166,34 @@ class EpisodeBatches:
 
 @dataclass(frozen=True)
 class Episode:
-    """One item, its thoughts (whatever their ``rows``), the target and the advantage of each."""
+    """One item, its thoughts (whatever their ``rows``); the target, reward, advantage of each."""
 
     item: ThoughtItem
     thoughts: Thoughts
     targets: Tensor
+    rewards: Tensor
     advantages: Tensor
+
+
+def told_apart(episodes: Sequence[Episode], config: EpisodeConfig) -> list[Episode]:
+    """Those with a group whose rewards differ by ``config.min_spread``, in order.
+
+    Where they are fewer than the micro-batches, which may not be empty, the others that differ most
+    come along.
+    """
+    spreads = [_spread(episode.rewards, config.thoughts) for episode in episodes]
+    widest = sorted(range(len(episodes)), key=lambda i: -spreads[i])
+    enough = sum(spread >= config.min_spread for spread in spreads)
+    kept = sorted(widest[: max(enough, config.micro_batches)])
+    return [episodes[i] for i in kept]
+
+
+def _spread(rewards: Tensor, thoughts: int) -> float:
+    """The largest difference inside a group; 0 where nothing was thought."""
+    if not len(rewards):
+        return 0.0
+    groups = rewards.view(-1, thoughts)
+    return float((groups.amax(dim=1) - groups.amin(dim=1)).max())
 
 
 def pack_episodes(episodes: Sequence[Episode], tags: Tags) -> Mapping[str, Tensor]:
@@ -207,7 +229,13 @@ def _by_episode(
         for row, item in enumerate(plan.payload(rollout.id)):
             chosen = thoughts.rows == row
             episodes.append(
-                Episode(item, thoughts.at(chosen), result["targets"][chosen], own[chosen])
+                Episode(
+                    item,
+                    thoughts.at(chosen),
+                    result["targets"][chosen],
+                    result["rewards"][chosen],
+                    own[chosen],
+                )
             )
     return episodes
 

@@ -6,13 +6,14 @@ import torch
 from distforge.data import make_examples
 from distforge.errors import InputError
 from distforge.quietstar.config import EpisodeConfig, RewardConfig
-from distforge.quietstar.episodes import EpisodePlan
+from distforge.quietstar.episodes import Episode, EpisodePlan, told_apart
 from distforge.quietstar.items import placed, question_items
 from distforge.quietstar.moving_average import MovingAverage
 from distforge.quietstar.positions import PositionsConfig
 from distforge.quietstar.rewards import compute_rewards
 from distforge.quietstar.tags import Tags
 from distforge.quietstar.target_scores import TargetScores
+from distforge.quietstar.thoughts import Thoughts
 from tests.thinking_cases import question_like_items, text_like_items, thinking_pair
 
 CONFIG = EpisodeConfig(episodes=40, batch_size=4, episodes_per_request=2, seed=3)
@@ -95,3 +96,33 @@ def test_the_scorer_is_an_average_that_takes_each_version_once(tmp_path):
     again.load(tmp_path, 1)
     ends = [a.advance({"w": torch.tensor([3.0])}, 2)["scorer.w"].item() for a in (average, again)]
     assert ends[0] == ends[1] == pytest.approx(1.29)
+
+
+def rewarded(*rewards: float) -> Episode:
+    """An episode of empty thoughts that fared so."""
+    none = torch.zeros(len(rewards), dtype=torch.int64)
+    blank = torch.zeros(len(rewards), 0)
+    thoughts = Thoughts(none, none, blank.long(), none, none.bool(), blank)
+    item = question_like_items(1)[0]
+    return Episode(item, thoughts, blank.long(), torch.tensor(rewards), torch.zeros(len(rewards)))
+
+
+def test_episodes_that_tell_nothing_apart_are_not_learned_from():
+    alike, close, apart = rewarded(0.5, 0.5), rewarded(0.5, 0.52), rewarded(0.1, 0.9)
+    two_groups = rewarded(0.0, 0.0, 0.2, 0.5)  # the same from group to group is no difference
+    level = rewarded(0.0, 0.0, 0.9, 0.9)
+    episodes = [alike, apart, close, level, two_groups]
+
+    def kept(**changes) -> list[int]:
+        config = EpisodeConfig(thoughts=2, **changes)
+        numbers = {id(episode): number for number, episode in enumerate(episodes)}
+        return [numbers[id(episode)] for episode in told_apart(episodes, config)]
+
+    assert kept(min_spread=0.0) == [0, 1, 2, 3, 4]
+    assert kept(min_spread=0.1) == [1, 4]
+    assert kept(min_spread=0.01) == [1, 2, 4]
+    # No micro-batch is left empty.
+    assert kept(min_spread=2.0) == [1]
+    assert kept(min_spread=2.0, micro_batches=3) == [1, 2, 4]
+    with pytest.raises(InputError, match="min_spread is -1"):
+        EpisodeConfig(min_spread=-1)

@@ -48,7 +48,7 @@ def setting():
         )
         targets = torch.tensor([item.targets[0]] * PER_ITEM)
         advantages = torch.randn(PER_ITEM, generator=generator)
-        episodes.append(Episode(item, thoughts, targets, advantages))
+        episodes.append(Episode(item, thoughts, targets, torch.rand(PER_ITEM), advantages))
     return model, reference, tags, episodes
 
 
