@@ -18,8 +18,8 @@ from tests.unit.quietstar.test_thinking_model import mixed_nll, packed_batch, un
 
 STEPS = 3
 # Where a gradient is about as small as eps, AdamW blows its rounding up to a visible part of a
-# step: with the usual 1e-8, noise in the last bit of every gradient moved a weight by 1 to 6e-6 of
-# its norm, now and then by far more; with 1e-4 by 0.9e-6, each time.
+# step: with the usual 1e-8, noise in the last bit of every gradient moved weights by 1 to 6e-6 of
+# their norm, differently each time; with 1e-4 by 0.8 to 0.9e-6, each time.
 ADAMW = OptimizerConfig(name="adamw", adamw=AdamWConfig(lr=1e-2, eps=1e-4))
 # float32 sums in another order, through three steps of AdamW.
 RELATIVE = 1e-4
