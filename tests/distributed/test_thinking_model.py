@@ -5,22 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distforge.optim import AdamWConfig, OptimizerConfig
 from distforge.quietstar import ThinkingModel
 from distforge.quietstar.thoughts import ThoughtConfig
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.engine_config import EngineConfig
 from tests.distributed.harness import run_ranks
-from tests.training_cases import build_optimizer
+from tests.training_cases import ADAMW, build_optimizer
 from tests.unit.quietstar.cases import TAGS, model, words
 from tests.unit.quietstar.test_thinking_model import mixed_nll, packed_batch, uneven
 
 STEPS = 3
-# Where a gradient is about as small as eps, AdamW blows its rounding up to a visible part of a
-# step: with the usual 1e-8, noise in the last bit of every gradient moved weights by 1 to 6e-6 of
-# their norm, differently each time; with 1e-4 by 0.8 to 0.9e-6, each time.
-ADAMW = OptimizerConfig(name="adamw", adamw=AdamWConfig(lr=1e-2, eps=1e-4))
 # float32 sums in another order, through three steps of AdamW.
 RELATIVE = 1e-4
 
