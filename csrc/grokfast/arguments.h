@@ -43,6 +43,8 @@ std::vector<Buffers<Update>> check_and_unpack(const std::vector<torch::stable::T
                       (emas.empty() || emas.size() == grads.size()),
                   "emas, momenta and updates must be as many as grads");
   std::vector<Buffers<Update>> all;
+  all.reserve(grads.size());
+  Spans spans;
   for (size_t i = 0; i < grads.size(); ++i) {
     STD_TORCH_CHECK(updates[i].scalar_type() == updates[0].scalar_type(),
                     "updates must be of one dtype");
@@ -55,7 +57,12 @@ std::vector<Buffers<Update>> check_and_unpack(const std::vector<torch::stable::T
                     "emas must have as many elements as grads");
     const auto ema = emas.empty() ? std::nullopt : std::optional(emas[i]);
     all.push_back(check_and_unpack<Update>(grads[i], ema, momenta[i], updates[i], lamb));
+    spans.add(grads[i], sizeof(float));
+    spans.add(momenta[i], sizeof(float));
+    spans.add(updates[i], sizeof(Update));
+    if (ema) spans.add(*ema, sizeof(float));
   }
+  spans.check_disjoint();
   return all;
 }
 

@@ -30,6 +30,8 @@ std::vector<Buffers<Update, Copy>> check_and_unpack(
   check_list(updates, weights, "updates");
   if (!copies.empty()) check_list(copies, weights, "copies");
   std::vector<Buffers<Update, Copy>> all;
+  all.reserve(weights.size());
+  Spans spans;
   for (size_t i = 0; i < weights.size(); ++i) {
     check_float32_contiguous(weights[i], "weights");
     check_same_device(weights[i], weights[0], "weights", "the first of them");
@@ -37,7 +39,11 @@ std::vector<Buffers<Update, Copy>> check_and_unpack(
     all.push_back({weights[i].mutable_data_ptr<float>(),
                    static_cast<const Update*>(updates[i].const_data_ptr()),
                    static_cast<Copy*>(copy), weights[i].numel()});
+    spans.add(weights[i], sizeof(float));
+    spans.add(updates[i], sizeof(Update));
+    if (copy != nullptr) spans.add(copies[i], sizeof(Copy));
   }
+  spans.check_disjoint();
   return all;
 }
 

@@ -30,7 +30,7 @@ def check_grokfast_momentum(
     grad: Tensor, ema: Tensor | None, momentum: Tensor, alpha: float, lamb: float, beta: float
 ) -> None:
     """Dtype, shape, device, layout and ranges of ``grokfast_momentum_``'s arguments."""
-    _check_filter(alpha, lamb, beta)
+    check_filter(alpha, lamb, beta)
     buffers = {"grad": grad, "momentum": momentum}
     if ema is not None and has_ema(grad, ema):
         buffers["ema"] = ema
@@ -59,7 +59,7 @@ def check_grokfast_momentum_into(
     beta: float,
 ) -> None:
     """As for ``grokfast_momentum_``, of each; an update needs only its gradient's element count."""
-    _check_filter(alpha, lamb, beta)
+    check_filter(alpha, lamb, beta)
     lists = {"grads": grads, "momenta": momenta, "updates": updates}
     if emas:
         lists["emas"] = emas
@@ -87,8 +87,7 @@ def check_orthogonal_update(
     scale: float,
 ) -> None:
     """Dtype, element count, device, layout and ranges of ``orthogonal_update_``'s arguments."""
-    for name, value in (("lr", lr), ("weight_decay", weight_decay), ("scale", scale)):
-        _check_range(name, value, upper=math.inf)
+    check_factors(lr, weight_decay, scale)
     lists = {"weight": weights, "update": updates}
     if len(copies) > 0:
         lists["copy"] = copies
@@ -108,10 +107,17 @@ def as_list(tensors: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
     return [tensors] if isinstance(tensors, Tensor) else list(tensors)
 
 
-def _check_filter(alpha: float, lamb: float, beta: float) -> None:
+def check_filter(alpha: float, lamb: float, beta: float) -> None:
+    """Ranges of the scalars of ``grokfast_momentum_``."""
     _check_range("alpha", alpha, upper=1.0)
     _check_range("beta", beta, upper=1.0)
     _check_range("lamb", lamb, upper=math.inf)
+
+
+def check_factors(lr: float, weight_decay: float, scale: float) -> None:
+    """Ranges of the scalars of ``orthogonal_update_``."""
+    for name, value in (("lr", lr), ("weight_decay", weight_decay), ("scale", scale)):
+        _check_range(name, value, upper=math.inf)
 
 
 def _check_range(name: str, value: float, upper: float) -> None:

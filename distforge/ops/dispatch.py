@@ -1,4 +1,9 @@
-"""Operators with a native kernel: it runs where it fits, else the reference."""
+"""Operators with a native kernel: it runs where it fits, else the reference.
+
+A list of an optimizer's tensors is looked at by the native code, before it changes anything: to do
+that here would take longer than a GPU takes for a small model's step. What it refuses is looked at
+again here, for a sentence that names the argument.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,8 @@ from torch import Tensor
 from distforge.ops import native, reference
 from distforge.ops.checks import (
     as_list,
+    check_factors,
+    check_filter,
     check_grokfast_momentum,
     check_grokfast_momentum_into,
     check_matrices,
@@ -72,13 +79,17 @@ def grokfast_momentum_into_(
         reference.grokfast_momentum_into_(
             grads, emas, momenta, updates, alpha=alpha, lamb=lamb, beta=beta, nesterov=nesterov
         )
-        return
-    check_grokfast_momentum_into(grads, emas, momenta, updates, alpha, lamb, beta)
+        return None
+    check_filter(alpha, lamb, beta)
     if len(grads) == 0:
-        return
-    torch.ops.distforge.grokfast_momentum_into_(
-        grads, emas or [], momenta, updates, alpha, lamb, beta, nesterov
-    )
+        return check_grokfast_momentum_into(grads, emas, momenta, updates, alpha, lamb, beta)
+    try:
+        torch.ops.distforge.grokfast_momentum_into_(
+            grads, emas or [], momenta, updates, alpha, lamb, beta, nesterov
+        )
+    except RuntimeError:
+        check_grokfast_momentum_into(grads, emas, momenta, updates, alpha, lamb, beta)
+        raise
 
 
 def orthogonal_update_(
@@ -102,12 +113,18 @@ def orthogonal_update_(
         reference.orthogonal_update_(
             weights, updates, lr=lr, weight_decay=weight_decay, scale=scale, copy=copies
         )
-        return
-    check_orthogonal_update(weights, updates, copies, lr, weight_decay, scale)
+        return None
+    check_factors(lr, weight_decay, scale)
     if not weights:
-        return
-    with torch.no_grad():
-        torch.ops.distforge.orthogonal_update_(weights, updates, copies, lr, weight_decay, scale)
+        return check_orthogonal_update(weights, updates, copies, lr, weight_decay, scale)
+    try:
+        with torch.no_grad():
+            torch.ops.distforge.orthogonal_update_(
+                weights, updates, copies, lr, weight_decay, scale
+            )
+    except RuntimeError:
+        check_orthogonal_update(weights, updates, copies, lr, weight_decay, scale)
+        raise
 
 
 for _function in (

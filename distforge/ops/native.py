@@ -104,26 +104,28 @@ def misfit(operator: str, tensors: Sequence[Tensor], role: str = "") -> str:
     extension = _load()
     if extension.module is None:
         return extension.problem
-    for tensor in tensors:
-        problem = _tensor_misfit(_DTYPES[operator, role], tensor, role)
-        if not problem and tensor.is_cuda:
-            products = operator == "newton_schulz" and tensor.dtype == torch.bfloat16
-            problem = _cuda_misfit(extension.module, tensor.device, products)
+    # Lists are long and of few kinds.
+    for kind in {type(tensor) for tensor in tensors} - {Tensor, torch.nn.Parameter}:
+        return f"the native kernels take plain tensors, not {kind.__name__}"
+    for dtype, device in {(tensor.dtype, tensor.device) for tensor in tensors}:
+        problem = _kind_misfit(_DTYPES[operator, role], dtype, device.type, role)
+        if not problem and device.type == "cuda":
+            products = operator == "newton_schulz" and dtype == torch.bfloat16
+            problem = _cuda_misfit(extension.module, device, products)
         if problem:
             return problem
     return ""
 
 
-def _tensor_misfit(dtypes: dict[str, tuple[torch.dtype, ...]], tensor: Tensor, role: str) -> str:
-    if type(tensor) not in (Tensor, torch.nn.Parameter):
-        return f"the native kernels take plain tensors, not {type(tensor).__name__}"
-    device = tensor.device.type
+def _kind_misfit(
+    dtypes: dict[str, tuple[torch.dtype, ...]], dtype: torch.dtype, device: str, role: str
+) -> str:
     if device not in dtypes:
         return f"it has no native kernel for the device {device}"
-    if tensor.dtype not in dtypes[device]:
-        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes[device])
+    if dtype not in dtypes[device]:
+        names = " or ".join(str(known).removeprefix("torch.") for known in dtypes[device])
         what = f" as {role}" if role else ""
-        return f"the native kernel takes {names}{what} on {device}, not {tensor.dtype}"
+        return f"the native kernel takes {names}{what} on {device}, not {dtype}"
     return ""
 
 

@@ -1,40 +1,81 @@
-"""One AdamW update of one tensor, with states that may be wider than the parameter."""
+"""AdamW of many tensors at once, with states that may be wider than the parameters."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
+
+# Where torch has AdamW as one kernel for a whole list: tensor by tensor it is a dozen small ones
+# each, which costs a GPU more in launches than in work, and a CPU nine times the time.
+_FUSED_DEVICES = ("cpu", "cuda")
+
+
+class AdamWEntry(NamedTuple):
+    """A tensor to update and what belongs to it, all of one shape and on one device.
+
+    param: any floating dtype. grad, exp_avg, exp_avg_sq: of one dtype, float32 or wider.
+    step: number of this update, >= 1.
+    """
+
+    param: Tensor
+    grad: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    step: int
 
 
 def adamw_update_(
-    param: Tensor,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    step: int,
+    entries: Sequence[AdamWEntry],
     *,
     lr: float,
     betas: tuple[float, float],
     eps: float,
     weight_decay: float,
 ) -> None:
-    """Updates ``param``, ``exp_avg`` and ``exp_avg_sq`` in place (Loshchilov & Hutter 2019).
+    """Updates each ``param``, ``exp_avg`` and ``exp_avg_sq`` in place (Loshchilov & Hutter 2019).
 
-    Args:
-        param: any shape and floating dtype.
-        grad, exp_avg, exp_avg_sq: the same shape, all of one dtype, float32 or wider.
-        step: number of this update, >= 1.
-
-    The order of operations is that of torch.optim.AdamW on one tensor, so results are bitwise
-    the same where the dtypes are.
+    It is torch.optim's AdamW that does it, the fused one where that is possible, so results are
+    bitwise the same where the dtypes are. A parameter that is narrower than its state is updated
+    in the state's dtype and rounded once.
     """
-    beta1, beta2 = betas
-    param.mul_(1 - lr * weight_decay)
-    exp_avg.lerp_(grad, 1 - beta1)
-    exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-    correction1 = 1 - beta1**step
-    correction2 = 1 - beta2**step
-    denominator = (exp_avg_sq.sqrt() / correction2**0.5).add_(eps)
-    if param.dtype == exp_avg.dtype:
-        param.addcdiv_(exp_avg, denominator, value=-lr / correction1)
-    else:
-        param.add_(exp_avg / denominator, alpha=-lr / correction1)
+    by_device: dict[torch.device, list[AdamWEntry]] = defaultdict(list)
+    for entry in entries:
+        by_device[entry.param.device].append(entry)
+    for device, group in by_device.items():
+        wide = [entry.param.to(entry.exp_avg.dtype) for entry in group]
+        # torch counts up before it updates; these numbers are its own, not the optimizer's.
+        steps = torch.tensor([float(entry.step - 1) for entry in group], device=device).unbind()
+        adamw(
+            wide,
+            [entry.grad for entry in group],
+            [entry.exp_avg for entry in group],
+            [entry.exp_avg_sq for entry in group],
+            [],
+            list(steps),
+            fused=_can_fuse(group) or None,
+            amsgrad=False,
+            beta1=betas[0],
+            beta2=betas[1],
+            lr=lr,
+            weight_decay=weight_decay,
+            eps=eps,
+            maximize=False,
+        )
+        for entry, updated in zip(group, wide, strict=True):
+            if updated is not entry.param:
+                entry.param.copy_(updated)
+
+
+def _can_fuse(entries: Sequence[AdamWEntry]) -> bool:
+    """Whether torch's fused kernel is right for them: it takes memory as it comes, whatever the
+    strides."""
+    return entries[0].param.device.type in _FUSED_DEVICES and all(
+        tensor.is_contiguous()
+        for entry in entries
+        for tensor in (entry.param, entry.grad, entry.exp_avg, entry.exp_avg_sq)
+    )

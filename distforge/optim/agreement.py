@@ -53,7 +53,8 @@ def _all_finite(grads: list[Tensor]) -> bool:
     if all(grad.device.type == "cpu" for grad in grads):
         # No sum with a term that is not finite is finite itself, and torch's largest magnitude
         # takes ten times as long on a CPU. That a sum of finite terms overflows is rare.
-        return all(grad.sum(dtype=_wide(grad)).isfinite() for grad in grads)
+        sums = [grad.sum(dtype=_wide(grad)) for grad in grads]
+        return all(math.isfinite(value) for value in torch.stack(sums).tolist()) if sums else True
     # The largest magnitude, not the 2-norm: a legitimate gradient of 1e30 has no finite square.
     return bool(torch.nn.utils.get_total_norm(grads, math.inf).isfinite())
 

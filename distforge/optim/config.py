@@ -80,8 +80,10 @@ class MuonGrokfastConfig:
             overrule the choice of algorithm.
 
         bucket_cap_mb: bound on the scratch of a step, in MiB, > 0: matrices go through the update
-            (and over the network, where the state is sharded) in buckets that respect it. The
-            largest matrix of each rank is the floor.
+            (and over the network, where the state is sharded) in buckets that respect it, those
+            of one shape together. The largest matrix of each rank is the floor. Larger buckets
+            make larger batches, which a GPU needs for small matrices; smaller ones hide more of
+            a slow network behind work.
 
     Read by others, so that one object describes a phase
         qk_clip_threshold: largest attention logit allowed, >= 0; None or 0 switches QK-Clip off.
@@ -106,7 +108,7 @@ class MuonGrokfastConfig:
     weight_decay: float = 0.01
     muon_patterns: tuple[str, ...] = ()
     adamw_patterns: tuple[str, ...] = ()
-    bucket_cap_mb: float = 64.0
+    bucket_cap_mb: float = 256.0
     qk_clip_threshold: float | None = 30.0
     kl_coefficient: float = 0.0
 

@@ -25,6 +25,9 @@ class PendingEdits:
         self._edits: dict[int, list[InPlace]] = defaultdict(list)
         self._kept: list[Tensor] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._edits)
+
     def add(self, parameter: Tensor, in_place: InPlace) -> None:
         """``in_place`` changes a tensor of the parameter's shape, elementwise and affinely."""
         self._edits[id(parameter)].append(in_place)

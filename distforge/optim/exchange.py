@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distforge.optim.layout import Fragment
-from distforge.optim.plan import Bucket
+from distforge.optim.plan import Batch, Bucket, batches
 
 Parts = list[tuple[Fragment, Tensor]]
 Route = list[tuple[int, Fragment]]
@@ -35,21 +35,11 @@ class Peers:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A stretch of this rank's memory that is one fragment after another, by matrix number."""
-
-    shard: int
-    start: int
-    numel: int
-    parts: tuple[tuple[int, Fragment], ...]
-
-
-@dataclass(frozen=True)
 class Routes:
     """What one rank does in one bucket. Numbers are those of the bucket's matrices.
 
-    runs: what this rank holds.
-    owned: the matrices that this rank orthogonalises.
+    held: the fragments on this rank.
+    owned: the matrices that this rank orthogonalises. batches: the same, by shape.
     lent: by peer, the matrices that the peer owns and of which fragments are held here.
     outgoing: by peer, those fragments.
     incoming: by peer, fragments held there of matrices that this rank owns.
@@ -62,26 +52,20 @@ class Routes:
     size: int
 
     @cached_property
-    def runs(self) -> list[Run]:
-        held = [
+    def held(self) -> Route:
+        return [
             (i, fragment)
             for i, matrix in enumerate(self.bucket.matrices)
             for fragment in matrix.held[self.rank]
         ]
-        held.sort(key=lambda pair: (pair[1].shard, pair[1].start))
-        runs: list[Run] = []
-        for i, fragment in held:
-            last = runs[-1] if runs else None
-            if last and (last.shard, last.start + last.numel) == (fragment.shard, fragment.start):
-                parts = (*last.parts, (i, fragment))
-                runs[-1] = Run(last.shard, last.start, last.numel + fragment.numel, parts)
-            else:
-                runs.append(Run(fragment.shard, fragment.start, fragment.numel, ((i, fragment),)))
-        return runs
 
     @cached_property
     def owned(self) -> list[int]:
         return [i for i, owner in enumerate(self.bucket.owners) if owner == self.rank]
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        return batches({i: self.bucket.matrices[i] for i in self.owned})
 
     @cached_property
     def lent(self) -> list[list[int]]:
@@ -193,17 +177,12 @@ class Gather:
         return whole
 
 
-def assemble(numel: int, parts: Parts, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The matrix that ``parts`` make up, flat; the part itself where it is the whole."""
-    if len(parts) == 1 and parts[0][0].numel == numel:
-        return parts[0][1].to(device=device, dtype=dtype)
-    whole = torch.empty(numel, dtype=dtype, device=device)
-    for fragment, values in parts:
-        whole[fragment.offset : fragment.offset + fragment.numel] = values
-    return whole
+def stretch(tensor: Tensor, first: int, numel: int) -> Tensor:
+    """``numel`` elements of a contiguous tensor from ``first`` on, flat; itself if that is all."""
+    return tensor if tensor.numel() == numel else tensor.view(-1)[first : first + numel]
 
 
 def _joined(parts: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
     if not parts:
         return torch.empty(0, dtype=dtype, device=device)
-    return torch.cat([part.to(device=device, dtype=dtype) for part in parts])
+    return torch.cat([part.to(device=device, dtype=dtype).view(-1) for part in parts])

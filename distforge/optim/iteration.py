@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,43 +13,70 @@ from distforge.ops import newton_schulz
 from distforge.optim.config import UpdateScale
 from distforge.optim.layout import Matrix
 from distforge.optim.param_groups import as_matrices, from_matrices, matrix_shape
+from distforge.optim.plan import Batch
 
 # Turing's small cards have none: float16 would be coarser there and hardly faster.
 _WITHOUT_TENSOR_CORES = ("GTX 16", "GeForce MX")
 
 
-def orthogonalise(
-    matrices: Sequence[Matrix], updates: Sequence[Tensor], group: dict[str, Any]
-) -> list[Tensor]:
-    """About U V^T of each update's singular value decomposition U S V^T.
+class Stacks:
+    """The matrices that this rank orthogonalises together, those of one shape in one tensor.
+
+    An update is written to its place in the batch (``whole`` has them), part by part, so that
+    nothing is gathered or cast between the filter and the iteration.
 
     Args:
-        matrices: their shapes and layouts.
-        updates: the elements of each, flat and row-major, all on one device.
-        group: the Muon group's ``ns_dtype``, ``ns_coefficients`` and ``ns_steps``.
-
-    Returns:
-        Flat tensors in the iteration's dtype, in the order of ``matrices``. Matrices of one shape
-        go through the iteration as one batch.
+        matrices: all of a bucket, by number.
+        plan: the batches of those that this rank owns.
+        dtype: in which updates are written, `travel_dtype`.
+        device: where they lie.
     """
-    together: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, matrix in enumerate(matrices):
-        _, m, n = matrix_shape(matrix.shape, matrix.layout)
-        together[m, n].append(index)
-    results: list[Tensor] = [torch.empty(0)] * len(matrices)
-    for indices in together.values():
-        stacks = [_stacked(matrices[i], updates[i], group["ns_dtype"]) for i in indices]
-        batch = stacks[0] if len(stacks) == 1 else torch.cat(stacks)
-        pieces = newton_schulz(batch, group["ns_coefficients"], group["ns_steps"]).split(
-            [len(stack) for stack in stacks]
-        )
-        for i, piece in zip(indices, pieces, strict=True):
-            results[i] = from_matrices(piece, matrices[i].shape, matrices[i].layout).flatten()
-    return results
 
+    def __init__(
+        self,
+        matrices: Sequence[Matrix],
+        plan: Sequence[Batch],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._matrices = matrices
+        # Where a matrix's elements go, row-major as in the parameter; contiguous, of any shape.
+        self.whole: dict[int, Tensor] = {}
+        self._filled: list[tuple[Batch, Tensor]] = []
+        for batch in plan:
+            stack = torch.empty(sum(batch.counts), batch.m, batch.n, dtype=dtype, device=device)
+            self._filled.append((batch, stack))
+            rows = stack.split(batch.counts)
+            for number, count, place in zip(batch.numbers, batch.counts, rows, strict=True):
+                # Interleaved projections lie in another order in memory than in the batch.
+                self.whole[number] = torch.empty_like(place) if count > 1 else place
 
-def _stacked(matrix: Matrix, update: Tensor, ns_dtype: str) -> Tensor:
-    return cast(as_matrices(update.view(matrix.shape), matrix.layout), ns_dtype)
+    def orthogonalised(self, group: dict[str, Any]) -> dict[int, Tensor]:
+        """About U V^T of each update's singular value decomposition U S V^T, by number.
+
+        Args:
+            group: the Muon group's ``ns_dtype``, ``ns_coefficients`` and ``ns_steps``.
+
+        Returns:
+            Contiguous tensors in the iteration's dtype with the elements of each matrix,
+            row-major as in the parameter. The updates are given up.
+        """
+        results: dict[int, Tensor] = {}
+        while self._filled:
+            batch, stack = self._filled.pop()
+            for number, count, place in zip(
+                batch.numbers, batch.counts, stack.split(batch.counts), strict=True
+            ):
+                whole, matrix = self.whole.pop(number), self._matrices[number]
+                if count > 1:
+                    place.copy_(as_matrices(whole.view(matrix.shape), matrix.layout))
+            done = newton_schulz(
+                cast(stack, group["ns_dtype"]), group["ns_coefficients"], group["ns_steps"]
+            )
+            for number, rows in zip(batch.numbers, done.split(batch.counts), strict=True):
+                matrix = self._matrices[number]
+                results[number] = from_matrices(rows, matrix.shape, matrix.layout)
+        return results
 
 
 def cast(matrices: Tensor, ns_dtype: str) -> Tensor:

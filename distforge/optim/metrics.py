@@ -42,14 +42,14 @@ class StepSample:
         )
 
     def add_gradient(self, grad: Tensor, ema: Tensor) -> None:
-        """A stretch of the gradient with its average; in float64, as squares of 1e-30 vanish."""
-        g, h = grad.double(), ema.double()
+        """A part of the gradient with its average; in float64, as squares of 1e-30 vanish."""
+        g, h = grad.double().flatten(), ema.double().flatten()
         self._sums["g.h"] += float(g @ h)
         self._sums["g.g"] += float(g @ g)
         self._sums["h.h"] += float(h @ h)
 
     def add_orthogonal(self, matrices: Sequence[Matrix], results: Sequence[Tensor]) -> None:
-        """Orthogonalised matrices, flat; the first of each shape is examined."""
+        """Orthogonalised matrices; the first of each shape is examined."""
         seen = set()
         for matrix, result in zip(matrices, results, strict=True):
             stack = as_matrices(result.view(matrix.shape), matrix.layout)

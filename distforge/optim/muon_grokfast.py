@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distforge.errors import InputError
-from distforge.optim.adamw import adamw_update_
+from distforge.optim.adamw import AdamWEntry, adamw_update_
 from distforge.optim.agreement import require_usable_gradients
 from distforge.optim.complete_group import complete_group
 from distforge.optim.config import MuonGrokfastConfig
@@ -19,11 +19,13 @@ from distforge.optim.edits import InPlace, PendingEdits
 from distforge.optim.exchange import Peers, Routes
 from distforge.optim.layout import FlatShard, Fragment, Matrix, cut
 from distforge.optim.metrics import OptimizerMetrics, StepSample
-from distforge.optim.muon_step import SCRATCH_BYTES_PER_ELEMENT, Shard, muon_update
+from distforge.optim.muon_step import Shard, muon_update, scratch_bytes
 from distforge.optim.param_groups import NamedParameters, as_matrices, split_parameters
 from distforge.optim.plan import plan_buckets
 
 ParamGroup = dict[str, Any]
+# Numbers of updates, one tensor each.
+StepCounts = dict[float, Tensor]
 
 
 class MuonGrokfast(torch.optim.Optimizer):
@@ -182,10 +184,9 @@ class MuonGrokfast(torch.optim.Optimizer):
             if group["algorithm"] == "muon":
                 self._muon_step(group)
             else:
-                for param in group["params"]:
-                    if param.grad is not None:
-                        self._adamw_update(param, group)
-            self._apply_edits(group)
+                self._adamw_step(group)
+            if self._edits:
+                self._apply_edits(group)
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -246,15 +247,16 @@ class MuonGrokfast(torch.optim.Optimizer):
             key = tuple((id(param), param.shape) for param in params)
             if key not in self._plans:
                 self._plans[key] = self._plan(params, group, peers)
-            weights = [param.detach().contiguous().view(-1) for param in params]
+            weights = [param.detach().contiguous() for param in params]
+            counts: StepCounts = {}
             shards = [
-                self._shard(param, weight, group)
+                self._shard(param, weight, group, counts)
                 for param, weight in zip(params, weights, strict=True)
             ]
             muon_update(group, shards, self._plans[key], peers, self._sample)
             for param, weight in zip(params, weights, strict=True):
                 if weight.data_ptr() != param.data_ptr():  # it was not contiguous
-                    param.copy_(weight.view_as(param))
+                    param.copy_(weight)
 
     def _plan(self, params: Sequence[Tensor], group: ParamGroup, peers: Peers) -> list[Routes]:
         matrices: list[Matrix] = []
@@ -268,21 +270,19 @@ class MuonGrokfast(torch.optim.Optimizer):
             whole = [[Fragment(number, 0, 0, param.numel())]] * peers.size
             shape = tuple(param.shape)
             matrices += cut(shape, group["layout"], whole, replicated=peers.size > 1)
-        capacity = int(self.config.bucket_cap_mb * 2**20) // SCRATCH_BYTES_PER_ELEMENT
+        per_element = scratch_bytes(group["ns_dtype"], peers.device)
+        capacity = int(self.config.bucket_cap_mb * 2**20) // per_element
         buckets = plan_buckets(matrices, peers.size, capacity)
         return [Routes(bucket, peers.rank, peers.size) for bucket in buckets]
 
-    def _shard(self, param: Tensor, weight: Tensor, group: ParamGroup) -> Shard:
+    def _shard(self, param: Tensor, weight: Tensor, group: ParamGroup, counts: StepCounts) -> Shard:
         assert param.grad is not None
         grad, state = param.grad.contiguous(), self.state[param]
-        wide = torch.promote_types(grad.dtype, torch.float32)
+        _count_step(state, counts)
         if "exp_avg" not in state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"] = torch.zeros_like(grad, dtype=wide)
-        state["step"] = state["step"] + 1
+            state["exp_avg"] = torch.zeros_like(grad, dtype=_wide(grad))
         ema = _ema_slot(state, "exp_avg_sq", grad, group)
-        flat_ema = None if ema is None else ema.view(-1)
-        return Shard(weight, grad.view(-1), state["exp_avg"].view(-1), flat_ema)
+        return Shard(weight, grad, state["exp_avg"], ema)
 
     def _apply_edits(self, group: ParamGroup) -> None:
         for param in group["params"]:
@@ -292,33 +292,46 @@ class MuonGrokfast(torch.optim.Optimizer):
             elif param.grad is not None:
                 self._edits.apply([param])
 
-    def _adamw_update(self, param: Tensor, group: ParamGroup) -> None:
-        grad, state = _wide_gradient(param), self.state[param]
-        if "exp_avg" not in state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"] = torch.zeros_like(grad)
-            state["exp_avg_sq"] = torch.zeros_like(grad)
-        state["step"] = state["step"] + 1
-        ema = _ema_slot(state, "grokfast_ema", grad, group)
-        if ema is not None:
-            ema.lerp_(grad, 1 - group["grokfast_alpha"])
-            grad = grad.add(ema, alpha=group["grokfast_lambda"])
+    def _adamw_step(self, group: ParamGroup) -> None:
+        counts: StepCounts = {}
+        entries = [
+            self._adamw_entry(param, group, counts)
+            for param in group["params"]
+            if param.grad is not None
+        ]
         adamw_update_(
-            param,
-            grad,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            int(state["step"].item()),
+            entries,
             lr=group["lr"],
             betas=tuple(group["betas"]),
             eps=group["eps"],
             weight_decay=group["weight_decay"],
         )
 
+    def _adamw_entry(self, param: Tensor, group: ParamGroup, counts: StepCounts) -> AdamWEntry:
+        assert param.grad is not None
+        grad, state = param.grad.to(_wide(param.grad)), self.state[param]
+        _count_step(state, counts)
+        if "exp_avg" not in state:
+            state["exp_avg"] = torch.zeros_like(grad)
+            state["exp_avg_sq"] = torch.zeros_like(grad)
+        ema = _ema_slot(state, "grokfast_ema", grad, group)
+        if ema is not None:
+            ema.lerp_(grad, 1 - group["grokfast_alpha"])
+            grad = grad.add(ema, alpha=group["grokfast_lambda"])
+        step = int(state["step"].item())
+        return AdamWEntry(param, grad, state["exp_avg"], state["exp_avg_sq"], step)
 
-def _wide_gradient(param: Tensor) -> Tensor:
-    assert param.grad is not None
-    return param.grad.to(torch.promote_types(param.grad.dtype, torch.float32))
+
+def _count_step(state: dict[str, Any], counts: StepCounts) -> None:
+    """One more update. States with the same number share its tensor."""
+    number = float(state["step"]) + 1 if "step" in state else 1.0
+    if number not in counts:
+        counts[number] = torch.tensor(number)
+    state["step"] = counts[number]
+
+
+def _wide(grad: Tensor) -> torch.dtype:
+    return torch.promote_types(grad.dtype, torch.float32)
 
 
 def _ema_slot(state: dict[str, Any], name: str, grad: Tensor, group: ParamGroup) -> Tensor | None:
@@ -326,7 +339,7 @@ def _ema_slot(state: dict[str, Any], name: str, grad: Tensor, group: ParamGroup)
         state.pop(name, None)
         return None
     if name not in state:
-        state[name] = grad.to(torch.promote_types(grad.dtype, torch.float32), copy=True)
+        state[name] = grad.to(_wide(grad), copy=True)
     ema: Tensor = state[name]
     return ema
 

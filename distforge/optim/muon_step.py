@@ -15,18 +15,25 @@ import torch
 from torch import Tensor
 
 from distforge.ops import grokfast_momentum_into_, orthogonal_update_
-from distforge.optim.exchange import Gather, Parts, Peers, Routes, Run, Transfer, assemble
-from distforge.optim.iteration import iteration_dtype, orthogonalise, travel_dtype, update_scale
+from distforge.optim.exchange import Gather, Parts, Peers, Routes, Transfer, stretch
+from distforge.optim.iteration import Stacks, iteration_dtype, travel_dtype, update_scale
+from distforge.optim.layout import Fragment
 from distforge.optim.metrics import StepSample
 
-# What a step needs at its peak for each element of a bucket, three buckets being under way: the
-# update and its copy for the owner, the iteration's matrices and temporaries, and the way back.
-SCRATCH_BYTES_PER_ELEMENT = 48
+
+def scratch_bytes(ns_dtype: str, device: torch.device) -> int:
+    """What a step needs at its peak for each element of a bucket, three buckets being under way.
+
+    In elements of the dtype in which updates go to their owners: the next bucket's update, this
+    one's, its result, at most 7.4 of the iteration (on a GPU, where a whole batch is under way),
+    and the last one's result on its way back.
+    """
+    return 12 * travel_dtype(ns_dtype, device).itemsize
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A flat tensor that this rank updates, with what belongs to it; all of one length.
+    """A tensor that this rank updates, with what belongs to it; contiguous, with as many elements.
 
     weight: updated in place. grad: any floating dtype, not modified. momentum, ema: float32 or
     wider, updated in place; no ema where the filter is off.
@@ -40,10 +47,12 @@ class Shard:
 
 @dataclass
 class _Bucket:
-    """A bucket on its way: the updates held here and, later, the orthogonal ones owned here."""
+    """A bucket on its way: the updates of what is owned here, of what is lent to other owners,
+    and later the orthogonal ones owned here."""
 
     routes: Routes
-    held: dict[int, Parts] = field(default_factory=dict)
+    stacks: Stacks
+    lent: dict[int, Parts] = field(default_factory=dict)
     owned: dict[int, Tensor] = field(default_factory=dict)
     travelling: Transfer | Gather | None = None
 
@@ -85,33 +94,31 @@ class _Steps:
 
     def depart(self, routes: Routes) -> _Bucket:
         """Filter and momentum of what is held here; its way to the owners begins."""
-        bucket = _Bucket(routes)
-        dtype = travel_dtype(self._group["ns_dtype"], self._peers.device)
-        for run, update in zip(routes.runs, self._filtered(routes.runs, dtype), strict=True):
-            pieces = update.split([fragment.numel for _, fragment in run.parts])
-            for (index, fragment), piece in zip(run.parts, pieces, strict=True):
-                bucket.held.setdefault(index, []).append((fragment, piece))
+        device = self._peers.device
+        dtype = travel_dtype(self._group["ns_dtype"], device)
+        stacks = Stacks(routes.bucket.matrices, routes.batches, dtype, device)
+        bucket = _Bucket(routes, stacks)
+        for (i, fragment), update in zip(routes.held, self._filtered(bucket, dtype), strict=True):
+            if i not in stacks.whole:
+                bucket.lent.setdefault(i, []).append((fragment, update))
+            elif update.device != stacks.whole[i].device:  # offloaded
+                _write(stacks.whole[i], fragment, update)
         if not routes.silent and not routes.replicated:
-            sent = [[part for i in theirs for _, part in bucket.held[i]] for theirs in routes.lent]
+            sent = [[part for i in theirs for _, part in bucket.lent[i]] for theirs in routes.lent]
             bucket.travelling = Transfer(sent, routes.incoming, self._peers, dtype)
+        bucket.lent.clear()
         return bucket
 
     def orthogonalise(self, bucket: _Bucket) -> _Bucket:
         """The matrices owned here, as soon as they are complete; their way back begins."""
-        routes, device = bucket.routes, self._peers.device
-        arrived = bucket.travelling.received() if isinstance(bucket.travelling, Transfer) else {}
-        matrices = [routes.bucket.matrices[i] for i in routes.owned]
-        dtype = travel_dtype(self._group["ns_dtype"], device)
-        updates = [
-            assemble(matrix.numel, [*bucket.held.get(i, []), *arrived.get(i, [])], dtype, device)
-            for i, matrix in zip(routes.owned, matrices, strict=True)
-        ]
-        bucket.held.clear()
-        del arrived
-        results = orthogonalise(matrices, updates, self._group)
+        if isinstance(bucket.travelling, Transfer):
+            for i, parts in bucket.travelling.received().items():
+                for fragment, values in parts:
+                    _write(bucket.stacks.whole[i], fragment, values)
+        bucket.owned = bucket.stacks.orthogonalised(self._group)
         if self._sample is not None:
-            self._sample.add_orthogonal(matrices, results)
-        bucket.owned = dict(zip(routes.owned, results, strict=True))
+            matrices = [bucket.routes.bucket.matrices[i] for i in bucket.owned]
+            self._sample.add_orthogonal(matrices, list(bucket.owned.values()))
         bucket.travelling = self._way_back(bucket)
         return bucket
 
@@ -123,7 +130,7 @@ class _Steps:
         if routes.replicated:
             return Gather(routes, bucket.owned, peers, dtype)
         parts = [
-            [bucket.owned[i][f.offset : f.offset + f.numel] for i, f in route]
+            [stretch(bucket.owned[i], f.offset, f.numel) for i, f in route]
             for route in routes.incoming
         ]
         return Transfer(parts, routes.outgoing, peers, dtype)
@@ -138,7 +145,7 @@ class _Steps:
             bucket.owned |= bucket.travelling.received()
         for i, whole in bucket.owned.items():
             returned[i] = [
-                (f, whole[f.offset : f.offset + f.numel])
+                (f, stretch(whole, f.offset, f.numel))
                 for f in routes.bucket.matrices[i].held[routes.rank]
             ]
         group = self._group
@@ -151,10 +158,7 @@ class _Steps:
             self._apply(parts, scale)
 
     def _apply(self, parts: Parts, scale: float) -> None:
-        weights = []
-        for fragment, _ in parts:
-            whole = self._shards[fragment.shard].weight
-            weights.append(whole[fragment.start : fragment.start + fragment.numel])
+        weights = [stretch(self._shards[f.shard].weight, f.start, f.numel) for f, _ in parts]
         orthogonal_update_(
             weights,
             [update.to(weights[0].device) for _, update in parts],
@@ -165,18 +169,21 @@ class _Steps:
         if self._sample is not None:
             self._sample.add_update(parts, scale)
 
-    def _filtered(self, runs: Sequence[Run], dtype: torch.dtype) -> list[Tensor]:
-        """The update of each run, flat, in the dtype in which it goes to the iteration."""
-        group = self._group
-        grads, averages, momenta = [], [], []
-        for run in runs:
-            shard, stretch = self._shards[run.shard], slice(run.start, run.start + run.numel)
-            grad = shard.grad[stretch]
+    def _filtered(self, bucket: _Bucket, dtype: torch.dtype) -> list[Tensor]:
+        """The update of each fragment held here, in place in the stacks where they can take it."""
+        group, whole = self._group, bucket.stacks.whole
+        grads, averages, momenta, updates = [], [], [], []
+        for i, f in bucket.routes.held:
+            shard = self._shards[f.shard]
+            grad = stretch(shard.grad, f.start, f.numel)
             grads.append(grad.to(torch.promote_types(grad.dtype, torch.float32)))
-            momenta.append(shard.momentum[stretch])
+            momenta.append(stretch(shard.momentum, f.start, f.numel))
             if shard.ema is not None:
-                averages.append(shard.ema[stretch])
-        updates = [torch.empty_like(grad, dtype=dtype) for grad in grads]
+                averages.append(stretch(shard.ema, f.start, f.numel))
+            if i in whole and whole[i].device == grad.device:
+                updates.append(stretch(whole[i], f.offset, f.numel))
+            else:
+                updates.append(torch.empty_like(grad, dtype=dtype))
         grokfast_momentum_into_(
             grads,
             averages,
@@ -191,3 +198,8 @@ class _Steps:
             for grad, average in zip(grads, averages, strict=False):
                 self._sample.add_gradient(grad, average)
         return updates
+
+
+def _write(whole: Tensor, fragment: Fragment, values: Tensor) -> None:
+    place = stretch(whole, fragment.offset, fragment.numel)
+    place.copy_(values.view(place.shape))

@@ -7,7 +7,7 @@ and stands in one bucket; the buckets bound how much of a step is in memory at a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distforge.optim.layout import Matrix
@@ -25,6 +25,31 @@ class Bucket:
     owners: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Matrices of one shape, which are orthogonalised in one call.
+
+    numbers: those of the matrices. counts: how many m x n matrices each is.
+    """
+
+    numbers: tuple[int, ...]
+    counts: tuple[int, ...]
+    m: int
+    n: int
+
+
+def batches(matrices: Mapping[int, Matrix]) -> list[Batch]:
+    """The batches of matrices given by number."""
+    together: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for number, matrix in matrices.items():
+        count, m, n = matrix_shape(matrix.shape, matrix.layout)
+        together.setdefault((m, n), []).append((number, count))
+    return [
+        Batch(tuple(number for number, _ in pairs), tuple(count for _, count in pairs), m, n)
+        for (m, n), pairs in together.items()
+    ]
+
+
 def plan_buckets(matrices: Sequence[Matrix], world_size: int, capacity: int) -> list[Bucket]:
     """Buckets that hold every matrix once.
 
@@ -37,8 +62,14 @@ def plan_buckets(matrices: Sequence[Matrix], world_size: int, capacity: int) -> 
     """
     owners = choose_owners(matrices, world_size)
     queues: list[deque[Matrix]] = [deque() for _ in range(world_size)]
-    for matrix, owner in zip(matrices, owners, strict=True):
-        queues[owner].append(matrix)
+    # Shape by shape: those of one shape in a bucket are one batch, and owners whose matrices are
+    # alike are done at the same time.
+    first_of_shape: dict[tuple[int, ...], int] = {}
+    for index, matrix in enumerate(matrices):
+        first_of_shape.setdefault(matrix.shape, index)
+    together = sorted(range(len(matrices)), key=lambda i: first_of_shape[matrices[i].shape])
+    for index in together:
+        queues[owners[index]].append(matrices[index])
     buckets = []
     while any(queues):
         buckets.append(_fill(queues, capacity))

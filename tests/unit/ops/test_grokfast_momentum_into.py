@@ -168,3 +168,15 @@ def test_the_registered_operator_guards_itself():
     ):
         with pytest.raises(RuntimeError, match=r"grad|ema|moment|update"):
             operator(*arguments, 0.9, 0.2, 0.95, True)
+
+
+def test_the_native_operator_itself_refuses_tensors_that_overlap():
+    memory = torch.randn(30)
+    grads, emas = ([torch.randn(10)] for _ in range(2))
+    arguments = (0.98, 2.0, 0.95, True)
+    native_step = torch.ops.distforge.grokfast_momentum_into_
+    with pytest.raises(RuntimeError, match="share memory"):
+        native_step(grads, emas, [memory[:10]], [memory[9:19]], *arguments)
+    before = memory.clone()
+    native_step(grads, emas, [memory[:10]], [memory[10:20]], *arguments)  # neighbours are fine
+    assert torch.equal(memory != before, torch.arange(30) < 20)

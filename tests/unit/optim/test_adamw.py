@@ -19,7 +19,7 @@ def test_bitwise_equal_to_torch_without_the_filter(weight_decay):
     group = {"params": ours, "algorithm": "adamw"}
     optimizer = MuonGrokfast([group], config)
     reference = torch.optim.AdamW(
-        theirs, lr=0.03, betas=(0.8, 0.97), eps=1e-6, weight_decay=weight_decay
+        theirs, lr=0.03, betas=(0.8, 0.97), eps=1e-6, weight_decay=weight_decay, fused=True
     )
     for step in range(10):
         for mine, its in zip(ours, theirs, strict=True):
@@ -66,3 +66,17 @@ def test_bf16_parameters_keep_float32_moments():
     for key in ("exp_avg", "exp_avg_sq"):
         assert torch.equal(optimizer.state[param][key], reference.state[wide][key])
     assert torch.equal(param, wide.detach().to(torch.bfloat16))
+
+
+def test_a_parameter_with_strides_of_its_own_is_updated_as_any_other():
+    memory = torch.zeros(8, 6)
+    strided, plain = nn.Parameter(memory[::2].t()), nn.Parameter(torch.zeros(6, 4))
+    for param in (strided, plain):
+        optimizer = MuonGrokfast(
+            [{"params": [param], "algorithm": "adamw"}], MuonGrokfastConfig(adamw_lr=0.05)
+        )
+        for step in range(3):
+            param.grad = torch.randn(6, 4, generator=torch.Generator().manual_seed(step))
+            optimizer.step()
+    torch.testing.assert_close(strided, plain)
+    assert not memory[1::2].any()

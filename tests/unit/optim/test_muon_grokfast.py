@@ -7,7 +7,7 @@ from torch import nn
 
 from distforge.errors import InputError
 from distforge.optim import MuonGrokfast, MuonGrokfastConfig, iteration
-from distforge.optim.muon_step import SCRATCH_BYTES_PER_ELEMENT
+from distforge.optim.muon_step import scratch_bytes
 from tests.unit.optim.oracle import MuonOracle, orthogonalize
 
 # float32 rounding of the gradient filter and of five Newton-Schulz steps, in the weights.
@@ -117,7 +117,8 @@ def test_large_stacks_are_cut_without_losing_a_matrix(newton_schulz_shapes):
     whole = [parameter(12, 12, seed=i) for i in range(5)]
     cut = copy.deepcopy(whole)
     run(MuonGrokfast([(f"w{i}", p) for i, p in enumerate(whole)], CONFIG), 1)
-    two = CONFIG.replace(bucket_cap_mb=2.5 * 144 * SCRATCH_BYTES_PER_ELEMENT / 2**20)
+    per_element = scratch_bytes(CONFIG.ns_dtype, whole[0].device)
+    two = CONFIG.replace(bucket_cap_mb=2.5 * 144 * per_element / 2**20)
     run(MuonGrokfast([(f"w{i}", p) for i, p in enumerate(cut)], two), 1)
     assert [shape[0] for shape in newton_schulz_shapes] == [5, 2, 2, 1]
     for expected, actual in zip(whole, cut, strict=True):

@@ -8,7 +8,7 @@ import pytest
 
 from distforge.optim.exchange import Routes
 from distforge.optim.layout import Fragment, Matrix
-from distforge.optim.plan import choose_owners, newton_schulz_cost, plan_buckets
+from distforge.optim.plan import batches, choose_owners, newton_schulz_cost, plan_buckets
 
 SHAPES = [(64, 64), (64, 16), (16, 64), (128, 64), (8, 8)]
 
@@ -96,7 +96,7 @@ def test_what_one_rank_sends_the_other_expects(layout, ranks):
         for here in range(ranks):
             for there in range(ranks):
                 assert routes[here].outgoing[there] == routes[there].incoming[here]
-            numel = sum(run.numel for run in routes[here].runs)
+            numel = sum(fragment.numel for _, fragment in routes[here].held)
             assert numel == sum(m.held_by(here) for m in bucket.matrices)
 
 
@@ -105,3 +105,21 @@ def test_replicas_share_out_everything_and_send_before_the_iteration_nothing():
     matrices = [Matrix((64, 64), "matrix", whole, replicated=True) for _ in range(8)]
     owners = choose_owners(matrices, 4)
     assert Counter(owners) == {0: 2, 1: 2, 2: 2, 3: 2}
+
+
+def test_matrices_of_one_shape_come_together_so_that_batches_are_large():
+    shapes = [(64, 64), (64, 16), (64, 64), (16, 64)] * 8
+    buckets = plan_buckets(flat_group(shapes, 1), 1, 8 * 64 * 64)
+    of_shape: dict[tuple[int, int], list[int]] = {}
+    for bucket in buckets:
+        for batch in batches(dict(enumerate(bucket.matrices))):
+            of_shape.setdefault((batch.m, batch.n), []).append(len(batch.numbers))
+    assert of_shape == {(64, 64): [8, 8], (64, 16): [8], (16, 64): [8]}
+
+
+def test_a_batch_counts_the_matrices_of_interleaved_projections():
+    whole = ((Fragment(0, 0, 0, 3 * 8 * 8),),)
+    interleaved = Matrix((8, 24), "fused_qkv", whole)
+    plain = Matrix((8, 8), "matrix", ((Fragment(0, 192, 0, 64),),))
+    (batch,) = batches({4: interleaved, 7: plain})
+    assert (batch.numbers, batch.counts, batch.m, batch.n) == ((4, 7), (3, 1), 8, 8)
