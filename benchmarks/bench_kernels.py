@@ -34,6 +34,7 @@ from distforge.optim import MuonGrokfast, MuonGrokfastConfig
 
 SCALARS = {"alpha": 0.98, "lamb": 0.2, "beta": 0.95, "nesterov": True}
 ELEMENTS = 20_000_000
+EAGER_STEP = "torch.optim.Muon + AdamW + eager Grokfast"
 
 # From the table of goals: what a row is expected to reach.
 GOALS = {
@@ -164,28 +165,47 @@ def optimizer_step(report: Report, layers: int) -> None:
     float32."""
     device, lamb = report.device, SCALARS["lamb"]
     models = {name: Model25M(device, layers) for name in ("bfloat16", "float32", "pypi", "torch")}
-    works: dict[str, Callable[[], Any]] = {}
-    for dtype in ("bfloat16", "float32"):
-        config = MuonGrokfastConfig.baking().replace(ns_dtype=dtype, grokfast_lambda=lamb)
-        optimizer = MuonGrokfast(models[dtype].groups(), config)
-        works[dtype] = optimizer.step
+    works = {dtype: our_step(models[dtype], dtype) for dtype in ("bfloat16", "float32")}
     peers = {}
     found = pypi_step(models["pypi"], lamb)
     if found is not None:
         peers[found[0]] = found[1]
-    peers["torch.optim.Muon + AdamW + eager Grokfast"] = torch_step(models["torch"], lamb)
-
-    def restore() -> None:
-        for model in models.values():
-            model.restore_gradients()
-
-    times = report.times({**works, **peers}, before=restore)
+    peers[EAGER_STEP] = torch_step(models["torch"], lamb)
+    times = report.times({**works, **peers}, before=restore(models))
     parameters = sum(p.numel() for p in models["torch"].parameters()) / 1e6
     for dtype in works:
         for peer in peers:
             goal = f"step, {device}" if dtype == "bfloat16" else ""
             work = f"optimizer step, {parameters:.1f}M parameters, products in {dtype}, {device}"
             report.add(work, goal, times[dtype], peer, times[peer])
+
+
+def host_work(report: Report, layers: int) -> None:
+    """The step of as many matrices, but tiny ones: what the host does to have a step done, which a
+    GPU waits for where the model is small."""
+    device, lamb = report.device, SCALARS["lamb"]
+    models = {name: Model25M(device, layers, shrink=32) for name in ("ours", "torch", "fused")}
+    fused = torch.optim.AdamW(models["fused"].parameters(), fused=True)
+    peers = {EAGER_STEP: torch_step(models["torch"], lamb), "torch.optim.AdamW, fused": fused.step}
+    ours = our_step(models["ours"], "bfloat16")
+    times = report.times({"ours": ours, **peers}, before=restore(models))
+    tensors = len(list(models["ours"].parameters()))
+    for peer in peers:
+        report.add(f"optimizer step, {tensors} tiny tensors, {device}", "", times["ours"], peer,
+                   times[peer])  # fmt: skip
+
+
+def our_step(model: Model25M, dtype: str) -> Callable[[], Any]:
+    config = MuonGrokfastConfig.baking().replace(ns_dtype=dtype, grokfast_lambda=SCALARS["lamb"])
+    return MuonGrokfast(model.groups(), config).step
+
+
+def restore(models: dict[str, Model25M]) -> Callable[[], None]:
+    def restored() -> None:
+        for model in models.values():
+            model.restore_gradients()
+
+    return restored
 
 
 def run(device: str, quick: bool) -> Report:
@@ -198,9 +218,13 @@ def run(device: str, quick: bool) -> Report:
     else:
         newton_schulz_alone(report, [256] if quick else [256, 512, 1024], halves)
         newton_schulz_batched(report, [64] if quick else [64, 128, 256], halves)
+    layers = 1 if quick else Model25M.LAYERS
     if not quick:
-        report.rounds = 5
-    optimizer_step(report, 1 if quick else Model25M.LAYERS)
+        report.rounds = 50
+    host_work(report, layers)
+    if not quick:
+        report.rounds = 9
+    optimizer_step(report, layers)
     return report
 
 

@@ -35,23 +35,26 @@ def torch_muon_iteration(x: Tensor, steps: int = 5) -> Tensor:
 
 
 class Model25M(nn.Module):
-    """The hidden matrices and the embedding of a 25M-parameter Llama, without a forward pass."""
+    """The hidden matrices and the embedding of a 25M-parameter Llama, without a forward pass.
+
+    ``shrink`` divides all sizes: with 32, the matrices are so small that a step is the host's work.
+    """
 
     WIDTH, INNER, LAYERS, VOCABULARY = 512, 1408, 7, 4096
 
-    def __init__(self, device: str, layers: int = LAYERS) -> None:
+    def __init__(self, device: str, layers: int = LAYERS, shrink: int = 1) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
+        width, inner = self.WIDTH // shrink, self.INNER // shrink
 
         def weight(rows: int, columns: int) -> nn.Parameter:
             values = torch.randn(rows, columns, generator=generator) / columns**0.5
             return nn.Parameter(values.to(device))
 
-        self.embed_tokens = weight(self.VOCABULARY, self.WIDTH)
+        self.embed_tokens = weight(self.VOCABULARY // shrink, width)
         self.hidden = nn.ParameterList()
         for _ in range(layers):
-            shapes = [(self.WIDTH, self.WIDTH)] * 4
-            shapes += [(self.INNER, self.WIDTH)] * 2 + [(self.WIDTH, self.INNER)]
+            shapes = [(width, width)] * 4 + [(inner, width)] * 2 + [(width, inner)]
             self.hidden.extend(weight(*shape) for shape in shapes)
 
     def groups(self) -> list[dict[str, object]]:

@@ -32,9 +32,9 @@ def plot_ratios(result: Path, output: Path) -> None:
     axes.set_yticks(range(len(rows)), labels, fontsize=7)
     axes.set_xlabel("times as fast (red: goal)")
     axes.set_xlim(0, 1.15 * max(ratios))
+    axes.margins(y=0.01)
     machine = data["machine"]
     axes.set_title(f"{machine['cpu']}, {machine['cores']} cores; {machine['gpu'] or 'no GPU'}")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(output, dpi=110)
+    figure.savefig(output, dpi=110, bbox_inches="tight")
     plt.close(figure)

@@ -24,11 +24,12 @@ from distforge.optim.metrics import StepSample
 def scratch_bytes(ns_dtype: str, device: torch.device) -> int:
     """What a step needs at its peak for each element of a bucket, three buckets being under way.
 
-    In elements of the dtype in which updates go to their owners: the next bucket's update, this
-    one's, its result, at most 7.4 of the iteration (on a GPU, where a whole batch is under way),
-    and the last one's result on its way back.
+    In elements of the dtype in which updates go to their owners: of the next bucket, what is sent,
+    received and assembled (3); of this one, its updates and results (2) and what the iteration
+    needs (7.4 at most, on a GPU, where all of a batch is under way); of the last one, its results,
+    what is sent back and what is received (3).
     """
-    return 12 * travel_dtype(ns_dtype, device).itemsize
+    return 16 * travel_dtype(ns_dtype, device).itemsize
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class _Steps:
             for i, parts in bucket.travelling.received().items():
                 for fragment, values in parts:
                     _write(bucket.stacks.whole[i], fragment, values)
+            bucket.travelling = None  # with what it received
         bucket.owned = bucket.stacks.orthogonalised(self._group)
         if self._sample is not None:
             matrices = [bucket.routes.bucket.matrices[i] for i in bucket.owned]
