@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distforge.errors import InputError
-from distforge.optim.adamw import AdamWEntry, adamw_update_
+from distforge.optim.adamw import adamw_update_
 from distforge.optim.agreement import require_usable_gradients
 from distforge.optim.complete_group import complete_group
 from distforge.optim.config import MuonGrokfastConfig
@@ -19,13 +19,12 @@ from distforge.optim.edits import InPlace, PendingEdits
 from distforge.optim.exchange import Peers, Routes
 from distforge.optim.layout import FlatShard, Fragment, Matrix, cut
 from distforge.optim.metrics import OptimizerMetrics, StepSample
-from distforge.optim.muon_step import Shard, muon_update, scratch_bytes
+from distforge.optim.muon_step import muon_update, scratch_bytes
 from distforge.optim.param_groups import NamedParameters, as_matrices, split_parameters
+from distforge.optim.param_state import StepCounts, adamw_entry, muon_shard
 from distforge.optim.plan import plan_buckets
 
 ParamGroup = dict[str, Any]
-# Numbers of updates, one tensor each.
-StepCounts = dict[float, Tensor]
 
 
 class MuonGrokfast(torch.optim.Optimizer):
@@ -250,7 +249,7 @@ class MuonGrokfast(torch.optim.Optimizer):
             weights = [param.detach().contiguous() for param in params]
             counts: StepCounts = {}
             shards = [
-                self._shard(param, weight, group, counts)
+                muon_shard(param, weight, self.state[param], group, counts)
                 for param, weight in zip(params, weights, strict=True)
             ]
             muon_update(group, shards, self._plans[key], peers, self._sample)
@@ -275,15 +274,6 @@ class MuonGrokfast(torch.optim.Optimizer):
         buckets = plan_buckets(matrices, peers.size, capacity)
         return [Routes(bucket, peers.rank, peers.size) for bucket in buckets]
 
-    def _shard(self, param: Tensor, weight: Tensor, group: ParamGroup, counts: StepCounts) -> Shard:
-        assert param.grad is not None
-        grad, state = param.grad.contiguous(), self.state[param]
-        _count_step(state, counts)
-        if "exp_avg" not in state:
-            state["exp_avg"] = torch.zeros_like(grad, dtype=_wide(grad))
-        ema = _ema_slot(state, "exp_avg_sq", grad, group)
-        return Shard(weight, grad, state["exp_avg"], ema)
-
     def _apply_edits(self, group: ParamGroup) -> None:
         for param in group["params"]:
             if id(param) in self._shards:
@@ -295,7 +285,7 @@ class MuonGrokfast(torch.optim.Optimizer):
     def _adamw_step(self, group: ParamGroup) -> None:
         counts: StepCounts = {}
         entries = [
-            self._adamw_entry(param, group, counts)
+            adamw_entry(param, self.state[param], group, counts)
             for param in group["params"]
             if param.grad is not None
         ]
@@ -306,42 +296,6 @@ class MuonGrokfast(torch.optim.Optimizer):
             eps=group["eps"],
             weight_decay=group["weight_decay"],
         )
-
-    def _adamw_entry(self, param: Tensor, group: ParamGroup, counts: StepCounts) -> AdamWEntry:
-        assert param.grad is not None
-        grad, state = param.grad.to(_wide(param.grad)), self.state[param]
-        _count_step(state, counts)
-        if "exp_avg" not in state:
-            state["exp_avg"] = torch.zeros_like(grad)
-            state["exp_avg_sq"] = torch.zeros_like(grad)
-        ema = _ema_slot(state, "grokfast_ema", grad, group)
-        if ema is not None:
-            ema.lerp_(grad, 1 - group["grokfast_alpha"])
-            grad = grad.add(ema, alpha=group["grokfast_lambda"])
-        step = int(state["step"].item())
-        return AdamWEntry(param, grad, state["exp_avg"], state["exp_avg_sq"], step)
-
-
-def _count_step(state: dict[str, Any], counts: StepCounts) -> None:
-    """One more update. States with the same number share its tensor."""
-    number = float(state["step"]) + 1 if "step" in state else 1.0
-    if number not in counts:
-        counts[number] = torch.tensor(number)
-    state["step"] = counts[number]
-
-
-def _wide(grad: Tensor) -> torch.dtype:
-    return torch.promote_types(grad.dtype, torch.float32)
-
-
-def _ema_slot(state: dict[str, Any], name: str, grad: Tensor, group: ParamGroup) -> Tensor | None:
-    if group["grokfast_lambda"] == 0:
-        state.pop(name, None)
-        return None
-    if name not in state:
-        state[name] = grad.to(_wide(grad), copy=True)
-    ema: Tensor = state[name]
-    return ema
 
 
 def _peers(process_group: dist.ProcessGroup | None, device: torch.device) -> Peers:
