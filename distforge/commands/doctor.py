@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from distforge.ops import backend, build_info
+from distforge.ops import backend, build_info, check_kernels
 from distforge.training.engine_config import resolve_dtype
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "ray", "wandb", "mlflow-skinny", "peft", "numpy")
@@ -36,6 +36,10 @@ def doctor(config: DoctorConfig) -> int:
     table.add_row("kernels", str(backend()))
     for key, value in build_info().items():
         table.add_row(f"native {key}", str(value))
+    problems = {name: problem for name, problem in check_kernels(device).items() if problem}
+    table.add_row(f"kernels on {device}", "compute what the reference does" if not problems else "")
+    for name, problem in problems.items():
+        table.add_row(name, f"runs as the torch reference: {problem}")
     Console().print(table)
     return 0
 

@@ -1,7 +1,8 @@
 """The operators under the optimizer; torch is all they need.
 
 ``distforge.ops.reference`` has the same functions in plain torch. ``backend()`` tells which
-implementation runs and why, ``build_info()`` how the native one was built.
+implementation runs and why, ``build_info()`` how the native one was built, ``check_kernels()``
+whether it computes on a device what the reference does.
 """
 
 from distforge.ops.dispatch import (
@@ -10,7 +11,7 @@ from distforge.ops.dispatch import (
     newton_schulz,
     orthogonal_update_,
 )
-from distforge.ops.native import Backend, backend, build_info
+from distforge.ops.native import Backend, backend, build_info, check_kernels
 from distforge.ops.reference import COEFFICIENTS, coefficient_schedule
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Backend",
     "backend",
     "build_info",
+    "check_kernels",
     "coefficient_schedule",
     "grokfast_momentum_",
     "grokfast_momentum_into_",

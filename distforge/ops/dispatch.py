@@ -79,10 +79,11 @@ def grokfast_momentum_into_(
         reference.grokfast_momentum_into_(
             grads, emas, momenta, updates, alpha=alpha, lamb=lamb, beta=beta, nesterov=nesterov
         )
-        return None
+        return
     check_filter(alpha, lamb, beta)
     if len(grads) == 0:
-        return check_grokfast_momentum_into(grads, emas, momenta, updates, alpha, lamb, beta)
+        check_grokfast_momentum_into(grads, emas, momenta, updates, alpha, lamb, beta)
+        return
     try:
         torch.ops.distforge.grokfast_momentum_into_(
             grads, emas or [], momenta, updates, alpha, lamb, beta, nesterov
@@ -113,10 +114,11 @@ def orthogonal_update_(
         reference.orthogonal_update_(
             weights, updates, lr=lr, weight_decay=weight_decay, scale=scale, copy=copies
         )
-        return None
+        return
     check_factors(lr, weight_decay, scale)
     if not weights:
-        return check_orthogonal_update(weights, updates, copies, lr, weight_decay, scale)
+        check_orthogonal_update(weights, updates, copies, lr, weight_decay, scale)
+        return
     try:
         with torch.no_grad():
             torch.ops.distforge.orthogonal_update_(

@@ -12,6 +12,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from distforge.ops.self_check import fault
+
 log = logging.getLogger("distforge.ops")
 
 OPERATORS = (
@@ -25,6 +27,9 @@ OPERATORS = (
 # cores multiply bfloat16.
 _OLDEST_CAPABILITY = (7, 5)
 _OLDEST_BFLOAT16_PRODUCTS = (8, 0)
+
+# Where an operator is held against the reference before it is first used. On a CPU the tests do.
+CHECKED_DEVICES = ["cuda"]
 
 _FLOAT = (torch.float32,)
 _FLOAT_BFLOAT = (torch.float32, torch.bfloat16)
@@ -112,6 +117,8 @@ def misfit(operator: str, tensors: Sequence[Tensor], role: str = "") -> str:
         if not problem and device.type == "cuda":
             products = operator == "newton_schulz" and dtype == torch.bfloat16
             problem = _cuda_misfit(extension.module, device, products)
+        if not problem and device.type in CHECKED_DEVICES:
+            problem = fault(operator, device, dtype)
         if problem:
             return problem
     return ""
@@ -138,6 +145,23 @@ def _cuda_misfit(module: ModuleType, device: torch.device, bfloat16_products: bo
         what = "bfloat16 products" if bfloat16_products else "the kernels"
         return f"{what} need compute capability {needed}, this GPU has {capability}"
     return ""
+
+
+def check_kernels(device: torch.device) -> dict[str, str]:
+    """Holds every native operator against the reference on a device, about 0.1 to 2 s.
+
+    Returns:
+        By operator and dtype, as "newton_schulz bfloat16": why the reference runs in its place;
+        empty where the kernel runs, and is right.
+    """
+    found = {}
+    for operator in OPERATORS:
+        role = "update" if (operator, "update") in _DTYPES else ""
+        for dtype in _DTYPES[operator, role].get(device.type, ()):
+            example = torch.empty(0, dtype=dtype, device=device)
+            problem = misfit(operator, [example], role) or fault(operator, example.device, dtype)
+            found[f"{operator} {str(dtype).removeprefix('torch.')}"] = problem
+    return found
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import torch
 
 from distforge import ops
 from distforge.errors import InputError
-from distforge.ops import native, reference
+from distforge.ops import native, reference, self_check
 
 pytestmark = pytest.mark.gpu
 
@@ -159,9 +159,19 @@ def test_a_whole_step_is_captured_in_a_graph(shape, dtype):
         assert torch.equal(tensor, value)
 
 
+@pytest.mark.parametrize("operator", native.OPERATORS)
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+def test_the_check_before_first_use_passes(operator, dtype):
+    require_native(dtype)
+    if operator == "grokfast_momentum_" and dtype != torch.float32:
+        pytest.skip("its update has the gradient's dtype")
+    assert self_check.fault(operator, torch.device("cuda", 0), dtype) == ""
+
+
 def test_no_operator_waits_for_the_device():
     x = randn(4, 200, 200)
     w = torch.zeros_like(x)
+    ops.orthogonal_update_(w, ops.newton_schulz(x), **UPDATE)  # the kernels' check waits for it
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -1,0 +1,132 @@
+"""Does a native operator compute on this device what the reference does? Asked once, in some 0.1 s.
+
+The kernels are compiled for GPUs that nobody may have run them on. One that is wrong there would
+show in a training run as a model that learns badly, if at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distforge.ops import reference
+
+# One for each way through the kernels: matrices small and large, iterated directly and by their
+# Gram matrix, wide and tall, and none a whole number of tiles.
+_MATRICES = [(3, 40, 24), (2, 96, 160), (1, 600, 530), (1, 520, 1100)]
+# How many times the reference's own rounding error, in the same dtype, is allowed, and what may be
+# added. A single row of 600 that is wrong is an error of 0.041, the reference's in bfloat16 0.023
+# and half of that the kernels'.
+_LARGEST_RATIO = 1.5
+_FLOOR = 1e-5
+
+_VECTORS = [(1,), (70_001,), (64, 33)]
+_FILTER: dict[str, Any] = {"alpha": 0.98, "lamb": 2.0, "beta": 0.95, "nesterov": True}
+_FACTORS: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.1, "scale": 1.5}
+
+Native = Callable[..., Any]
+Pairs = Iterator[tuple[Tensor, Tensor]]  # what a kernel wrote, and the reference
+
+_faults: dict[tuple[str, torch.device, torch.dtype], str] = {}
+
+
+def fault(operator: str, device: torch.device, dtype: torch.dtype) -> str:
+    """What is wrong with an operator's results on a device; empty when they are right.
+
+    Args:
+        dtype: of Newton–Schulz's products, of the update otherwise.
+
+    Not asked while a CUDA graph is captured or a function compiled: nothing may wait then.
+    """
+    key = (operator, device, dtype)
+    if key not in _faults:
+        if torch.compiler.is_compiling():
+            return ""
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return ""
+        _faults[key] = _examined(*key)
+    return _faults[key]
+
+
+def _examined(operator: str, device: torch.device, dtype: torch.dtype) -> str:
+    check = _newton_schulz if operator == "newton_schulz" else _elementwise
+    try:
+        with torch.no_grad():
+            problem = check(operator, device, dtype)
+    except RuntimeError as error:
+        problem = str(error).splitlines()[0]
+    return problem and f"the native kernel fails its check on {device} ({problem})"
+
+
+def _native(operator: str) -> Native:
+    native: Native = getattr(torch.ops.distforge, operator)
+    return native
+
+
+def _newton_schulz(operator: str, device: torch.device, dtype: torch.dtype) -> str:
+    schedule = [number for step in reference.coefficient_schedule("quintic", 5) for number in step]
+    for shape in _MATRICES:
+        x = _random(shape, 0, device).to(dtype)
+        exact = reference.newton_schulz(x.double())
+        own = _error(reference.newton_schulz(x), exact)
+        found = _error(_native(operator)(x, schedule), exact)
+        if not found <= _LARGEST_RATIO * own + _FLOOR:
+            return f"{shape} in {dtype} is off by {found:.1e}, the reference by {own:.1e}"
+    return ""
+
+
+def _elementwise(operator: str, device: torch.device, dtype: torch.dtype) -> str:
+    cases = {
+        "grokfast_momentum_": _momentum,
+        "grokfast_momentum_into_": _momentum_into,
+        "orthogonal_update_": _update,
+    }[operator]
+    for found, expected in cases(_native(operator), device, dtype):
+        # Rounding to nearest may go either way where a sum is rounded differently.
+        rounding = 2 * torch.finfo(found.dtype).eps
+        if not torch.allclose(found.float(), expected.float(), rtol=rounding, atol=1e-5):
+            return f"{tuple(found.shape)} in {found.dtype} differs from the reference"
+    return ""
+
+
+def _momentum(native: Native, device: torch.device, dtype: torch.dtype) -> Pairs:
+    for shape in _VECTORS:
+        g, h, m = (_random(shape, seed, device) for seed in range(3))
+        wanted_h, wanted_m = h.clone(), m.clone()
+        wanted = reference.grokfast_momentum_(g, wanted_h, wanted_m, **_FILTER)
+        yield native(g, h, m, *_FILTER.values()), wanted
+        yield from ((h, wanted_h), (m, wanted_m))
+
+
+def _momentum_into(native: Native, device: torch.device, dtype: torch.dtype) -> Pairs:
+    g, h, m = ([_random(shape, seed, device) for shape in _VECTORS] for seed in range(3))
+    u = [torch.empty_like(tensor, dtype=dtype) for tensor in g]
+    wanted = [[tensor.clone() for tensor in tensors] for tensors in (h, m, u)]
+    reference.grokfast_momentum_into_(g, *wanted, **_FILTER)
+    native(g, h, m, u, *_FILTER.values())
+    for found, expected in zip((h, m, u), wanted, strict=True):
+        yield from zip(found, expected, strict=True)
+
+
+def _update(native: Native, device: torch.device, dtype: torch.dtype) -> Pairs:
+    w, o = ([_random(shape, seed, device) for shape in _VECTORS] for seed in range(2))
+    o = [tensor.to(dtype) for tensor in o]
+    copies = [torch.empty_like(tensor, dtype=torch.bfloat16) for tensor in w]
+    wanted, wanted_copies = ([tensor.clone() for tensor in tensors] for tensors in (w, copies))
+    reference.orthogonal_update_(wanted, o, **_FACTORS)
+    native(w, o, [], *_FACTORS.values())
+    reference.orthogonal_update_(wanted, o, **_FACTORS, copy=wanted_copies)
+    native(w, o, copies, *_FACTORS.values())
+    yield from zip(w, wanted, strict=True)
+    yield from zip(copies, wanted_copies, strict=True)
+
+
+def _random(shape: tuple[int, ...], seed: int, device: torch.device) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+def _error(result: Tensor, exact: Tensor) -> float:
+    return float((result.double() - exact).norm() / exact.norm())
