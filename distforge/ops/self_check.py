@@ -54,7 +54,7 @@ def fault(operator: str, device: torch.device, dtype: torch.dtype) -> str:
 def _examined(operator: str, device: torch.device, dtype: torch.dtype) -> str:
     check = _newton_schulz if operator == "newton_schulz" else _elementwise
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
             problem = check(operator, device, dtype)
     except RuntimeError as error:
         problem = str(error).splitlines()[0]
