@@ -72,11 +72,14 @@ class Report:
             self.goals[f"{work} | {peer}"] = GOALS[goal]
 
     def times(
-        self, works: dict[str, Callable[[], Any]], before: Callable[[], None] | None = None
+        self,
+        works: dict[str, Callable[[], Any]],
+        before: Callable[[], None] | None = None,
+        rounds: int | None = None,
     ) -> dict[str, float]:
         """Median seconds of each; they take turns, and the first two rounds do not count."""
         seconds: dict[str, list[float]] = {name: [] for name in works}
-        for _ in range(self.rounds + 2):
+        for _ in range((rounds or self.rounds) + 2):
             for name, work in works.items():
                 if before is not None:
                     before()
@@ -180,7 +183,7 @@ def optimizer_step(report: Report, layers: int) -> None:
             report.add(work, goal, times[dtype], peer, times[peer])
 
 
-def host_work(report: Report, layers: int) -> None:
+def host_work(report: Report, layers: int, rounds: int) -> None:
     """The step of as many matrices, but tiny ones: what the host does to have a step done, which a
     GPU waits for where the model is small."""
     device, lamb = report.device, SCALARS["lamb"]
@@ -188,7 +191,7 @@ def host_work(report: Report, layers: int) -> None:
     fused = torch.optim.AdamW(models["fused"].parameters(), fused=True)
     peers = {EAGER_STEP: torch_step(models["torch"], lamb), "torch.optim.AdamW, fused": fused.step}
     ours = our_step(models["ours"], "bfloat16")
-    times = report.times({"ours": ours, **peers}, before=restore(models))
+    times = report.times({"ours": ours, **peers}, restore(models), rounds)
     tensors = len(list(models["ours"].parameters()))
     for peer in peers:
         report.add(f"optimizer step, {tensors} tiny tensors, {device}", "", times["ours"], peer,
@@ -219,11 +222,7 @@ def run(device: str, quick: bool) -> Report:
         newton_schulz_alone(report, [256] if quick else [256, 512, 1024], halves)
         newton_schulz_batched(report, [64] if quick else [64, 128, 256], halves)
     layers = 1 if quick else Model25M.LAYERS
-    if not quick:
-        report.rounds = 50
-    host_work(report, layers)
-    if not quick:
-        report.rounds = 9
+    host_work(report, layers, 1 if quick else 50)
     optimizer_step(report, layers)
     return report
 

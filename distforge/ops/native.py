@@ -148,7 +148,7 @@ def _cuda_misfit(module: ModuleType, device: torch.device, bfloat16_products: bo
 
 
 def check_kernels(device: torch.device) -> dict[str, str]:
-    """Holds every native operator against the reference on a device, about 0.1 to 2 s.
+    """Holds every native operator against the reference on a device; a second or two.
 
     Returns:
         By operator and dtype, as "newton_schulz bfloat16": why the reference runs in its place;

@@ -1,4 +1,4 @@
-"""Does a native operator compute on this device what the reference does? Asked once, in some 0.1 s.
+"""Does a native operator compute on this device what the reference does? Asked once, before use.
 
 The kernels are compiled for GPUs that nobody may have run them on. One that is wrong there would
 show in a training run as a model that learns badly, if at all.
@@ -52,10 +52,9 @@ def fault(operator: str, device: torch.device, dtype: torch.dtype) -> str:
 
 
 def _examined(operator: str, device: torch.device, dtype: torch.dtype) -> str:
-    check = _newton_schulz if operator == "newton_schulz" else _elementwise
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            problem = check(operator, device, dtype)
+            problem = _CHECKS[operator](_native(operator), device, dtype)
     except RuntimeError as error:
         problem = str(error).splitlines()[0]
     return problem and f"the native kernel fails its check on {device} ({problem})"
@@ -66,25 +65,20 @@ def _native(operator: str) -> Native:
     return native
 
 
-def _newton_schulz(operator: str, device: torch.device, dtype: torch.dtype) -> str:
+def _newton_schulz(native: Native, device: torch.device, dtype: torch.dtype) -> str:
     schedule = [number for step in reference.coefficient_schedule("quintic", 5) for number in step]
     for shape in _MATRICES:
         x = _random(shape, 0, device).to(dtype)
         exact = reference.newton_schulz(x.double())
         own = _error(reference.newton_schulz(x), exact)
-        found = _error(_native(operator)(x, schedule), exact)
+        found = _error(native(x, schedule), exact)
         if not found <= _LARGEST_RATIO[dtype] * own + _FLOOR:
             return f"{shape} in {dtype} is off by {found:.1e}, the reference by {own:.1e}"
     return ""
 
 
-def _elementwise(operator: str, device: torch.device, dtype: torch.dtype) -> str:
-    cases = {
-        "grokfast_momentum_": _momentum,
-        "grokfast_momentum_into_": _momentum_into,
-        "orthogonal_update_": _update,
-    }[operator]
-    for found, expected in cases(_native(operator), device, dtype):
+def _elementwise(pairs: Pairs) -> str:
+    for found, expected in pairs:
         # Rounding to nearest may go either way where a sum is rounded differently.
         rounding = 2 * torch.finfo(found.dtype).eps
         if not torch.allclose(found.float(), expected.float(), rtol=rounding, atol=1e-5):
@@ -130,3 +124,11 @@ def _random(shape: tuple[int, ...], seed: int, device: torch.device) -> Tensor:
 
 def _error(result: Tensor, exact: Tensor) -> float:
     return float((result.double() - exact).norm() / exact.norm())
+
+
+_CHECKS: dict[str, Callable[[Native, torch.device, torch.dtype], str]] = {
+    "newton_schulz": _newton_schulz,
+    "grokfast_momentum_": lambda *example: _elementwise(_momentum(*example)),
+    "grokfast_momentum_into_": lambda *example: _elementwise(_momentum_into(*example)),
+    "orthogonal_update_": lambda *example: _elementwise(_update(*example)),
+}

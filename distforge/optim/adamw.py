@@ -49,7 +49,8 @@ def adamw_update_(
     for device, group in by_device.items():
         wide = [entry.param.to(entry.exp_avg.dtype) for entry in group]
         # torch counts up before it updates; these numbers are its own, not the optimizer's.
-        steps = torch.tensor([float(entry.step - 1) for entry in group], device=device).unbind()
+        counts = [entry.step - 1 for entry in group]
+        steps = torch.tensor(counts, dtype=torch.float32, device=device).unbind()
         adamw(
             wide,
             [entry.grad for entry in group],

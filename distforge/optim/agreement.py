@@ -11,6 +11,7 @@ from torch import Tensor
 
 from distforge.errors import InputError
 from distforge.optim.exchange import Peers
+from distforge.optim.precision import wide_dtype
 
 
 def require_usable_gradients(groups: list[dict[str, Any]], peers: Peers | None) -> None:
@@ -53,14 +54,10 @@ def _all_finite(grads: list[Tensor]) -> bool:
     if all(grad.device.type == "cpu" for grad in grads):
         # No sum with a term that is not finite is finite itself, and torch's largest magnitude
         # takes ten times as long on a CPU. That a sum of finite terms overflows is rare.
-        sums = [grad.sum(dtype=_wide(grad)) for grad in grads]
+        sums = [grad.sum(dtype=wide_dtype(grad)) for grad in grads]
         return all(math.isfinite(value) for value in torch.stack(sums).tolist()) if sums else True
     # The largest magnitude, not the 2-norm: a legitimate gradient of 1e30 has no finite square.
     return bool(torch.nn.utils.get_total_norm(grads, math.inf).isfinite())
-
-
-def _wide(grad: Tensor) -> torch.dtype:
-    return torch.promote_types(grad.dtype, torch.float32)
 
 
 def _on_other_ranks(bad: bool, count: int, peers: Peers | None) -> bool:

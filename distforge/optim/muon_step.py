@@ -19,6 +19,7 @@ from distforge.optim.exchange import Gather, Parts, Peers, Routes, Transfer, str
 from distforge.optim.iteration import Stacks, iteration_dtype, travel_dtype, update_scale
 from distforge.optim.layout import Fragment
 from distforge.optim.metrics import StepSample
+from distforge.optim.precision import wide_dtype
 
 
 def scratch_bytes(ns_dtype: str, device: torch.device) -> int:
@@ -48,12 +49,10 @@ class Shard:
 
 @dataclass
 class _Bucket:
-    """A bucket on its way: the updates of what is owned here, of what is lent to other owners,
-    and later the orthogonal ones owned here."""
+    """A bucket on its way: the updates of what is owned here and, later, the orthogonal ones."""
 
     routes: Routes
     stacks: Stacks
-    lent: dict[int, Parts] = field(default_factory=dict)
     owned: dict[int, Tensor] = field(default_factory=dict)
     travelling: Transfer | Gather | None = None
 
@@ -99,15 +98,15 @@ class _Steps:
         dtype = travel_dtype(self._group["ns_dtype"], device)
         stacks = Stacks(routes.bucket.matrices, routes.batches, dtype, device)
         bucket = _Bucket(routes, stacks)
+        lent: dict[int, Parts] = {}
         for (i, fragment), update in zip(routes.held, self._filtered(bucket, dtype), strict=True):
             if i not in stacks.whole:
-                bucket.lent.setdefault(i, []).append((fragment, update))
+                lent.setdefault(i, []).append((fragment, update))
             elif update.device != stacks.whole[i].device:  # offloaded
                 _write(stacks.whole[i], fragment, update)
         if not routes.silent and not routes.replicated:
-            sent = [[part for i in theirs for _, part in bucket.lent[i]] for theirs in routes.lent]
+            sent = [[part for i in theirs for _, part in lent[i]] for theirs in routes.lent]
             bucket.travelling = Transfer(sent, routes.incoming, self._peers, dtype)
-        bucket.lent.clear()
         return bucket
 
     def orthogonalise(self, bucket: _Bucket) -> _Bucket:
@@ -178,7 +177,7 @@ class _Steps:
         for i, f in bucket.routes.held:
             shard = self._shards[f.shard]
             grad = stretch(shard.grad, f.start, f.numel)
-            grads.append(grad.to(torch.promote_types(grad.dtype, torch.float32)))
+            grads.append(grad.to(wide_dtype(grad)))
             momenta.append(stretch(shard.momentum, f.start, f.numel))
             if shard.ema is not None:
                 averages.append(stretch(shard.ema, f.start, f.numel))

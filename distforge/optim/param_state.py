@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distforge.optim.adamw import AdamWEntry
 from distforge.optim.muon_step import Shard
+from distforge.optim.precision import wide_dtype
 
 State = dict[str, Any]
 # Numbers of updates, one tensor each.
@@ -31,7 +32,7 @@ def muon_shard(
     grad = param.grad.contiguous()
     _count_step(state, counts)
     if "exp_avg" not in state:
-        state["exp_avg"] = torch.zeros_like(grad, dtype=_wide(grad))
+        state["exp_avg"] = torch.zeros_like(grad, dtype=wide_dtype(grad))
     return Shard(weight, grad, state["exp_avg"], _ema(state, "exp_avg_sq", grad, group))
 
 
@@ -43,7 +44,7 @@ def adamw_entry(
     The arguments are those of `muon_shard`; its state begins here.
     """
     assert param.grad is not None
-    grad = param.grad.to(_wide(param.grad))
+    grad = param.grad.to(wide_dtype(param.grad))
     _count_step(state, counts)
     if "exp_avg" not in state:
         state["exp_avg"] = torch.zeros_like(grad)
@@ -60,7 +61,7 @@ def _count_step(state: State, counts: StepCounts) -> None:
     """One more update. States with the same number share its tensor."""
     number = float(state["step"]) + 1 if "step" in state else 1.0
     if number not in counts:
-        counts[number] = torch.tensor(number)
+        counts[number] = torch.tensor(number, dtype=torch.float32)
     state["step"] = counts[number]
 
 
@@ -70,10 +71,6 @@ def _ema(state: State, name: str, grad: Tensor, group: dict[str, Any]) -> Tensor
         state.pop(name, None)
         return None
     if name not in state:
-        state[name] = grad.to(_wide(grad), copy=True)
+        state[name] = grad.to(wide_dtype(grad), copy=True)
     ema: Tensor = state[name]
     return ema
-
-
-def _wide(grad: Tensor) -> torch.dtype:
-    return torch.promote_types(grad.dtype, torch.float32)
