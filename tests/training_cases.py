@@ -31,7 +31,10 @@ SCHEDULE = ScheduleConfig(kind="linear", warmup_steps=2)
 # their norm, differently each time; with 1e-4 by 0.8 to 0.9e-6, each time.
 ADAMW = OptimizerConfig(name="adamw", adamw=AdamWConfig(lr=1e-2, eps=1e-4))
 MUON = OptimizerConfig(
-    muon_grokfast=MuonGrokfastConfig(muon_lr=0.02, adamw_lr=1e-3, qk_clip_threshold=1.0)
+    # float32 on every processor, for bounds that only it keeps.
+    muon_grokfast=MuonGrokfastConfig(
+        muon_lr=0.02, adamw_lr=1e-3, qk_clip_threshold=1.0, ns_dtype="float32"
+    )
 )
 
 Batch = dict[str, torch.Tensor]

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distforge.ops import backend, build_info, check_kernels
+from distforge.optim.precision import fastest_dtype
 from distforge.training.engine_config import resolve_dtype
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "ray", "wandb", "mlflow-skinny", "peft", "numpy")
@@ -33,6 +34,7 @@ def doctor(config: DoctorConfig) -> int:
         "device", torch.cuda.get_device_name(0) if cuda else platform.processor() or "cpu"
     )
     table.add_row("dtype 'auto'", resolve_dtype("auto", device))
+    table.add_row("ns_dtype 'auto'", str(fastest_dtype(device)).removeprefix("torch."))
     table.add_row("kernels", str(backend()))
     for key, value in build_info().items():
         table.add_row(f"native {key}", str(value))

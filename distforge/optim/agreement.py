@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distforge.errors import InputError
-from distforge.optim.exchange import Peers
+from distforge.optim.peers import Peers
 from distforge.optim.precision import wide_dtype
 
 

@@ -57,10 +57,9 @@ class MuonGrokfastConfig:
         nesterov: look one momentum step ahead.
         ns_steps: Newton-Schulz iterations, 1 to 100.
         ns_coefficients: polynomial of the iteration, by name.
-        ns_dtype: dtype of the iteration. "auto" is float32 on a CPU (bfloat16 is faster on those
-            alone that multiply it, and all ranks have to agree on what they send), bfloat16 on a
-            GPU that has it in hardware, float16 on one that has tensor cores for that alone,
-            float32 on others (GTX 16).
+        ns_dtype: dtype of the iteration. "auto" is bfloat16 on a GPU or CPU that multiplies it in
+            hardware, float16 on a GPU that has tensor cores for that alone, float32 on others (GTX
+            16). Ranks on processors of several kinds take what suits the least able.
         scale: factor of the orthogonalised update of an m x n matrix: "spectral" is
             sqrt(max(1, m/n)), "match_rms_adamw" is 0.2 sqrt(max(m, n)).
 

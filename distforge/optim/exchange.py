@@ -15,23 +15,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distforge.optim.layout import Fragment
+from distforge.optim.peers import Peers
 from distforge.optim.plan import Batch, Bucket, batches
 
 Parts = list[tuple[Fragment, Tensor]]
 Route = list[tuple[int, Fragment]]
-
-
-@dataclass(frozen=True)
-class Peers:
-    """The ranks that share the work of a group; alone by default.
-
-    device: where matrices are put together and orthogonalised. Offloaded shards lie elsewhere.
-    """
-
-    device: torch.device
-    group: dist.ProcessGroup | None = None
-    rank: int = 0
-    size: int = 1
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,6 @@ from distforge.optim.layout import Matrix
 from distforge.optim.param_groups import as_matrices, from_matrices, matrix_shape
 from distforge.optim.plan import Batch
 
-# Turing's small cards have none: float16 would be coarser there and hardly faster.
-_WITHOUT_TENSOR_CORES = ("GTX 16", "GeForce MX")
-
 
 class Stacks:
     """The matrices that this rank orthogonalises together, those of one shape in one tensor.
@@ -51,14 +48,15 @@ class Stacks:
                 # Interleaved projections lie in another order in memory than in the batch.
                 self.whole[number] = torch.empty_like(place) if count > 1 else place
 
-    def orthogonalised(self, group: dict[str, Any]) -> dict[int, Tensor]:
+    def orthogonalised(self, group: dict[str, Any], dtype: torch.dtype) -> dict[int, Tensor]:
         """About U V^T of each update's singular value decomposition U S V^T, by number.
 
         Args:
-            group: the Muon group's ``ns_dtype``, ``ns_coefficients`` and ``ns_steps``.
+            group: the Muon group's ``ns_coefficients`` and ``ns_steps``.
+            dtype: of the iteration.
 
         Returns:
-            Contiguous tensors in the iteration's dtype with the elements of each matrix,
+            Contiguous tensors in ``dtype`` with the elements of each matrix,
             row-major as in the parameter. The updates are given up.
         """
         results: dict[int, Tensor] = {}
@@ -70,22 +68,19 @@ class Stacks:
                 whole, matrix = self.whole.pop(number), self._matrices[number]
                 if count > 1:
                     place.copy_(as_matrices(whole.view(matrix.shape), matrix.layout))
-            done = newton_schulz(
-                cast(stack, group["ns_dtype"]), group["ns_coefficients"], group["ns_steps"]
-            )
+            done = newton_schulz(cast(stack, dtype), group["ns_coefficients"], group["ns_steps"])
             for number, rows in zip(batch.numbers, done.split(batch.counts), strict=True):
                 matrix = self._matrices[number]
                 results[number] = from_matrices(rows, matrix.shape, matrix.layout)
         return results
 
 
-def cast(matrices: Tensor, ns_dtype: str) -> Tensor:
+def cast(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """(batch, m, n) in the dtype of the iteration, up to a positive factor of each matrix.
 
     Newton-Schulz normalises, so the factor is free; float16 needs one, because momentum of 1e-8
     would be zero in it.
     """
-    dtype = iteration_dtype(ns_dtype, matrices.device)
     if dtype is torch.float16:
         tiny = torch.finfo(matrices.dtype).tiny
         # The largest magnitude goes first: the norm's squares neither overflow nor vanish.
@@ -95,28 +90,9 @@ def cast(matrices: Tensor, ns_dtype: str) -> Tensor:
     return matrices.to(dtype)
 
 
-def iteration_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The torch dtype of ``ns_dtype`` on a device; see MuonGrokfastConfig for "auto"."""
-    if name == "auto":
-        return _fastest_dtype(device)
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-
-
-def _fastest_dtype(device: torch.device) -> torch.dtype:
-    if device.type == "cpu":
-        return torch.float32
-    # Emulated bf16 (before Ampere) is slower than float32; float16 has tensor cores there, if any.
-    if device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16
-    recent = torch.cuda.get_device_capability(device) >= (7, 0)
-    small = any(card in torch.cuda.get_device_name(device) for card in _WITHOUT_TENSOR_CORES)
-    return torch.float16 if recent and not small else torch.float32
-
-
-def travel_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype in which fragments of an update go to their owner: the iteration's, where each
-    fragment can be cast by itself. float16 needs the norm of the whole matrix first."""
-    dtype = iteration_dtype(name, device)
+def travel_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which fragments of an update go to their owner: that of the iteration, where
+    each fragment can be cast by itself. float16 needs the norm of the whole matrix first."""
     return torch.float32 if dtype is torch.float16 else dtype
 
 

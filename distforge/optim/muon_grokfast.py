@@ -16,12 +16,13 @@ from distforge.optim.agreement import require_usable_gradients
 from distforge.optim.complete_group import complete_group
 from distforge.optim.config import MuonGrokfastConfig
 from distforge.optim.edits import InPlace, PendingEdits
-from distforge.optim.exchange import Peers, Routes
+from distforge.optim.exchange import Routes
 from distforge.optim.layout import FlatShard, Fragment, Matrix, cut
 from distforge.optim.metrics import OptimizerMetrics, StepSample
 from distforge.optim.muon_step import muon_update, scratch_bytes
 from distforge.optim.param_groups import NamedParameters, as_matrices, split_parameters
 from distforge.optim.param_state import StepCounts, adamw_entry, muon_shard
+from distforge.optim.peers import Peers, alone, together
 from distforge.optim.plan import plan_buckets
 
 ParamGroup = dict[str, Any]
@@ -118,20 +119,20 @@ class MuonGrokfast(torch.optim.Optimizer):
         with gradients for the same parameters.
         """
         device = self.param_groups[0]["params"][0].device
-        self._peers = _peers(process_group, device)
+        self._peers = together(process_group, device)
         self._plans.clear()
 
     def attach_shards(
         self, shards: Iterable[FlatShard], device: torch.device, process_group: Any
     ) -> None:
-        """Tell what the flat tensors stand for that now take the place of parameters.
+        """Tell what the flat tensors stand for that now take the place of parameters; collective.
 
         Args:
             shards: one for each flat tensor that will be in ``param_groups``, on every rank.
             device: where matrices are put together and orthogonalised.
             process_group: the ranks that hold the parts.
         """
-        self._peers = _peers(process_group, device)
+        self._peers = together(process_group, device)
         self._shards = {id(shard.tensor): shard for shard in shards}
         self._plans.clear()
 
@@ -242,7 +243,7 @@ class MuonGrokfast(torch.optim.Optimizer):
             if param.grad is not None:
                 alike[param.device, param.dtype].append(param)
         for (device, _), params in alike.items():
-            peers = self._peers or Peers(device)
+            peers = self._peers or alone(device)
             key = tuple((id(param), param.shape) for param in params)
             if key not in self._plans:
                 self._plans[key] = self._plan(params, group, peers)
@@ -269,7 +270,7 @@ class MuonGrokfast(torch.optim.Optimizer):
             whole = [[Fragment(number, 0, 0, param.numel())]] * peers.size
             shape = tuple(param.shape)
             matrices += cut(shape, group["layout"], whole, replicated=peers.size > 1)
-        per_element = scratch_bytes(group["ns_dtype"], peers.device)
+        per_element = scratch_bytes(peers.iteration_dtype(group["ns_dtype"]))
         capacity = int(self.config.bucket_cap_mb * 2**20) // per_element
         buckets = plan_buckets(matrices, peers.size, capacity)
         return [Routes(bucket, peers.rank, peers.size) for bucket in buckets]
@@ -296,10 +297,3 @@ class MuonGrokfast(torch.optim.Optimizer):
             eps=group["eps"],
             weight_decay=group["weight_decay"],
         )
-
-
-def _peers(process_group: dist.ProcessGroup | None, device: torch.device) -> Peers:
-    if not dist.is_initialized():
-        raise InputError("there is no process group: call torch.distributed.init_process_group.")
-    rank, size = dist.get_rank(process_group), dist.get_world_size(process_group)
-    return Peers(device, process_group, rank, size)

@@ -15,22 +15,24 @@ import torch
 from torch import Tensor
 
 from distforge.ops import grokfast_momentum_into_, orthogonal_update_
-from distforge.optim.exchange import Gather, Parts, Peers, Routes, Transfer, stretch
-from distforge.optim.iteration import Stacks, iteration_dtype, travel_dtype, update_scale
+from distforge.optim.exchange import Gather, Parts, Routes, Transfer, stretch
+from distforge.optim.iteration import Stacks, travel_dtype, update_scale
 from distforge.optim.layout import Fragment
 from distforge.optim.metrics import StepSample
+from distforge.optim.peers import Peers
 from distforge.optim.precision import wide_dtype
 
 
-def scratch_bytes(ns_dtype: str, device: torch.device) -> int:
-    """What a step needs at its peak for each element of a bucket, three buckets being under way.
+def scratch_bytes(dtype: torch.dtype) -> int:
+    """What a step needs at its peak for each element of a bucket, three buckets being under way,
+    when it iterates in ``dtype``.
 
     In elements of the dtype in which updates go to their owners: of the next bucket, what is sent,
     received and assembled (3); of this one, its updates and results (2) and what the iteration
     needs (7.4 at most, on a GPU, where all of a batch is under way); of the last one, its results,
     what is sent back and what is received (3).
     """
-    return 16 * travel_dtype(ns_dtype, device).itemsize
+    return 16 * travel_dtype(dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,12 @@ class _Steps:
         sample: StepSample | None,
     ) -> None:
         self._group, self._shards, self._peers, self._sample = group, shards, peers, sample
+        self._dtype = peers.iteration_dtype(group["ns_dtype"])
 
     def depart(self, routes: Routes) -> _Bucket:
         """Filter and momentum of what is held here; its way to the owners begins."""
-        device = self._peers.device
-        dtype = travel_dtype(self._group["ns_dtype"], device)
-        stacks = Stacks(routes.bucket.matrices, routes.batches, dtype, device)
+        dtype = travel_dtype(self._dtype)
+        stacks = Stacks(routes.bucket.matrices, routes.batches, dtype, self._peers.device)
         bucket = _Bucket(routes, stacks)
         lent: dict[int, Parts] = {}
         for (i, fragment), update in zip(routes.held, self._filtered(bucket, dtype), strict=True):
@@ -116,7 +118,7 @@ class _Steps:
                 for fragment, values in parts:
                     _write(bucket.stacks.whole[i], fragment, values)
             bucket.travelling = None  # with what it received
-        bucket.owned = bucket.stacks.orthogonalised(self._group)
+        bucket.owned = bucket.stacks.orthogonalised(self._group, self._dtype)
         if self._sample is not None:
             matrices = [bucket.routes.bucket.matrices[i] for i in bucket.owned]
             self._sample.add_orthogonal(matrices, list(bucket.owned.values()))
@@ -127,14 +129,13 @@ class _Steps:
         routes, peers = bucket.routes, self._peers
         if routes.silent:
             return None
-        dtype = iteration_dtype(self._group["ns_dtype"], peers.device)
         if routes.replicated:
-            return Gather(routes, bucket.owned, peers, dtype)
+            return Gather(routes, bucket.owned, peers, self._dtype)
         parts = [
             [stretch(bucket.owned[i], f.offset, f.numel) for i, f in route]
             for route in routes.incoming
         ]
-        return Transfer(parts, routes.outgoing, peers, dtype)
+        return Transfer(parts, routes.outgoing, peers, self._dtype)
 
     def land(self, bucket: _Bucket) -> None:
         """Applies the updates of what is held here."""

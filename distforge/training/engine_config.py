@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 
 from distforge.errors import InputError
+from distforge.optim.precision import cpu_multiplies_bfloat16
 
 Backend = Literal["auto", "deepspeed", "plain"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -25,7 +26,7 @@ class EngineConfig:
     zero_stage: 0 (weights, gradients and optimizer state on every rank) to 3 (all sharded).
     offload_optimizer: keep the optimizer's state in host memory (stages 1 to 3).
     dtype: "auto" is bfloat16 on a GPU or CPU that multiplies in it, float16 on a GPU that does not,
-        float32 on a CPU that does not, where bfloat16 is ten times slower.
+        float32 on a CPU that does not, where bfloat16 is many times slower.
     max_grad_norm: clip the global gradient norm to this; 0 is off.
     activation_checkpointing: recompute activations in the backward pass, to save memory.
     qk_clip_every: record attention logits and apply QK-Clip every so many steps; 0 is never.
@@ -79,14 +80,15 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> str:
     """The dtype that "auto" means on ``device``; `InputError` for one it cannot compute in."""
     if dtype == "float16" and device.type == "cpu":
         raise InputError("dtype is 'float16' on a CPU, which cannot train in it; use 'float32'")
+    if dtype == "bfloat16" and device.type == "cpu" and not cpu_multiplies_bfloat16():
+        logger.warning(
+            "dtype is 'bfloat16', for which this CPU has no instructions: steps will take many "
+            "times as long as in 'float32'; leave dtype at 'auto'"
+        )
     if dtype != "auto":
         return dtype
     if device.type == "cpu":
-        return "bfloat16" if _cpu_multiplies_bfloat16() else "float32"
+        return "bfloat16" if cpu_multiplies_bfloat16() else "float32"
     chosen = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     logger.info("dtype auto: %s on %s", chosen, torch.cuda.get_device_name(device))
     return chosen
-
-
-def _cpu_multiplies_bfloat16() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from distforge.errors import InputError
+from distforge.training import engine_config
 from distforge.training.deepspeed_config import deepspeed_config
 from distforge.training.engine_config import EngineConfig, resolve_dtype
 
@@ -50,6 +51,18 @@ def test_backend(config, size, deepspeed):
 def test_plain_is_one_process():
     with pytest.raises(InputError, match="one process, not 2"):
         EngineConfig(backend="plain").uses_deepspeed(2)
+
+
+@pytest.mark.parametrize("multiplies", [False, True])
+def test_bfloat16_is_called_slow_where_it_is(multiplies, monkeypatch, caplog):
+    monkeypatch.setattr(engine_config, "cpu_multiplies_bfloat16", lambda: multiplies)
+    resolve_dtype("auto", CPU)
+    resolve_dtype("float32", CPU)
+    assert not caplog.records
+    resolve_dtype("bfloat16", CPU)
+    assert ["leave dtype at 'auto'" in message for message in caplog.messages] == (
+        [] if multiplies else [True]
+    )
 
 
 def test_dtype_on_a_cpu():
