@@ -4,23 +4,28 @@
 
 Every row is a median of rounds in which ours and the peer take turns; what the machine can do at
 all (a copy of as many bytes, a matrix product) is measured in the same run. Beside the JSON stands
-a plot of the ratios. The step of a 25M-parameter model is held against Muon and Grokfast of PyPI's
-pytorch-optimizer where that is installed (``pip install pytorch-optimizer``), and against
-torch.optim.Muon. Rows of a GPU appear where one is.
+a plot of the ratios. Peers are torch.optim.Muon and, where it is installed (``pip install
+pytorch-optimizer``), PyPI's pytorch-optimizer; they iterate in the dtype that ours does. Rows of a
+GPU appear where one is.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from harness import Row, arguments, publish
-from kernel_peers import Model25M, pypi_step, torch_muon_iteration, torch_step
+from harness import arguments, publish
+from kernel_peers import (
+    Iteration,
+    Model25M,
+    pypi_gram_iteration,
+    pypi_step,
+    torch_muon_iteration,
+    torch_step,
+)
+from kernel_report import Report
 from ratio_plot import plot_ratios
 
 from distforge.ops import (
@@ -31,68 +36,11 @@ from distforge.ops import (
     reference,
 )
 from distforge.optim import MuonGrokfast, MuonGrokfastConfig
+from distforge.optim.precision import cpu_multiplies_bfloat16, fastest_dtype
 
 SCALARS = {"alpha": 0.98, "lamb": 0.2, "beta": 0.95, "nesterov": True}
 ELEMENTS = 20_000_000
 EAGER_STEP = "torch.optim.Muon + AdamW + eager Grokfast"
-
-# From the table of goals: what a row is expected to reach.
-GOALS = {
-    "fused pass, cpu": 6.0,
-    "newton_schulz, cpu, a=1": 1.4,
-    "newton_schulz, cpu, a=4": 2.1,
-    "step, cpu": 2.0,
-    "fused pass, cuda": 0.85,
-    "newton_schulz, cuda, a=1": 1.7,
-    "newton_schulz, cuda, a=4": 2.4,
-    "newton_schulz, cuda, batch": 4.0,
-    "step, cuda": 5.0,
-}
-
-
-@dataclass
-class Report:
-    """The rows so far, and the ceilings measured beside them."""
-
-    rounds: int
-    device: str
-    rows: list[Row] = field(default_factory=list)
-    goals: dict[str, float] = field(default_factory=dict)
-    ceilings: dict[str, float] = field(default_factory=dict)
-
-    def compare(self, work: str, goal: str, ours: Callable[[], Any], **peers: Callable[[], Any]):
-        """A row for each peer, named by its keyword with underscores for spaces."""
-        times = self.times({"ours": ours, **peers})
-        for name in peers:
-            self.add(work, goal, times["ours"], name.replace("_", " "), times[name])
-
-    def add(self, work: str, goal: str, ours: float, peer: str, value: float) -> None:
-        self.rows.append(Row(work, ours * 1e3, peer, value * 1e3, "ms", value / ours))
-        if goal in GOALS:
-            self.goals[f"{work} | {peer}"] = GOALS[goal]
-
-    def times(
-        self,
-        works: dict[str, Callable[[], Any]],
-        before: Callable[[], None] | None = None,
-        rounds: int | None = None,
-    ) -> dict[str, float]:
-        """Median seconds of each; they take turns, and the first two rounds do not count."""
-        seconds: dict[str, list[float]] = {name: [] for name in works}
-        for _ in range((rounds or self.rounds) + 2):
-            for name, work in works.items():
-                if before is not None:
-                    before()
-                self.synchronise()
-                began = time.perf_counter()
-                work()
-                self.synchronise()
-                seconds[name].append(time.perf_counter() - began)
-        return {name: statistics.median(values[2:]) for name, values in seconds.items()}
-
-    def synchronise(self) -> None:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
 
 
 def fused_pass(report: Report, elements: int) -> None:
@@ -126,12 +74,29 @@ def fused_pass(report: Report, elements: int) -> None:
         f"fused update with bf16 copy, {size}",
         "",
         lambda: orthogonal_update_(g, u, **weights, copy=half),
-        eager_torch=lambda: half.copy_(g.mul_(1 - 1e-6).add_(u, alpha=-1e-4)),
+        {"eager torch": lambda: half.copy_(g.mul_(1 - 1e-6).add_(u, alpha=-1e-4))},
     )
 
 
+def measured_dtypes(report: Report) -> list[torch.dtype]:
+    """In which the iterations are compared: on a GPU what "auto" is there, on a CPU float32, and
+    bfloat16 where the CPU multiplies it. Elsewhere the peers would need an hour for its rows."""
+    if report.device != "cpu":
+        return [fastest_dtype(torch.device(report.device))]
+    if cpu_multiplies_bfloat16():
+        return [torch.float32, torch.bfloat16]
+    report.left_out.append("bfloat16 on the CPU, which has no instructions for it")
+    return [torch.float32]
+
+
+def iteration_peers() -> dict[str, Iteration]:
+    peers: dict[str, Iteration] = {"torch.optim.Muon": torch_muon_iteration}
+    found = pypi_gram_iteration()
+    return peers | ({found[0]: found[1]} if found else {})
+
+
 def newton_schulz_alone(report: Report, orders: list[int], dtypes: list[torch.dtype]) -> None:
-    """One square and one 1 : 4 matrix at a time, against torch.optim.Muon's own iteration."""
+    """One square and one 1 : 4 matrix at a time."""
     for dtype in dtypes:
         name = str(dtype).removeprefix("torch.")
         for n in orders:
@@ -145,7 +110,10 @@ def newton_schulz_alone(report: Report, orders: list[int], dtypes: list[torch.dt
                     f"Newton–Schulz {n} x {ratio * n}, {name}, {report.device}",
                     f"newton_schulz, {report.device}, a={ratio}",
                     lambda x=x: newton_schulz(x),
-                    torch_optim_Muon=lambda x=x: torch_muon_iteration(x),
+                    {
+                        peer: lambda x=x, iteration=iteration: iteration(x)
+                        for peer, iteration in iteration_peers().items()
+                    },
                 )
 
 
@@ -159,53 +127,64 @@ def newton_schulz_batched(report: Report, orders: list[int], dtypes: list[torch.
                 f"Newton–Schulz 16 of {n} x {n}, {name}, {report.device}",
                 f"newton_schulz, {report.device}, batch",
                 lambda x=x: newton_schulz(x),
-                torch_optim_Muon=lambda x=x: [torch_muon_iteration(matrix) for matrix in x],
+                {"torch.optim.Muon": lambda x=x: [torch_muon_iteration(matrix) for matrix in x]},
             )
 
 
-def optimizer_step(report: Report, layers: int) -> None:
-    """The whole step of a 25M-parameter model, Grokfast included, in the peers' bfloat16 and in
-    float32."""
+def optimizer_step(report: Report, layers: int, dtypes: list[torch.dtype]) -> None:
+    """The whole step of a 25M-parameter model, Grokfast included, all with products in one
+    dtype."""
     device, lamb = report.device, SCALARS["lamb"]
-    models = {name: Model25M(device, layers) for name in ("bfloat16", "float32", "pypi", "torch")}
-    works = {dtype: our_step(models[dtype], dtype) for dtype in ("bfloat16", "float32")}
-    peers = {}
-    found = pypi_step(models["pypi"], lamb)
-    if found is not None:
-        peers[found[0]] = found[1]
-    peers[EAGER_STEP] = torch_step(models["torch"], lamb)
-    times = report.times({**works, **peers}, before=restore(models))
-    parameters = sum(p.numel() for p in models["torch"].parameters()) / 1e6
-    for dtype in works:
-        for peer in peers:
-            goal = f"step, {device}" if dtype == "bfloat16" else ""
-            work = f"optimizer step, {parameters:.1f}M parameters, products in {dtype}, {device}"
-            report.add(work, goal, times[dtype], peer, times[peer])
+    models: list[Model25M] = []
+    works: dict[tuple[str, torch.dtype], Callable[[], Any]] = {}
+
+    def model() -> Model25M:
+        models.append(Model25M(device, layers))
+        return models[-1]
+
+    for dtype in dtypes:
+        works["ours", dtype] = our_step(model(), dtype)
+        found = pypi_step(model(), lamb, dtype)
+        if found is not None:
+            works[found[0], dtype] = found[1]
+        works[EAGER_STEP, dtype] = torch_step(model(), lamb, dtype)
+    times = report.times(works, before=restore(models))
+    parameters = sum(p.numel() for p in models[0].parameters()) / 1e6
+    work = f"optimizer step, {parameters:.1f}M parameters, {device}"
+    for (peer, dtype), seconds in times.items():
+        if peer == "ours":
+            continue
+        name = str(dtype).removeprefix("torch.")
+        report.add(f"{work}, {name}", f"step, {device}", times["ours", dtype], peer, seconds)
 
 
 def host_work(report: Report, layers: int, rounds: int) -> None:
     """The step of as many matrices, but tiny ones: what the host does to have a step done, which a
     GPU waits for where the model is small."""
     device, lamb = report.device, SCALARS["lamb"]
-    models = {name: Model25M(device, layers, shrink=32) for name in ("ours", "torch", "fused")}
-    fused = torch.optim.AdamW(models["fused"].parameters(), fused=True)
-    peers = {EAGER_STEP: torch_step(models["torch"], lamb), "torch.optim.AdamW, fused": fused.step}
-    ours = our_step(models["ours"], "bfloat16")
+    dtype = fastest_dtype(torch.device(device))
+    mine, eager, fused = models = [Model25M(device, layers, shrink=32) for _ in range(3)]
+    peers = {
+        EAGER_STEP: torch_step(eager, lamb, dtype),
+        "torch.optim.AdamW, fused": torch.optim.AdamW(fused.parameters(), fused=True).step,
+    }
+    ours = our_step(mine, dtype)
     times = report.times({"ours": ours, **peers}, restore(models), rounds)
-    tensors = len(list(models["ours"].parameters()))
+    tensors = len(list(mine.parameters()))
     for peer in peers:
         report.add(f"optimizer step, {tensors} tiny tensors, {device}", "", times["ours"], peer,
                    times[peer])  # fmt: skip
 
 
-def our_step(model: Model25M, dtype: str) -> Callable[[], Any]:
-    config = MuonGrokfastConfig.baking().replace(ns_dtype=dtype, grokfast_lambda=SCALARS["lamb"])
+def our_step(model: Model25M, dtype: torch.dtype) -> Callable[[], Any]:
+    name = str(dtype).removeprefix("torch.")
+    config = MuonGrokfastConfig.baking().replace(ns_dtype=name, grokfast_lambda=SCALARS["lamb"])
     return MuonGrokfast(model.groups(), config).step
 
 
-def restore(models: dict[str, Model25M]) -> Callable[[], None]:
+def restore(models: list[Model25M]) -> Callable[[], None]:
     def restored() -> None:
-        for model in models.values():
+        for model in models:
             model.restore_gradients()
 
     return restored
@@ -213,17 +192,17 @@ def restore(models: dict[str, Model25M]) -> Callable[[], None]:
 
 def run(device: str, quick: bool) -> Report:
     report = Report(rounds=1 if quick else 9, device=device)
-    halves = [torch.float32, torch.bfloat16]
+    dtypes = measured_dtypes(report)
     fused_pass(report, ELEMENTS // 20 if quick else ELEMENTS)
     if device == "cuda":
-        newton_schulz_alone(report, [1024] if quick else [1024, 4096, 8192], [torch.bfloat16])
-        newton_schulz_batched(report, [128] if quick else [128, 256, 512, 1024], [torch.bfloat16])
+        newton_schulz_alone(report, [1024] if quick else [1024, 4096, 8192], dtypes)
+        newton_schulz_batched(report, [128] if quick else [128, 256, 512, 1024], dtypes)
     else:
-        newton_schulz_alone(report, [256] if quick else [256, 512, 1024], halves)
-        newton_schulz_batched(report, [64] if quick else [64, 128, 256], halves)
+        newton_schulz_alone(report, [256] if quick else [256, 512, 1024], dtypes)
+        newton_schulz_batched(report, [64] if quick else [64, 128, 256], dtypes)
     layers = 1 if quick else Model25M.LAYERS
     host_work(report, layers, 1 if quick else 50)
-    optimizer_step(report, layers)
+    optimizer_step(report, layers, dtypes)
     return report
 
 
@@ -238,7 +217,17 @@ def main() -> None:
     for report in reports:
         merged["goals"] |= report.goals
         merged["ceilings"] |= report.ceilings
-    publish(rows, options.json, **merged, kernels=build_info(), threads=torch.get_num_threads())
+    left_out = [line for report in reports for line in report.left_out]
+    publish(
+        rows,
+        options.json,
+        **merged,
+        left_out=left_out,
+        kernels=build_info(),
+        threads=torch.get_num_threads(),
+    )
+    for line in left_out:
+        print(f"Left out: {line}.")
     plot_ratios(options.json, Path(options.json).with_suffix(".png"))
 
 

@@ -1,16 +1,24 @@
-"""What bench_kernels.py measures against: torch's own Muon iteration, PyPI's Muon with Grokfast."""
+"""What bench_kernels.py measures against: torch's own Muon iteration, PyPI's Muon with Grokfast.
+
+Both packages iterate in one dtype, bfloat16, whatever the processor. Where another is wanted, their
+own steps run with their own iteration, told the dtype.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
 from collections.abc import Callable
+from functools import partial
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.optim import _muon
 from torch.optim._muon import DEFAULT_A, DEFAULT_B, DEFAULT_C, EPS, _zeropower_via_newtonschulz
 
 PEER_PACKAGE = "pytorch-optimizer"
+Iteration = Callable[[Tensor], Tensor]
 
 
 def torch_muon_iteration(x: Tensor, steps: int = 5) -> Tensor:
@@ -20,7 +28,7 @@ def torch_muon_iteration(x: Tensor, steps: int = 5) -> Tensor:
     these are its lines without the cast.
     """
     if x.dtype == torch.bfloat16:
-        # In-place on its cast, which for bfloat16 is the argument itself.
+        # It works in-place on its cast, which for bfloat16 is the argument itself.
         coefficients = (DEFAULT_A, DEFAULT_B, DEFAULT_C)
         return _zeropower_via_newtonschulz(x.clone(), coefficients, steps, EPS)
     y = x.clone()
@@ -72,10 +80,24 @@ class Model25M(nn.Module):
             parameter.grad = gradient.clone()
 
 
-def pypi_step(model: Model25M, lamb: float) -> tuple[str, Callable[[], None]] | None:
+def pypi_gram_iteration() -> tuple[str, Iteration] | None:
+    """pytorch-optimizer's Newton–Schulz by the Gram matrix, in the argument's dtype; None where it
+    is not installed or too old to have it."""
+    try:
+        matrix = importlib.import_module("pytorch_optimizer.optimizer.utils.matrix")
+        gram_form = matrix.zero_power_via_gram_newton_schulz
+    except (ImportError, AttributeError):
+        return None
+    return f"{_peer_version()} Gram form", lambda x: gram_form(x, dtype=x.dtype)
+
+
+def pypi_step(
+    model: Model25M, lamb: float, dtype: torch.dtype
+) -> tuple[str, Callable[[], None]] | None:
     """Grokfast's EMA filter and Muon of pytorch-optimizer; None where it is not installed."""
     try:
         muon = importlib.import_module("pytorch_optimizer.optimizer.muon")
+        base = importlib.import_module("pytorch_optimizer.optimizer.muon.base")
         grokfast = importlib.import_module("pytorch_optimizer.optimizer.grokfast")
     except ImportError:
         return None
@@ -85,21 +107,28 @@ def pypi_step(model: Model25M, lamb: float) -> tuple[str, Callable[[], None]] | 
     ]
     optimizer = muon.Muon(groups, lr=1e-4, weight_decay=0.01)
     averages: dict[str, Tensor] | None = None
+    name = "zero_power_via_newton_schulz_5"
+    iteration = partial(getattr(base, name), dtype=dtype)
 
     def step() -> None:
         nonlocal averages
         averages = grokfast.gradfilter_ema(model, averages, lamb=lamb)
-        optimizer.step()
+        with mock.patch.object(base, name, iteration):
+            optimizer.step()
 
-    version = importlib.metadata.version(PEER_PACKAGE)
-    return f"{PEER_PACKAGE} {version} Muon + gradfilter_ema", step
+    return f"{_peer_version()} Muon + gradfilter_ema", step
 
 
-def torch_step(model: Model25M, lamb: float, alpha: float = 0.98) -> Callable[[], None]:
+def torch_step(
+    model: Model25M, lamb: float, dtype: torch.dtype, alpha: float = 0.98
+) -> Callable[[], None]:
     """torch.optim.Muon, AdamW for the embedding, and Grokfast's filter by the paper's own lines."""
     muon = torch.optim.Muon(list(model.hidden), lr=1e-4, weight_decay=0.01)
     adamw = torch.optim.AdamW([model.embed_tokens], lr=1e-4, weight_decay=0.01)
     averages: dict[str, Tensor] = {}
+    iteration = _zeropower_via_newtonschulz
+    if dtype != torch.bfloat16:
+        iteration = lambda grad, *_: torch_muon_iteration(grad.to(dtype))  # noqa: E731
 
     def step() -> None:
         for name, parameter in model.named_parameters():
@@ -109,7 +138,12 @@ def torch_step(model: Model25M, lamb: float, alpha: float = 0.98) -> Callable[[]
                 averages[name] = grad.detach().clone()
             averages[name] = averages[name] * alpha + grad * (1 - alpha)
             parameter.grad = grad + averages[name] * lamb
-        muon.step()
+        with mock.patch.object(_muon, "_zeropower_via_newtonschulz", iteration):
+            muon.step()
         adamw.step()
 
     return step
+
+
+def _peer_version() -> str:
+    return f"{PEER_PACKAGE} {importlib.metadata.version(PEER_PACKAGE)}"

@@ -57,7 +57,7 @@ class MatrixIteration {
   const BlockKernel<T>& kernel_;
   Shape shape_;
   Team team_;
-  int64_t n_, k_;
+  int64_t n_, k_, bytes_;
   unsigned char* memory_;
   Workspace* workspaces_;
   // X as n x k, its successor, and X^T as k x n.
