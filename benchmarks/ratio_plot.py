@@ -22,12 +22,19 @@ def plot_ratios(result: Path, output: Path) -> None:
     labels = [f"{row['work']}\nagainst {row['peer']}" for row in rows]
     figure, axes = plt.subplots(figsize=(10, 0.5 * len(rows) + 1.5))
     ratios = [row["ratio"] for row in rows]
-    bars = axes.barh(range(len(rows)), ratios, color="#4477aa", height=0.6)
-    axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=4, fontsize=8)
+    axes.barh(range(len(rows)), ratios, color="#4477aa", height=0.6)
     for position, row in enumerate(rows):
-        goal = goals.get(f"{row['work']} | {row['peer']}")
-        if goal is not None:
+        goal = goals.get(f"{row['work']} | {row['peer']}", 0.0)
+        if goal:
             axes.plot([goal, goal], [position - 0.4, position + 0.4], color="#cc3311", linewidth=2)
+        axes.annotate(
+            f"{row['ratio']:.2f}",
+            (max(row["ratio"], goal), position),  # beside the mark, where the bar ends before it
+            xytext=(4, 0),
+            textcoords="offset points",
+            fontsize=8,
+            va="center",
+        )
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), labels, fontsize=7)
     axes.set_xlabel("times as fast (red: goal)")
