@@ -72,7 +72,7 @@ class TrainingEngine:
 
     Raises:
         InputError: the micro-batches do not divide by the ranks, or the dtype does not suit the
-            device.
+            device, or "auto" is not the same on every rank.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class TrainingEngine:
         self._loss = loss
         self._veto = veto
         self.accumulation = micro_batches // world.size
-        dtype = self._dtype = resolve_dtype(config.dtype, world.device)
+        dtype = self._dtype = _common_dtype(config, world)
         self._module = model.to(world.device)
         if dtype == "bfloat16" and world.device.type == "cpu":
             _avoid_fused_attention(model)
@@ -270,6 +270,19 @@ class TrainingEngine:
 
 def _rng_file(rank: int) -> str:
     return f"rank_{rank}.pt"
+
+
+def _common_dtype(config: EngineConfig, world: World) -> str:
+    """What ``config.dtype`` means on all ranks, which add up each other's gradients."""
+    dtypes = world.gather_objects(resolve_dtype(config.dtype, world.device))
+    for rank, dtype in enumerate(dtypes):
+        if dtype != dtypes[0]:
+            raise InputError(
+                f"dtype 'auto' is {dtypes[0]!r} on rank 0 and {dtype!r} on rank {rank}, whose "
+                "processors differ: set engine.dtype to one that suits all ranks"
+            )
+    chosen: str = dtypes[0]
+    return chosen
 
 
 def _avoid_fused_attention(model: Any) -> None:

@@ -183,6 +183,22 @@ def test_micro_batches_must_divide_by_the_ranks():
     assert all("micro_batches is 3" in message for message in run_ranks(2, uneven))
 
 
+def unlike_processors(world: World):
+    from distforge.training import engine_config as module
+
+    module.cpu_multiplies_bfloat16 = lambda: world.rank == 1
+    try:
+        make_engine(world, engine_config(dtype="auto"))
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def test_ranks_on_unlike_processors_are_told_to_name_a_dtype():
+    expected = "dtype 'auto' is 'float32' on rank 0 and 'bfloat16' on rank 1"
+    assert all(expected in message for message in run_ranks(2, unlike_processors))
+
+
 def half_precision(world: World, backend: str):
     """float16 is refused on a CPU for its speed; here it runs, to see the loss scale work."""
     from distforge.training import engine as engine_module
