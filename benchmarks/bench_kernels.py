@@ -78,6 +78,10 @@ def fused_pass(report: Report, elements: int) -> None:
     )
 
 
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def measured_dtypes(report: Report) -> list[torch.dtype]:
     """In which the iterations are compared: on a GPU what "auto" is there, on a CPU float32, and
     bfloat16 where the CPU multiplies it. Elsewhere the peers would need an hour for its rows."""
@@ -98,7 +102,7 @@ def iteration_peers() -> dict[str, Iteration]:
 def newton_schulz_alone(report: Report, orders: list[int], dtypes: list[torch.dtype]) -> None:
     """One square and one 1 : 4 matrix at a time."""
     for dtype in dtypes:
-        name = str(dtype).removeprefix("torch.")
+        name = name_of(dtype)
         for n in orders:
             square = torch.randn(n, n, device=report.device).to(dtype)
             seconds = report.times({"product": lambda square=square: square @ square})["product"]
@@ -120,7 +124,7 @@ def newton_schulz_alone(report: Report, orders: list[int], dtypes: list[torch.dt
 def newton_schulz_batched(report: Report, orders: list[int], dtypes: list[torch.dtype]) -> None:
     """Sixteen matrices of a shape in one call, as the optimizer makes it, against one by one."""
     for dtype in dtypes:
-        name = str(dtype).removeprefix("torch.")
+        name = name_of(dtype)
         for n in orders:
             x = torch.randn(16, n, n, device=report.device).to(dtype)
             report.compare(
@@ -154,7 +158,7 @@ def optimizer_step(report: Report, layers: int, dtypes: list[torch.dtype]) -> No
     for (peer, dtype), seconds in times.items():
         if peer == "ours":
             continue
-        name = str(dtype).removeprefix("torch.")
+        name = name_of(dtype)
         report.add(f"{work}, {name}", f"step, {device}", times["ours", dtype], peer, seconds)
 
 
@@ -177,8 +181,9 @@ def host_work(report: Report, layers: int, rounds: int) -> None:
 
 
 def our_step(model: Model25M, dtype: torch.dtype) -> Callable[[], Any]:
-    name = str(dtype).removeprefix("torch.")
-    config = MuonGrokfastConfig.baking().replace(ns_dtype=name, grokfast_lambda=SCALARS["lamb"])
+    config = MuonGrokfastConfig.baking().replace(
+        ns_dtype=name_of(dtype), grokfast_lambda=SCALARS["lamb"]
+    )
     return MuonGrokfast(model.groups(), config).step
 
 

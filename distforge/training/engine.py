@@ -274,15 +274,15 @@ def _rng_file(rank: int) -> str:
 
 def _common_dtype(config: EngineConfig, world: World) -> str:
     """What ``config.dtype`` means on all ranks, which add up each other's gradients."""
-    dtypes = world.gather_objects(resolve_dtype(config.dtype, world.device))
-    for rank, dtype in enumerate(dtypes):
-        if dtype != dtypes[0]:
+    dtype = resolve_dtype(config.dtype, world.device)
+    first, *others = world.gather_objects(dtype)
+    for rank, other in enumerate(others, start=1):
+        if other != first:
             raise InputError(
-                f"dtype 'auto' is {dtypes[0]!r} on rank 0 and {dtype!r} on rank {rank}, whose "
+                f"dtype 'auto' is {first!r} on rank 0 and {other!r} on rank {rank}, whose "
                 "processors differ: set engine.dtype to one that suits all ranks"
             )
-    chosen: str = dtypes[0]
-    return chosen
+    return dtype
 
 
 def _avoid_fused_attention(model: Any) -> None:

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distforge.optim import iteration, precision
+from distforge.optim import precision
 from distforge.training.distributed import World
 from tests.distributed.harness import run_ranks
 from tests.muon_oracle import muon_oracle
+from tests.newton_schulz_calls import newton_schulz_calls
 from tests.training_cases import MUON, STEPS, engine_config, make_engine, relative_distance, weights
 from tests.training_cases import train as train_engine
 
@@ -20,17 +21,10 @@ AUTO = replace(
 def train(world: World, stage: int, multiplies: tuple[bool, bool]):
     """Last weights, and the dtypes that this rank has iterated in."""
     precision.cpu_multiplies_bfloat16 = lambda: multiplies[world.rank]
-    dtypes = set()
-    original = iteration.newton_schulz
-
-    def seen(x, *args):
-        dtypes.add(x.dtype)
-        return original(x, *args)
-
-    iteration.newton_schulz = seen
-    engine = make_engine(world, engine_config(zero_stage=stage), AUTO, world.size)
-    train_engine(engine, world, range(STEPS), world.size)
-    return weights(engine), dtypes
+    with newton_schulz_calls() as calls:
+        engine = make_engine(world, engine_config(zero_stage=stage), AUTO, world.size)
+        train_engine(engine, world, range(STEPS), world.size)
+    return weights(engine), {call.dtype for call in calls}
 
 
 # At stage 0 results are gathered, at the others fragments go both ways.

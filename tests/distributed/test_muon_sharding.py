@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from distforge.errors import InputError
-from distforge.optim import MuonGrokfast, iteration
+from distforge.optim import MuonGrokfast
 from distforge.training.distributed import World
 from tests.distributed.harness import run_ranks
 from tests.muon_oracle import muon_oracle
+from tests.newton_schulz_calls import newton_schulz_calls
 from tests.training_cases import (
     MUON,
     STEPS,
@@ -40,18 +41,11 @@ def expected():
 def train_and_count(world: World, config, portions: int, optimizer=NO_CLIP):
     """Last weights, and how many matrices went through Newton-Schulz here in each step."""
     counts = []
-    original = iteration.newton_schulz
-
-    def counted(x, *args):
-        counts[-1] += x.shape[0]
-        return original(x, *args)
-
-    iteration.newton_schulz = counted
     engine = make_engine(world, config, optimizer, portions)
     for step in range(STEPS):
-        counts.append(0)
-        train(engine, world, range(step, step + 1), portions)
-    iteration.newton_schulz = original
+        with newton_schulz_calls() as calls:
+            train(engine, world, range(step, step + 1), portions)
+        counts.append(sum(call.shape[0] for call in calls))
     return weights(engine), counts
 
 
@@ -220,17 +214,14 @@ def replicas(world: World):
     optimizer = MuonGrokfast(model.named_parameters(), NO_CLIP.muon_grokfast)
     if world.size > 1:
         optimizer.share_work()
-    calls = []
-    original = iteration.newton_schulz
-    iteration.newton_schulz = lambda x, *a: calls.append(len(x)) or original(x, *a)
     inputs = torch.randn(8, 12, generator=torch.Generator().manual_seed(1))
-    for _ in range(3):
-        optimizer.zero_grad()
-        part = inputs[world.rank :: world.size]
-        wrapped(part).square().mean().backward()
-        optimizer.step()
-    iteration.newton_schulz = original
-    return [p.detach() for p in model.parameters()], sum(calls)
+    with newton_schulz_calls() as calls:
+        for _ in range(3):
+            optimizer.zero_grad()
+            part = inputs[world.rank :: world.size]
+            wrapped(part).square().mean().backward()
+            optimizer.step()
+    return [p.detach() for p in model.parameters()], sum(call.shape[0] for call in calls)
 
 
 def test_replicas_of_bare_torch_share_the_work():

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from distforge.errors import InputError
-from distforge.optim import MuonGrokfast, MuonGrokfastConfig, iteration, split_parameters
+from distforge.optim import MuonGrokfast, MuonGrokfastConfig, split_parameters
 from distforge.optim.sharding import bind_zero
 from distforge.training.distributed import World
 from tests.distributed.harness import RankFailure, run_ranks
+from tests.newton_schulz_calls import newton_schulz_calls
 from tests.tiny_models import tiny_llama
 from tests.training_cases import VOCAB, relative_distance
 
@@ -52,17 +53,14 @@ def train_in_bfloat16(world: World, stage: int):
     sections = {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     engine, optimizer = initialize(world, stage, **sections)
     bind_zero(optimizer, engine)
-    calls = []
-    original = iteration.newton_schulz
-    iteration.newton_schulz = lambda x, *a: calls.append(len(x)) or original(x, *a)
     generator = torch.Generator().manual_seed(3)
-    for _ in range(STEPS):
-        ids = torch.randint(VOCAB, (4, 12), generator=generator)
-        engine.backward(engine(input_ids=ids, labels=ids).loss)
-        engine.step()
-    iteration.newton_schulz = original
+    with newton_schulz_calls() as calls:
+        for _ in range(STEPS):
+            ids = torch.randint(VOCAB, (4, 12), generator=generator)
+            engine.backward(engine(input_ids=ids, labels=ids).loss)
+            engine.step()
     masters = {n: safe_get_full_fp32_param(p) for n, p in engine.module.named_parameters()}
-    return type(engine.optimizer).__name__, masters, sum(calls)
+    return type(engine.optimizer).__name__, masters, sum(call.shape[0] for call in calls)
 
 
 @pytest.mark.parametrize(

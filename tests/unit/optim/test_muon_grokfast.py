@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from distforge.errors import InputError
-from distforge.optim import MuonGrokfast, MuonGrokfastConfig, iteration
+from distforge.optim import MuonGrokfast, MuonGrokfastConfig
 from distforge.optim.muon_step import scratch_bytes
+from tests.newton_schulz_calls import newton_schulz_calls
 from tests.unit.optim.oracle import MuonOracle, orthogonalize
 
 # float32 rounding of the gradient filter and of five Newton-Schulz steps, in the weights.
@@ -94,36 +95,22 @@ def test_an_alternating_gradient_is_not_amplified():
     assert gain.max() < 1.05
 
 
-@pytest.fixture
-def newton_schulz_shapes(monkeypatch) -> list[tuple[int, ...]]:
-    """Grows by the shape of what each call of newton_schulz is given."""
-    shapes: list[tuple[int, ...]] = []
-    original = iteration.newton_schulz
-
-    def counted(x, coefficients="quintic", steps=5):
-        shapes.append(tuple(x.shape))
-        return original(x, coefficients, steps)
-
-    monkeypatch.setattr(iteration, "newton_schulz", counted)
-    return shapes
-
-
-def test_each_matrix_is_orthogonalised_exactly_once_and_same_shapes_in_one_call(
-    newton_schulz_shapes,
-):
+def test_each_matrix_is_orthogonalised_exactly_once_and_same_shapes_in_one_call():
     model = nn.Sequential(*(nn.Linear(16, 16) for _ in range(5)), nn.Linear(16, 48))
-    run(MuonGrokfast(model.named_parameters(), CONFIG), 3)
-    assert sorted(newton_schulz_shapes) == sorted([(5, 16, 16), (1, 48, 16)] * 3)
+    with newton_schulz_calls() as calls:
+        run(MuonGrokfast(model.named_parameters(), CONFIG), 3)
+    assert sorted(call.shape for call in calls) == sorted([(5, 16, 16), (1, 48, 16)] * 3)
 
 
-def test_large_stacks_are_cut_without_losing_a_matrix(newton_schulz_shapes):
+def test_large_stacks_are_cut_without_losing_a_matrix():
     whole = [parameter(12, 12, seed=i) for i in range(5)]
     cut = copy.deepcopy(whole)
-    run(MuonGrokfast([(f"w{i}", p) for i, p in enumerate(whole)], CONFIG), 1)
     per_element = scratch_bytes(torch.float32)
     two = CONFIG.replace(bucket_cap_mb=2.5 * 144 * per_element / 2**20)
-    run(MuonGrokfast([(f"w{i}", p) for i, p in enumerate(cut)], two), 1)
-    assert [shape[0] for shape in newton_schulz_shapes] == [5, 2, 2, 1]
+    with newton_schulz_calls() as calls:
+        run(MuonGrokfast([(f"w{i}", p) for i, p in enumerate(whole)], CONFIG), 1)
+        run(MuonGrokfast([(f"w{i}", p) for i, p in enumerate(cut)], two), 1)
+    assert [call.shape[0] for call in calls] == [5, 2, 2, 1]
     for expected, actual in zip(whole, cut, strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
