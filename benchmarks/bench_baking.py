@@ -29,12 +29,12 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from distforge.baking import PromptBaker, PromptBakingConfig, Step1Config
-from distforge.baking.baked import BakedPrompt
-from distforge.baking.divergence import StateTeacher, sum_divergence
-from distforge.baking.measuring import Probe
+from distforge.baking.prompt.baked import BakedPrompt
+from distforge.baking.prompt.divergence import StateTeacher, sum_divergence
+from distforge.baking.prompt.measuring import Probe
+from distforge.champion.make import ensure_champion
 from distforge.data import STRATEGIES, STRATEGY_PROMPTS, load_data
 from distforge.models.loading import load_champion
-from distforge.training.champion import ensure_champion
 from distforge.training.distributed import World, init_world
 
 # Enough held-out questions to tell a point of accuracy from noise; self_doubt has no more to give.

@@ -21,11 +21,11 @@ from pathlib import Path
 from harness import Row, arguments, publish, step1_config
 
 from distforge.baking import Step1Config, Step1Summary, run_step1_baking
+from distforge.champion.make import ensure_champion
 from distforge.config import load_config
 from distforge.data import ReasoningDataset, load_data
 from distforge.models.loading import load_champion
 from distforge.optim import build_optimizer
-from distforge.training.champion import ensure_champion
 from distforge.training.distributed import World, init_world
 from distforge.training.engine import TrainingEngine
 from distforge.training.supervised import SupervisedLoop

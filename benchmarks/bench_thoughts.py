@@ -28,12 +28,12 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from distforge.models.architectures import build_model, preset
 from distforge.quietstar import ThinkingModel
-from distforge.quietstar.language_model import head_at
-from distforge.quietstar.packing import packed_mask
-from distforge.quietstar.positions import PositionsConfig
-from distforge.quietstar.sampling import ThoughtConfig, draw, restricted_logits
-from distforge.quietstar.tags import Tags
-from distforge.quietstar.thoughts import sample_thoughts
+from distforge.thinking.language_model import head_at
+from distforge.thinking.packing import packed_mask
+from distforge.thinking.positions import PositionsConfig
+from distforge.thinking.sampling import ThoughtConfig, draw, restricted_logits
+from distforge.thinking.tags import Tags
+from distforge.thinking.thoughts import sample_thoughts
 
 VOCAB = 2_000
 TAGS = Tags(open=2, close=3, pad=0, eos=None)

@@ -29,12 +29,13 @@ from distforge.quietstar.config import (
     ProbeConfig,
     RewardConfig,
 )
-from distforge.quietstar.items import ThoughtItem, placed, source_of, text_items
-from distforge.quietstar.positions import PositionsConfig
-from distforge.quietstar.probes import ProbeResult, ThoughtProbe
-from distforge.quietstar.tags import Tags
-from distforge.quietstar.thoughts import ThoughtConfig
+from distforge.quietstar.items import text_items
 from distforge.telemetry import RunLogger, TelemetryConfig
+from distforge.theater.conditions import ProbeResult, ThoughtProbe
+from distforge.thinking.items import ThoughtItem
+from distforge.thinking.positions import PositionsConfig, placed
+from distforge.thinking.tags import Tags
+from distforge.thinking.thoughts import ThoughtConfig
 from distforge.training.distributed import init_world
 from distforge.training.engine_config import EngineConfig
 
@@ -204,7 +205,7 @@ def _compare(
         "shuffled": probe.ask("shuffled"),
         "continued": ThoughtProbe(continued, items, tags, THOUGHT, 50).ask("none"),
     }
-    files = [source_of(item) for item in items for _ in item.positions]
+    files = [item.source for item in items for _ in item.positions]
     ours = _bits_a_token(results["with"])
     return {
         "bits": {name: float(_bits_a_token(r).mean()) for name, r in results.items()},

@@ -21,10 +21,10 @@ from distforge.optim import MuonGrokfastConfig, OptimizerConfig
 from distforge.optim.build import AdamWConfig, OptimizerName
 from distforge.quietstar import ThinkingModel, ThoughtTrainer
 from distforge.quietstar.config import EpisodeConfig, LearnerConfig, ObjectiveConfig, ProbeConfig
-from distforge.quietstar.tags import Tags
 from distforge.rollouts import RolloutConfig
 from distforge.telemetry import RunLogger, TelemetryConfig, read_metrics
 from distforge.telemetry.metrics import RL_ACCURACY
+from distforge.thinking.tags import Tags
 from distforge.training.distributed import init_world
 from distforge.training.engine_config import EngineConfig
 

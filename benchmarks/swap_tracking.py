@@ -16,10 +16,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from distforge.quietstar.items import ThoughtItem
-from distforge.quietstar.probes import ThoughtProbe
-from distforge.quietstar.tags import CLOSE, OPEN, Tags
-from distforge.quietstar.thoughts import ThoughtConfig
+from distforge.theater.conditions import ThoughtProbe
+from distforge.thinking.items import ThoughtItem
+from distforge.thinking.tags import CLOSE, OPEN, Tags
+from distforge.thinking.thoughts import ThoughtConfig
 
 CUPS, SWAPS, STEPS = 5, 16, 8
 CHANCE = 1 / CUPS

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from distforge.baking.prompt_config import LoraSettings, PromptBakingConfig
+from distforge.baking.prompt.prompt_config import LoraSettings, PromptBakingConfig
 from distforge.data import STRATEGIES, STRATEGY_PROMPTS, Example
 from distforge.data.dataset import encode
 from distforge.data.text import question_text

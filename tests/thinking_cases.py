@@ -21,13 +21,13 @@ from distforge.quietstar.config import (
     ProbeConfig,
     RewardConfig,
 )
-from distforge.quietstar.items import ThoughtItem
-from distforge.quietstar.positions import PositionsConfig
-from distforge.quietstar.thinking_model import ThinkingModel
-from distforge.quietstar.thoughts import ThoughtConfig
 from distforge.quietstar.trainer import ThoughtTrainer
 from distforge.rollouts import RolloutConfig
 from distforge.telemetry import RunLogger, TelemetryConfig
+from distforge.thinking.items import ThoughtItem
+from distforge.thinking.model import ThinkingModel
+from distforge.thinking.positions import PositionsConfig
+from distforge.thinking.thoughts import ThoughtConfig
 from distforge.training.distributed import World
 from distforge.training.engine_config import EngineConfig
 from tests.tiny_models import tiny_llama, tiny_tokenizer

@@ -15,8 +15,9 @@ from distforge.optim import (
     lr_factor,
 )
 from distforge.training.distributed import World
-from distforge.training.engine import StepResult, TrainingEngine
+from distforge.training.engine import TrainingEngine
 from distforge.training.engine_config import EngineConfig
+from distforge.training.step_result import StepResult
 from tests.tiny_models import tiny_llama
 
 VOCAB = 96

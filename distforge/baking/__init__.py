@@ -1,12 +1,12 @@
 """Step 1: baking seven reasoning strategies into a model."""
 
-from distforge.baking.baked import BakedPrompt, BakedSequence, Pursuit
 from distforge.baking.config import Step1Config
-from distforge.baking.prompt_baker import PromptBaker
-from distforge.baking.prompt_config import PromptBakingConfig
+from distforge.baking.prompt.baked import BakedPrompt, BakedSequence, Pursuit
+from distforge.baking.prompt.prompt_baker import PromptBaker
+from distforge.baking.prompt.prompt_config import PromptBakingConfig
 from distforge.baking.publish import Step1Summary
 from distforge.baking.step1 import run_step1_baking
-from distforge.baking.trainer import PromptBakingTrainer
+from distforge.baking.supervised.trainer import PromptBakingTrainer
 
 __all__ = [
     "BakedPrompt",

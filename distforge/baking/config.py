@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from distforge.baking.convergence import ConvergenceConfig
-from distforge.baking.prompt_config import PromptBakingConfig
+from distforge.baking.prompt.prompt_config import PromptBakingConfig
+from distforge.baking.supervised.convergence import ConvergenceConfig
+from distforge.champion.make import ChampionConfig
 from distforge.data import DataConfig
 from distforge.errors import InputError
 from distforge.optim import OptimizerConfig
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
-from distforge.training.champion import ChampionConfig
 from distforge.training.engine_config import EngineConfig
 from distforge.training.guards import GuardConfig
 from distforge.training.run_directory import Existing

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from distforge.baking.baked import BakedPrompt
 from distforge.baking.config import Step1Config
-from distforge.baking.prompt_baker import PromptBaker
+from distforge.baking.prompt.baked import BakedPrompt
+from distforge.baking.prompt.prompt_baker import PromptBaker
 from distforge.config import to_dict
 from distforge.data import STRATEGY_PROMPTS, Example
 from distforge.models.loading import Champion

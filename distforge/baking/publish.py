@@ -10,9 +10,11 @@ from pathlib import Path
 
 from distforge.baking.config import Step1Config
 from distforge.evaluation.scoring import Answered
-from distforge.telemetry import RunLogger, write_report
-from distforge.telemetry.samples import SAMPLES_NAME, write_samples
-from distforge.telemetry.summary import write_summary
+from distforge.reports.samples import SAMPLES_NAME, write_samples
+from distforge.reports.step1_report import write_report
+from distforge.reports.step1_summary import write_summary
+from distforge.reports.tables import baking_tables
+from distforge.telemetry import RunLogger
 from distforge.training.run_directory import SUMMARY_FILE
 from distforge.training.run_record import RunRecord
 
@@ -81,7 +83,8 @@ def publish(
     content = dataclasses.asdict(summary)
     write_summary(directory / SUMMARY_FILE, content)
     write_report(directory)
-    log.table(content)
+    for table in baking_tables(content):
+        log.show(table)
     registered = summary.registry_version or ("spooled" if config.registry.enabled else "off")
     log.say(
         f"{'converged' if summary.converged else 'NOT converged: ' + '; '.join(summary.shortfalls)}"

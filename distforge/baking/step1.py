@@ -10,7 +10,8 @@ from typing import Any
 from distforge.baking.config import NOT_IDENTITY, Step1Config
 from distforge.baking.prompt_stage import bake_strategy_prompts
 from distforge.baking.publish import CHAMPION_DIRECTORY, Step1Summary, publish
-from distforge.baking.trainer import PromptBakingTrainer
+from distforge.baking.supervised.trainer import PromptBakingTrainer
+from distforge.champion.make import ensure_champion
 from distforge.config import config_sha256
 from distforge.data import (
     THINKING_TOKENS,
@@ -24,7 +25,6 @@ from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
 from distforge.models.vocabulary import add_thinking_tokens
 from distforge.telemetry import RunLogger
-from distforge.training.champion import ensure_champion
 from distforge.training.distributed import World, close_world, init_world
 from distforge.training.open_run import Run, open_run
 from distforge.training.signals import stop_at_once

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from distforge.baking.prompt_run import run_prompt_baking
-from distforge.baking.prompt_run_config import BakePromptConfig
+from distforge.baking.prompt.prompt_run import run_prompt_baking
+from distforge.baking.prompt.prompt_run_config import BakePromptConfig
 from distforge.cli import GOAL_MISSED
 from distforge.training.distributed import close_world, init_world
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from distforge.champion.make import ChampionConfig, ensure_champion
 from distforge.errors import InputError
 from distforge.models.export import export_model
 from distforge.models.loading import load_champion
-from distforge.training.champion import ChampionConfig, ensure_champion
 from distforge.training.distributed import close_world, init_world
 from distforge.training.engine_config import EngineConfig
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from distforge.baking.convergence import ConvergenceConfig, check_convergence
+from distforge.baking.supervised.convergence import ConvergenceConfig, check_convergence
 from distforge.data import Example, read_examples
 from distforge.errors import InputError
 from distforge.evaluation.benchmarks import (
@@ -22,10 +22,10 @@ from distforge.evaluation.benchmarks.plain import PlainAnswerer
 from distforge.evaluation.scoring import answer_questions, stratified, summarize
 from distforge.models.loading import Champion, load_champion
 from distforge.quietstar import ThinkingModel
-from distforge.quietstar.answering import ThinkingAnswerer
-from distforge.quietstar.tags import Tags
-from distforge.quietstar.thinking_model import SETTINGS_FILE
-from distforge.quietstar.thoughts import ThoughtConfig
+from distforge.theater.answering import ThinkingAnswerer
+from distforge.thinking.model import SETTINGS_FILE
+from distforge.thinking.tags import Tags
+from distforge.thinking.thoughts import ThoughtConfig
 from distforge.training.distributed import World, close_world, init_world
 
 

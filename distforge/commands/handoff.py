@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 
 from distforge.errors import InputError
-from distforge.models.handover import find_champion_faults, find_faults
+from distforge.handoff.to_phase4 import find_champion_faults, find_faults
 
 _REFUSED = 3
 

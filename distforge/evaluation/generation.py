@@ -17,6 +17,9 @@ from distforge.data.dataset import encode
 from distforge.errors import InputError
 from distforge.models.context import context_length
 
+# Room beyond the longest text of the data, so that a generation is not cut for being verbose.
+SPARE_TOKENS = 16
+
 
 @dataclass(frozen=True)
 class Generation:

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from distforge.errors import InputError
-from distforge.models.handoff import Handoff, check_config, read_json, read_pair, read_pickle
+from distforge.handoff.from_phase2 import Handoff, check_config, read_json, read_pair, read_pickle
 from distforge.models.quiet import quiet_transformers
 
 logger = logging.getLogger(__name__)

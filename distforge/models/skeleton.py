@@ -9,7 +9,7 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedModel
 
 from distforge.errors import InputError
-from distforge.models.handoff import check_config, read_json, read_pair, read_pickle
+from distforge.handoff.from_phase2 import check_config, read_json, read_pair, read_pickle
 from distforge.models.loading import fetch_from_hub
 from distforge.models.quiet import quiet_transformers
 

@@ -3,8 +3,8 @@
 from distforge.quietstar.publish import Step2Summary
 from distforge.quietstar.step2 import run_step2_rl
 from distforge.quietstar.step2_config import Step2Config
-from distforge.quietstar.thinking_model import ThinkingModel
 from distforge.quietstar.trainer import ThoughtTrainer
+from distforge.thinking.model import ThinkingModel
 
 __all__ = [
     "Step2Config",

@@ -9,9 +9,9 @@ from distforge.errors import InputError
 from distforge.evaluation.benchmarks import BenchmarksConfig
 from distforge.optim import MuonGrokfastConfig, OptimizerConfig
 from distforge.optim.schedule import ScheduleConfig, ScheduleKind
-from distforge.quietstar.positions import PositionsConfig
-from distforge.quietstar.thoughts import ThoughtConfig
 from distforge.rollouts import RolloutConfig
+from distforge.thinking.positions import PositionsConfig
+from distforge.thinking.thoughts import ThoughtConfig
 from distforge.training.engine_config import EngineConfig
 from distforge.training.guards import GuardConfig
 from distforge.training.supervised import SupervisedConfig

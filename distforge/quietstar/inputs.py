@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import nn
 
 from distforge.config import config_sha256
 from distforge.data import Example, dataset_sha256, load_data, read_examples
 from distforge.data.free_text import read_documents
 from distforge.errors import InputError
 from distforge.models.loading import Champion, load_champion
-from distforge.quietstar.items import ThoughtItem, question_items, split_probed, text_items
+from distforge.quietstar.config import LearnerConfig
+from distforge.quietstar.items import question_items, text_items
 from distforge.quietstar.step2_config import Step2Config
-from distforge.quietstar.tags import Tags
+from distforge.theater.conditions import ThoughtProbe
+from distforge.thinking.items import ThoughtItem
+from distforge.thinking.tags import Tags
 
 # Longest example in tokens where the configuration names no data.
 _MAX_LENGTH = 512
@@ -91,3 +97,48 @@ def _questions(config: Step2Config) -> list[Example]:
             "the questions, or name the run of step 1"
         )
     return read_examples(directory)
+
+
+def split_probed(
+    heldout: Sequence[ThoughtItem], most: int
+) -> tuple[list[ThoughtItem], list[ThoughtItem]]:
+    """Held-out items that may pick weights, and those that are examined at the end.
+
+    About ``most`` are probed, whole documents of them, but no more than half.
+
+    Raises:
+        InputError: fewer than two items.
+    """
+    if len(heldout) < 2:
+        raise InputError(
+            f"there is {len(heldout)} held-out item; give two, to probe and to examine"
+        )
+    half = len(heldout) // 2
+    sources = [item.source for item in heldout]
+    borders = [i for i in range(1, half + 1) if sources[i] != sources[i - 1]]
+    # One long document is cut inside.
+    wanted = min(most, half)
+    cut = min(borders, key=lambda border: abs(border - wanted), default=wanted)
+    return list(heldout[:cut]), list(heldout[cut:])
+
+
+def require_baked(
+    model: nn.Module, items: Sequence[ThoughtItem], config: LearnerConfig, tags: Tags
+) -> None:
+    """Refuse a model that answers too few questions with sampled thoughts.
+
+    Args:
+        items: the probed ones.
+
+    Raises:
+        InputError: fewer than ``config.probe.min_sampled_accuracy`` of them are answered.
+    """
+    wanted = config.probe.min_sampled_accuracy
+    probe = ThoughtProbe(model, items, tags, config.thought, config.probe.batch_size)
+    sampled = float(probe.ask("sampled").hits.float().mean())
+    if sampled < wanted:
+        raise InputError(
+            f"the baked model answers {sampled:.1%} of the probed items with sampled thoughts, "
+            f"below probe.min_sampled_accuracy ({wanted:.0%}); bake it further first: from less, "
+            "reinforcement learning makes small models worse"
+        )

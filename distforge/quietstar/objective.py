@@ -55,12 +55,6 @@ def k1_kl(log_probs: Tensor, reference: Tensor) -> Tensor:
     return log_probs - reference
 
 
-def entropy(log_probs: Tensor) -> Tensor:
-    """Entropy in nats of distributions (..., V) given by log-probabilities; shape (...)."""
-    finite = torch.where(log_probs > -torch.inf, log_probs, 0.0)
-    return -(log_probs.exp() * finite).sum(dim=-1)
-
-
 def effective_sample_fraction(weight_sum: float, square_sum: float, count: float) -> float:
     """ESS / N in (0, 1] of ``count`` thoughts whose importance weights have these sums.
 

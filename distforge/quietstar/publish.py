@@ -11,14 +11,15 @@ import numpy as np
 
 from distforge.evaluation.intervals import Interval, bootstrap_mean
 from distforge.evaluation.scoring import summarize
-from distforge.models.handover import write_handoff
-from distforge.quietstar.examine import Examined
-from distforge.quietstar.probes import CONTROLS, Condition, ProbeResult
+from distforge.handoff.to_phase4 import write_handoff
 from distforge.quietstar.step2_config import Step2Config
-from distforge.telemetry import RunLogger, write_reinforcement_report
-from distforge.telemetry.samples import SAMPLES_NAME, write_samples
-from distforge.telemetry.summary import write_summary
-from distforge.telemetry.tables import reinforcement_table
+from distforge.reports.samples import SAMPLES_NAME, write_samples
+from distforge.reports.step1_summary import write_summary
+from distforge.reports.step2_report import write_reinforcement_report
+from distforge.reports.tables import reinforcement_table
+from distforge.telemetry import RunLogger
+from distforge.theater.conditions import CONTROLS, Condition, ProbeResult
+from distforge.theater.exam import Examined
 from distforge.training.run_directory import SUMMARY_FILE
 from distforge.training.run_record import RunRecord
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from distforge.data.dataset import IGNORE_INDEX
 from distforge.errors import InputError
 from distforge.quietstar.config import Reward, RewardConfig
-from distforge.quietstar.target_scores import TargetScores
+from distforge.thinking.places import TargetScores
 
 
 def compute_rewards(

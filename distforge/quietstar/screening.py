@@ -20,11 +20,11 @@ from pathlib import Path
 from torch import nn
 
 from distforge.errors import InputError
-from distforge.quietstar.items import ThoughtItem, grouped, pad_texts
 from distforge.quietstar.step2_config import Step2Config
-from distforge.quietstar.tags import Tags
-from distforge.quietstar.thoughts import sample_thoughts
 from distforge.telemetry import RunLogger
+from distforge.thinking.items import ThoughtItem, grouped, pad_texts
+from distforge.thinking.tags import Tags
+from distforge.thinking.thoughts import sample_thoughts
 from distforge.training.distributed import World
 
 # Between two signs of life.

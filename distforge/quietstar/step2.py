@@ -8,14 +8,15 @@ import torch
 
 from distforge.config import config_sha256
 from distforge.data import write_splits
-from distforge.quietstar.examine import Examiner, require_baked
-from distforge.quietstar.inputs import Step2Inputs, load_inputs
+from distforge.quietstar.inputs import Step2Inputs, load_inputs, require_baked
 from distforge.quietstar.publish import Step2Summary, publish, summarize_step2
 from distforge.quietstar.screening import screen
 from distforge.quietstar.step2_config import NOT_IDENTITY, Step2Config
-from distforge.quietstar.tags import Tags
-from distforge.quietstar.thinking_model import ThinkingModel
 from distforge.quietstar.trainer import ThoughtTrainer
+from distforge.theater.exam import Examiner
+from distforge.thinking.model import ThinkingModel
+from distforge.thinking.positions import placed
+from distforge.thinking.tags import Tags
 from distforge.training.distributed import World, close_world, init_world
 from distforge.training.open_run import Run, open_run
 from distforge.training.signals import stop_at_once
@@ -51,6 +52,18 @@ def _run(config: Step2Config, world: World) -> Step2Summary:
         return _reinforce(config, inputs, run, world)
 
 
+def _examiner(config: Step2Config, inputs: Step2Inputs, world: World) -> Examiner:
+    tokenizer = inputs.baked.tokenizer
+    # Free text is thought about at the same places by both models: where the baked one is unsure,
+    # if it is uncertainty that decides.
+    items = placed(
+        inputs.heldout, inputs.baked.model, config.positions, Tags.from_tokenizer(tokenizer)
+    )
+    asked = {item.id for item in items}
+    questions = [example for example in inputs.examples if example.id in asked]
+    return Examiner(items, questions, tokenizer, config.thought, config.probe.batch_size, world)
+
+
 def _reinforce(
     config: Step2Config,
     inputs: Step2Inputs,
@@ -59,7 +72,7 @@ def _reinforce(
 ) -> Step2Summary:
     began = time.monotonic()
     directory, log, record = run.directory, run.log, run.record
-    examine = Examiner(config, inputs, world)
+    examine = _examiner(config, inputs, world)
     torch.manual_seed(config.seed)
     model = ThinkingModel.wrap(inputs.baked.model, mixing=config.task == "text" and config.mixing)
     model.to(world.device)

@@ -12,14 +12,14 @@ from transformers import PretrainedConfig
 
 from distforge.data.dataset import IGNORE_INDEX
 from distforge.quietstar.config import RewardConfig
-from distforge.quietstar.items import grouped, pad_targets, pad_texts, placed
-from distforge.quietstar.positions import PositionsConfig
 from distforge.quietstar.rewards import compute_rewards
-from distforge.quietstar.tags import Tags
-from distforge.quietstar.target_scores import Places
-from distforge.quietstar.thinking_model import ThinkingModel
-from distforge.quietstar.thoughts import ThoughtConfig, Thoughts
 from distforge.rollouts import RolloutRequest
+from distforge.thinking.items import grouped, pad_targets, pad_texts
+from distforge.thinking.model import ThinkingModel
+from distforge.thinking.places import Places
+from distforge.thinking.positions import PositionsConfig, placed
+from distforge.thinking.tags import Tags
+from distforge.thinking.thoughts import ThoughtConfig, Thoughts
 
 SCORER_PREFIX = "scorer."
 """Of the scorer's weights, where they travel beside the policy's."""

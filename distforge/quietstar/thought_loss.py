@@ -8,20 +8,20 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
+from distforge.data.dataset import IGNORE_INDEX
 from distforge.quietstar.config import ObjectiveConfig
 from distforge.quietstar.objective import (
     effective_sample_fraction,
-    entropy,
     exact_kl,
     k1_kl,
     policy_loss,
 )
-from distforge.quietstar.packing import THOUGHT
-from distforge.quietstar.tags import Tags
-from distforge.quietstar.thinking_model import SlotOutput
-from distforge.quietstar.thoughts import ThoughtConfig, restricted_logits
+from distforge.thinking.model import SlotOutput
+from distforge.thinking.packing import THOUGHT
+from distforge.thinking.sampling import entropy
+from distforge.thinking.tags import Tags
+from distforge.thinking.thoughts import ThoughtConfig, restricted_logits
 from distforge.training.distributed import World
-from distforge.training.loss import IGNORE_INDEX
 
 # Beside what `pack_thoughts` makes: one value for every thought token, in the order of the slots.
 BEHAVIOUR, ADVANTAGES = "behaviour", "advantages"

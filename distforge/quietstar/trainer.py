@@ -15,16 +15,17 @@ from distforge.models.export import export_model
 from distforge.optim import build_optimizer
 from distforge.quietstar.advantages import Advantages
 from distforge.quietstar.config import LearnerConfig
-from distforge.quietstar.episodes import EpisodeBatches, EpisodePlan
-from distforge.quietstar.items import ThoughtItem
-from distforge.quietstar.moving_average import MovingAverage
-from distforge.quietstar.observer import Observer
-from distforge.quietstar.tags import Tags
-from distforge.quietstar.thinking_model import ThinkingModel
+from distforge.quietstar.episode_batches import EpisodeBatches
+from distforge.quietstar.episode_plan import EpisodePlan
+from distforge.quietstar.probe_log import ProbeLog
+from distforge.quietstar.scorer import Scorer
 from distforge.quietstar.thought_engine import EngineRecipe
 from distforge.quietstar.thought_loss import ThoughtLoss
 from distforge.rollouts import RolloutConfig, RolloutPool, open_pool
 from distforge.telemetry import RunLogger
+from distforge.thinking.items import ThoughtItem
+from distforge.thinking.model import ThinkingModel
+from distforge.thinking.tags import Tags
 from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
@@ -98,7 +99,7 @@ class ThoughtTrainer:
         reference = copy.deepcopy(model).to(world.device)
         kl_coefficient = config.optimizer.muon_grokfast.kl_coefficient
         self.loss = ThoughtLoss(config.objective, tags, config.thought, reference, kl_coefficient)
-        self.observer = Observer(config, tokenizer, heldout, reference, world, logger)
+        self.probe_log = ProbeLog(config, tokenizer, heldout, reference, world, logger)
         loop = config.episodes.loop
         self.engine = TrainingEngine(
             model,
@@ -111,7 +112,7 @@ class ThoughtTrainer:
         )
         self._advantages = Advantages(config.objective.baseline, config.objective.ema_decay)
         wants_scorer = config.reward.kind == "prediction_gain"
-        self._scorer = MovingAverage(config.reward.scorer_decay) if wants_scorer else None
+        self._scorer = Scorer(config.reward.scorer_decay) if wants_scorer else None
         self._guard = StepGuard(config.guard, world, directory / SKIPPED_FILE)
         self._epoch = max(1, len(items) // config.episodes.batch_size)
         self._pool_state: dict[str, object] | None = None
@@ -180,7 +181,7 @@ class ThoughtTrainer:
         self._step = step.step
         assert source.last is not None
         statistics = self.loss.take_statistics(self._world)
-        self.observer.log_step(step, source.last, statistics)
+        self.probe_log.log_step(step, source.last, statistics)
         last = step.step == total
         self._due = last or step.step % self._config.probe.every_steps == 0
         told = self._stop.agreed(self._world)
@@ -197,8 +198,8 @@ class ThoughtTrainer:
     def _probe(self, step: int) -> None:
         with self.engine.whole_model() as model:
             assert isinstance(model, ThinkingModel)
-            scores = self.observer.probe(model)
-            self.observer.log_probe(step, scores)
+            scores = self.probe_log.probe(model)
+            self.probe_log.log_probe(step, scores)
             if self._best is None or scores.score > self._best.score:
                 self._best = Best(step, scores.score)
                 if self._world.is_main:
@@ -213,7 +214,7 @@ class ThoughtTrainer:
             "due": self._due,
             "guard": self._guard.state_dict(),
             "advantages": self._advantages.state_dict(),
-            "observer": self.observer.state_dict(),
+            "observer": self.probe_log.state_dict(),
             "pool": None if pool is None else pool.state_dict(),
         }
         saved = save_checkpoint(self._checkpoints, self._step, self._write, state, self._world)
@@ -237,7 +238,7 @@ class ThoughtTrainer:
         self._best = Best(**state["best"]) if state["best"] else None
         self._guard.load_state_dict(state["guard"])
         self._advantages.load_state_dict(state["advantages"])
-        self.observer.load_state_dict(state["observer"])
+        self.probe_log.load_state_dict(state["observer"])
         self._pool_state = state["pool"]
         if self._scorer is not None:
             self._scorer.load(directory, self._step - 1)

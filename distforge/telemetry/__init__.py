@@ -3,8 +3,6 @@
 from distforge.telemetry.console import RunConsole
 from distforge.telemetry.jsonl import read_metrics
 from distforge.telemetry.metrics import BakingMetrics, RLMetrics
-from distforge.telemetry.reinforcement_report import write_reinforcement_report
-from distforge.telemetry.report import write_report
 from distforge.telemetry.run_logger import RunLogger, TelemetryConfig
 from distforge.telemetry.wandb_logger import WandBLogger
 
@@ -16,6 +14,4 @@ __all__ = [
     "TelemetryConfig",
     "WandBLogger",
     "read_metrics",
-    "write_reinforcement_report",
-    "write_report",
 ]

@@ -197,9 +197,9 @@ class RLMetrics:
         episode: episodes of training done.
         reward: mean of the last step's thoughts; avg_reward: mean over the last 100 episodes.
         coherence_semantic, coherence_syntactic, coherence_predictive, coherence_composite: in
-            [0, 1], see ``quietstar.coherence``.
+            [0, 1], see ``theater.coherence``.
         thought_length: mean tokens of the last step's thoughts.
-        thought_diversity: of the thoughts at one place, in [0, 1], see ``quietstar.coherence``.
+        thought_diversity: of the thoughts at one place, in [0, 1], see ``theater.coherence``.
         kl_divergence: from the baked model, nats a thought token.
         gsm8k_accuracy, arc_accuracy: fractions, where those benchmarks are evaluated.
         inference_time_ms: to think about and answer one held-out item, in a batch.

@@ -15,8 +15,6 @@ from distforge.telemetry.console import RunConsole
 from distforge.telemetry.guard import Guard
 from distforge.telemetry.jsonl import METRICS_NAME, MetricsWriter, as_number
 from distforge.telemetry.metrics import BakingMetrics, RLMetrics
-from distforge.telemetry.summary import BakingSummary
-from distforge.telemetry.tables import accuracy_table, usage_table
 from distforge.telemetry.wandb_logger import WandBLogger, WandBMode, check_name
 
 
@@ -147,21 +145,6 @@ class RunLogger:
         """Prints one line on the console."""
         if self.enabled:
             self._console_guard.call(self._console.say, text)
-
-    def table(self, summary: Mapping[str, Any]) -> None:
-        """Prints the final table of step 1.
-
-        Args:
-            summary: what ``summary.json`` holds (see ``BakingSummary.from_mapping``).
-
-        Raises:
-            InputError: a key is missing or has a wrong type.
-        """
-        if not self.enabled:
-            return
-        outcome = BakingSummary.from_mapping(summary)
-        for table in (accuracy_table(outcome), usage_table(outcome)):
-            self._console_guard.call(self._console.console.print, table)
 
     def show(self, table: Table) -> None:
         """Prints a table on the console."""

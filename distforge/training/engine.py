@@ -10,7 +10,6 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +32,7 @@ from distforge.training.guards import (
     VetoedStepError,
 )
 from distforge.training.loss import Loss, sum_loss
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """One step over all ranks.
-
-    ``loss``: mean in nats per target token; cross-entropy, unless the engine was given another
-    loss. ``grad_norm``: global norm before clipping. ``lr``: of the first parameter group.
-    ``token_accuracy``: fraction of targets that the argmax hits, teacher-forced.
-    ``clipped_heads``: attention heads that QK-Clip scaled down.
-    ``optimizer``: measurements of MuonGrokfast, on the steps that are sampled.
-    """
-
-    loss: float
-    grad_norm: float
-    lr: float
-    token_accuracy: float
-    clipped_heads: int
-    optimizer: OptimizerMetrics | None = None
-
+from distforge.training.step_result import StepResult
 
 _LARGEST = sys.float_info.max
 

@@ -14,13 +14,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distforge.errors import InputError
 from distforge.training.distributed import World
-
-if TYPE_CHECKING:
-    from distforge.training.engine import StepResult
+from distforge.training.step_result import StepResult
 
 SKIPPED_FILE = "skipped.jsonl"
 # Below so many losses their median says nothing.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-IGNORE_INDEX = -100
+from distforge.data.dataset import IGNORE_INDEX
 
 # (module or an engine around it, micro-batch on its device) -> (loss in nats summed over the
 # micro-batch's targets, how many targets the argmax hits), both scalars. The engine divides by the

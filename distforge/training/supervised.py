@@ -14,8 +14,9 @@ from distforge.errors import InputError
 from distforge.optim.schedule import ScheduleConfig, lr_factor
 from distforge.telemetry import metrics as names
 from distforge.training.distributed import World
-from distforge.training.engine import StepResult, TrainingEngine
+from distforge.training.engine import TrainingEngine
 from distforge.training.guards import GuardConfig, SkippedStepError, StepGuard
+from distforge.training.step_result import StepResult
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from distforge.baking import PromptBaker
-from distforge.baking.delta import weights_sha256
-from distforge.baking.prompt_config import PromptBakingConfig
+from distforge.baking.prompt.delta import weights_sha256
+from distforge.baking.prompt.prompt_config import PromptBakingConfig
 from distforge.training.distributed import World
 from distforge.training.engine_config import EngineConfig
 from tests.baking_cases import CONTEXT, MODELS, PROMPT, config, examples, model, tokenizer

@@ -5,8 +5,8 @@ from pathlib import Path
 from distforge.quietstar.config import ScreeningConfig
 from distforge.quietstar.screening import screen
 from distforge.quietstar.step2_config import Step2Config
-from distforge.quietstar.tags import Tags
 from distforge.telemetry import RunLogger
+from distforge.thinking.tags import Tags
 from distforge.training.distributed import World
 from tests.distributed.harness import run_ranks
 from tests.thinking_cases import SILENT, learner_config, opinionated_pair, question_like_items

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from distforge.quietstar import ThinkingModel
-from distforge.quietstar.thoughts import ThoughtConfig
+from distforge.thinking.thoughts import ThoughtConfig
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.engine_config import EngineConfig
 from tests.distributed.harness import run_ranks
 from tests.training_cases import ADAMW, build_optimizer
-from tests.unit.quietstar.cases import TAGS, model, words
-from tests.unit.quietstar.test_thinking_model import mixed_nll, packed_batch, uneven
+from tests.unit.thinking.cases import TAGS, model, words
+from tests.unit.thinking.test_model import mixed_nll, packed_batch, uneven
 
 STEPS = 3
 # float32 sums in another order, through three steps of AdamW.

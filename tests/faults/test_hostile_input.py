@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from distforge.errors import InputError
-from distforge.models.handover import find_faults
+from distforge.handoff.to_phase4 import find_faults
 from distforge.registry import ModelRegistry, Session, verify_manifest, write_manifest
 from distforge.registry.manifest import MANIFEST_NAME
 from distforge.registry.server import ServeConfig, read_password

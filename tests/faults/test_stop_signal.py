@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from distforge.baking.trainer import PromptBakingTrainer
+from distforge.baking.supervised.trainer import PromptBakingTrainer
 from distforge.cli import main
 from distforge.telemetry import read_metrics
 from distforge.telemetry.metrics import BAKING_LOSS, TRAIN_LOSS

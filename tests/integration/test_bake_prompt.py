@@ -116,8 +116,10 @@ def test_strength_counted_in_answers(
     finished: Path, work: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The tiny champion's layouts are all alike; what it writes tells its answers apart.
-    monkeypatch.setattr("distforge.baking.prompt_report.layout", lambda text: (text[:2],))
-    monkeypatch.setattr("distforge.baking.measuring.strategy_layout", lambda example: ("cc",))
+    monkeypatch.setattr("distforge.baking.prompt.prompt_report.layout", lambda text: (text[:2],))
+    monkeypatch.setattr(
+        "distforge.baking.prompt.measuring.strategy_layout", lambda example: ("cc",)
+    )
     adapter = finished / "bakes" / "bake" / "adapter"
     output = work / "graded"
     words = ["--adapter", str(adapter), "--strength", "0.5", "--graded", "--output", str(output)]

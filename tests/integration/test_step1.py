@@ -100,7 +100,7 @@ def test_two_ranks_of_deepspeed_follow_one_process(work: Path, config: str) -> N
 def test_interrupted_run_resumes_to_the_same_weights(
     work: Path, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from distforge.baking.trainer import PromptBakingTrainer
+    from distforge.baking.supervised.trainer import PromptBakingTrainer
 
     straight, broken = work / "straight", work / "broken"
     assert main(["bake", "--config", config, "--output", str(straight)]) == 3

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from distforge.cli import main
+from distforge.handoff.to_phase4 import find_faults
 from distforge.models.export import export_model
-from distforge.models.handover import find_faults
 from distforge.registry import ModelRegistry
 from distforge.telemetry import read_metrics
 from distforge.telemetry.metrics import RL_METRICS

@@ -1,8 +1,12 @@
-"""A module imports only its own floor or below, and the optimizer needs torch alone."""
+"""A module imports only its own floor or below, never in a circle; the optimizer needs torch alone.
+
+Every import counts, also one inside a function or for type checking alone.
+"""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +19,11 @@ PACKAGE = ROOT / "distforge"
 
 FLOORS = {
     **dict.fromkeys(["ops"], 0),
-    **dict.fromkeys(["optim", "data", "models", "registry", "telemetry", "config"], 1),
-    **dict.fromkeys(["rollouts", "training", "evaluation"], 2),
-    **dict.fromkeys(["baking", "quietstar", "theater", "pipeline"], 3),
-    **dict.fromkeys(["cli", "commands", "__main__"], 4),
+    **dict.fromkeys(["optim", "data", "models", "registry", "telemetry", "handoff", "config"], 1),
+    **dict.fromkeys(["thinking", "rollouts", "training", "evaluation", "reports"], 2),
+    **dict.fromkeys(["champion", "baking", "quietstar", "theater"], 3),
+    **dict.fromkeys(["pipeline"], 4),
+    **dict.fromkeys(["cli", "commands", "__main__"], 5),
 }
 # The package root and the error type are the ground that every floor stands on.
 GROUND = -1
@@ -81,6 +86,66 @@ def test_imports_respect_the_floors():
         for problem in violations(path.relative_to(ROOT), path.read_text())
     ]
     assert found == []
+
+
+def module_name(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def packages_entered(here: str, target: str) -> set[str]:
+    """The packages that ``target`` is in and ``here`` is not: importing it runs their code."""
+    parts = target.split(".")
+    packages = {".".join(parts[:i]) for i in range(1, len(parts))}
+    return {package for package in packages if not f"{here}.".startswith(f"{package}.")}
+
+
+def import_graph(sources: dict[Path, str]) -> dict[str, set[str]]:
+    """Which module of ``sources`` (by path relative to the repository) imports which other."""
+    known = {module_name(path) for path in sources}
+    graph: dict[str, set[str]] = {}
+    for path, source in sources.items():
+        here, found = module_name(path), set()
+        for _, name in imported_modules(source, path.parts[:-1]):
+            # `from a.b import c` names the module a.b.c, or something that is in a.b.
+            target = name if name in known else name.rpartition(".")[0]
+            if target in known and target != here:
+                # A module of another room runs that room's __init__ first.
+                found |= {target, *packages_entered(here, target)} & known
+        graph[here] = found
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of one circle of imports, or none."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_imports_form_no_circle():
+    sources = {path.relative_to(ROOT): path.read_text() for path in PACKAGE.rglob("*.py")}
+    assert circle(import_graph(sources)) == []
+
+
+@pytest.mark.parametrize(
+    "first,second,found",
+    [
+        ("from distforge.a import two", "from distforge.a.one import x", True),
+        ("from distforge.a.two import x", "def f():\n    import distforge.a.one", True),
+        (
+            "from .two import x",
+            "if TYPE_CHECKING:\n    from distforge.a.one import x",
+            True,
+        ),
+        ("from distforge.a.two import x", "from distforge.errors import InputError", False),
+    ],
+)
+def test_a_circle_is_seen_however_it_is_written(first, second, found):
+    sources = {Path("distforge/a/one.py"): first, Path("distforge/a/two.py"): second}
+    assert bool(circle(import_graph(sources))) is found
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,15 @@ import torch
 from distforge.data import make_examples
 from distforge.errors import InputError
 from distforge.quietstar.config import EpisodeConfig, RewardConfig
-from distforge.quietstar.episodes import Episode, EpisodePlan, told_apart
-from distforge.quietstar.items import placed, question_items
-from distforge.quietstar.moving_average import MovingAverage
-from distforge.quietstar.positions import PositionsConfig
+from distforge.quietstar.episode_plan import EpisodePlan
+from distforge.quietstar.episodes import Episode, told_apart
+from distforge.quietstar.items import question_items
 from distforge.quietstar.rewards import compute_rewards
-from distforge.quietstar.tags import Tags
-from distforge.quietstar.target_scores import TargetScores
-from distforge.quietstar.thoughts import Thoughts
+from distforge.quietstar.scorer import Scorer
+from distforge.thinking.places import TargetScores
+from distforge.thinking.positions import PositionsConfig, placed
+from distforge.thinking.tags import Tags
+from distforge.thinking.thoughts import Thoughts
 from tests.thinking_cases import question_like_items, text_like_items, thinking_pair
 
 CONFIG = EpisodeConfig(episodes=40, batch_size=4, episodes_per_request=2, seed=3)
@@ -86,13 +87,13 @@ def test_rewards_by_hand():
 
 
 def test_the_scorer_is_an_average_that_takes_each_version_once(tmp_path):
-    average = MovingAverage(0.9)
+    average = Scorer(0.9)
     average.advance({"w": torch.tensor([1.0])}, 0)
     second = average.advance({"w": torch.tensor([2.0])}, 1)
     assert second["scorer.w"].item() == pytest.approx(1.1)
     assert average.advance({"w": torch.tensor([9.0])}, 1)["scorer.w"].item() == pytest.approx(1.1)
     average.save(tmp_path)
-    again = MovingAverage(0.9)
+    again = Scorer(0.9)
     again.load(tmp_path, 1)
     ends = [a.advance({"w": torch.tensor([3.0])}, 2)["scorer.w"].item() for a in (average, again)]
     assert ends[0] == ends[1] == pytest.approx(1.29)

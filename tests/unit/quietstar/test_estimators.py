@@ -14,11 +14,11 @@ from distforge.quietstar.advantages import Advantages
 from distforge.quietstar.config import Baseline
 from distforge.quietstar.objective import (
     effective_sample_fraction,
-    entropy,
     exact_kl,
     k1_kl,
     policy_loss,
 )
+from distforge.thinking.sampling import entropy
 
 TOKENS, LENGTH, GROUP = 3, 2, 4
 THOUGHTS = torch.tensor(list(itertools.product(range(TOKENS), repeat=LENGTH)))

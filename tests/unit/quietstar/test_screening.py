@@ -9,9 +9,9 @@ from distforge.errors import InputError
 from distforge.quietstar.config import ScreeningConfig
 from distforge.quietstar.screening import screen
 from distforge.quietstar.step2_config import Step2Config
-from distforge.quietstar.tags import Tags
-from distforge.quietstar.thoughts import ThoughtConfig, restricted_logits
 from distforge.telemetry import RunLogger
+from distforge.thinking.tags import Tags
+from distforge.thinking.thoughts import ThoughtConfig, restricted_logits
 from distforge.training.distributed import World
 from tests.thinking_cases import (
     SILENT,
@@ -20,7 +20,7 @@ from tests.thinking_cases import (
     question_like_items,
     thinking_pair,
 )
-from tests.unit.quietstar.cases import greedy_thought, logits_alone
+from tests.unit.thinking.cases import greedy_thought, logits_alone
 
 
 def certainty(lm, tags: Tags, text: tuple[int, ...], thought: ThoughtConfig) -> float:

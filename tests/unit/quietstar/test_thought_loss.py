@@ -10,9 +10,9 @@ from torch import Tensor
 from distforge.quietstar.config import ObjectiveConfig
 from distforge.quietstar.episodes import Episode, pack_episodes
 from distforge.quietstar.objective import effective_sample_fraction
-from distforge.quietstar.tags import Tags
 from distforge.quietstar.thought_loss import ThoughtLoss
-from distforge.quietstar.thoughts import ThoughtConfig, sample_thoughts
+from distforge.thinking.tags import Tags
+from distforge.thinking.thoughts import ThoughtConfig, sample_thoughts
 from distforge.training.distributed import World
 from tests.thinking_cases import question_like_items, thinking_pair
 

@@ -8,7 +8,7 @@ import torch
 
 from distforge.errors import InputError, RunStopped
 from distforge.evaluation.benchmarks import BenchmarksConfig
-from distforge.quietstar import episodes
+from distforge.quietstar import episode_batches
 from distforge.quietstar.config import EpisodeConfig, ObjectiveConfig
 from distforge.telemetry import RunLogger, read_metrics
 from distforge.telemetry.metrics import RL, RL_ACCURACY, RL_METRICS
@@ -120,13 +120,13 @@ def test_the_policy_moves_towards_what_is_rewarded(tmp_path, monkeypatch):
     )
     trainer = make_trainer(tmp_path, config, WORLD)
     seen = []
-    share = episodes._share
+    share = episode_batches.share_rollouts
 
     def keep(rollouts, world):
         seen.extend(rollouts)
         return share(rollouts, world)
 
-    monkeypatch.setattr(episodes, "_share", keep)
+    monkeypatch.setattr(episode_batches, "share_rollouts", keep)
     trainer.train()
     (rollout,) = seen
     rewards = rollout.result["rewards"].view(2, 8)

@@ -6,17 +6,17 @@ import re
 import pytest
 from rich.console import Console
 
+from distforge.reports.step1_summary import BakingSummary
+from distforge.reports.tables import accuracy_table, reinforcement_table, usage_table
 from distforge.telemetry import RLMetrics, RunConsole
 from distforge.telemetry import metrics as names
 from distforge.telemetry.console import describe_metrics, format_seconds
-from distforge.telemetry.summary import BakingSummary
-from distforge.telemetry.tables import accuracy_table, reinforcement_table, usage_table
-from tests.unit.telemetry.reinforcement_directory import (
+from tests.unit.reports.reinforcement_directory import (
     make_probe,
     make_rl_summary,
     make_text_summary,
 )
-from tests.unit.telemetry.run_directory import make_summary
+from tests.unit.reports.run_directory import make_summary
 from tests.unit.telemetry.test_jsonl import Clock
 from tests.unit.telemetry.test_metrics import make_metrics
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from rich.table import Table
 
 from distforge.errors import InputError
+from distforge.reports.tables import baking_tables
 from distforge.telemetry import RunLogger, TelemetryConfig, read_metrics
 from distforge.telemetry import metrics as names
-from tests.unit.telemetry.reinforcement_directory import make_probe
-from tests.unit.telemetry.run_directory import make_summary
+from tests.unit.reports.reinforcement_directory import make_probe
+from tests.unit.reports.run_directory import make_summary
 from tests.unit.telemetry.test_metrics import make_metrics
 from tests.unit.telemetry.wandb_file import history, only_run_file, read_records
 
@@ -39,7 +41,8 @@ def test_every_sink_gets_the_same(tmp_path: Path) -> None:
         with logger.progress(2, "baking"):
             logger.log(1, {names.TRAIN_LOSS: torch.tensor(1.5)})  # type: ignore[dict-item]
             logger.log_baking_epoch(2, metrics)
-        logger.table(make_summary())
+        for table in baking_tables(make_summary()):
+            logger.show(table)
         logger.say("done")
 
     first, second = read_metrics(tmp_path / "run" / "metrics.jsonl")
@@ -72,7 +75,7 @@ def test_a_disabled_logger_leaves_nothing(tmp_path: Path) -> None:
         logger.log_baking_epoch(1, make_metrics()[0])
         logger.log_rl_probe(1, make_probe(1))
         logger.say("unseen")
-        logger.table(make_summary())
+        logger.show(Table())
         logger.artifact(tmp_path, "a", "b")
     assert list(tmp_path.iterdir()) == []
     assert output(console) == ""

@@ -12,7 +12,7 @@ from distforge.optim import ScheduleConfig
 from distforge.optim.metrics import OptimizerMetrics
 from distforge.telemetry import metrics
 from distforge.training.distributed import World
-from distforge.training.engine import StepResult
+from distforge.training.step_result import StepResult
 from distforge.training.supervised import StepRecord, SupervisedConfig, SupervisedLoop
 from tests.tiny_models import tiny_tokenizer
 

@@ -1,0 +1,1 @@
+"""Prompt baking: the prompted model teaches itself to do without the prompt."""

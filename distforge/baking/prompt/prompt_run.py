@@ -1,0 +1,216 @@
+"""A prompt-baking run from end to end: model and prompt files in, baked model and report out."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distforge.baking.prompt.baked import BakedPrompt
+from distforge.baking.prompt.prompt_baker import PromptBaker
+from distforge.baking.prompt.prompt_report import (
+    BakeReport,
+    forgetting_table,
+    report_table,
+)
+from distforge.baking.prompt.prompt_run_config import NOT_IDENTITY, BakePromptConfig
+from distforge.baking.publish import CHAMPION_DIRECTORY
+from distforge.config import config_sha256
+from distforge.data import Example, read_examples
+from distforge.errors import InputError
+from distforge.models.export import export_model
+from distforge.models.loading import Champion, load_champion
+from distforge.registry.manifest import write_manifest
+from distforge.reports.step1_summary import write_summary
+from distforge.telemetry import RunLogger
+from distforge.training.distributed import World
+from distforge.training.open_run import Run, open_run
+from distforge.training.run_directory import SUMMARY_FILE
+from distforge.training.run_record import RunRecord
+
+
+@dataclass(frozen=True)
+class PromptRunSummary:
+    """What a run reached; ``reports`` hold a prompt each, fractions in [0, 1]."""
+
+    reports: tuple[BakeReport, ...]
+    model_dir: str
+    registry_version: str
+
+    @property
+    def followed(self) -> bool:
+        """Whether every prompt's KL came down."""
+        return all(report.kl_after < report.kl_before for report in self.reports)
+
+
+def run_prompt_baking(config: BakePromptConfig, world: World) -> PromptRunSummary:
+    """Bake, export, register and report; collective over the world's ranks.
+
+    Raises:
+        InputError: something the user gave cannot be used. A run directory made for nothing is
+            removed again.
+    """
+    config.check()
+    prompts = [read_prompt(path) for path in config.prompt]
+    examples = read_examples(Path(config.data)) if config.data else None
+    champion = load_champion(config.model)
+    baker = _baker(config, champion, examples, world)
+    baker.check(prompts, config.strategy)
+    if config.adapter:
+        baker.load(Path(config.adapter), config.strength)
+    with open_run(config, 1, NOT_IDENTITY, world) as run:
+        baker = _baker(config, champion, examples, world, run.log, run.directory / "bakes")
+        return _run(config, champion, baker, prompts, run, world)
+
+
+def read_prompt(path: Path) -> str:
+    """The text of a prompt file; `InputError` when it cannot be read or is empty."""
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"the prompt {path} cannot be read ({error}); give a file of UTF-8 text"
+        ) from error
+    if not text:
+        raise InputError(f"the prompt {path} is empty; write what the model should do into it")
+    return text
+
+
+def _baker(
+    config: BakePromptConfig,
+    champion: Champion,
+    examples: list[Example] | None,
+    world: World,
+    log: RunLogger | None = None,
+    directory: Path | None = None,
+) -> PromptBaker:
+    return PromptBaker(
+        champion.model,
+        champion.tokenizer,
+        config=config.baking,
+        examples=examples,
+        world=world,
+        logger=log,
+        directory=directory,
+    )
+
+
+def _run(
+    config: BakePromptConfig,
+    champion: Champion,
+    baker: PromptBaker,
+    prompts: list[str],
+    run: Run,
+    world: World,
+) -> PromptRunSummary:
+    directory, log, record = run.directory, run.log, run.record
+    record.start()
+    bakes, extra = _bake(config, baker, prompts, log)
+    strength = config.strength
+    if config.graded:
+        grades = baker.grade(bakes[-1])
+        strength = grades.strength(config.strength)
+        log.say(f"{config.strength:.0%} of the answers turn at a scale of {strength:.3f}")
+        extra["grades"] = dataclasses.asdict(grades)
+    log.say("asking held-out questions")
+    final = bakes[-1].at(strength)
+    reports = tuple(
+        baker.report(
+            dataclasses.replace(baked, delta=final.delta, base=final.base, strength=final.strength),
+            questions=config.questions,
+            others=config.others,
+        )
+        for baked in _one_a_prompt(bakes)
+    )
+    model_dir = directory / "model"
+    version = ""
+    if world.is_main:
+        if not (model_dir / "manifest.json").is_file():
+            export_model(final.model, champion.tokenizer, model_dir)
+            write_manifest(model_dir)
+        if config.registry.enabled:
+            version = _register(config, champion, reports, model_dir, record)
+    version = world.broadcast_object(version)
+    summary = PromptRunSummary(reports, str(model_dir), version)
+    if world.is_main:
+        content: dict[str, Any] = {
+            "phase": 3,
+            "step": 1,
+            "mode": "prompt",
+            "reports": [report.as_dict() for report in reports],
+            **extra,
+            "model_dir": summary.model_dir,
+            "registry_version": version,
+            "champion": champion.source,
+            "champion_sha256": champion.sha256,
+            "config_sha256": config_sha256(config, exclude=NOT_IDENTITY),
+        }
+        write_summary(directory / SUMMARY_FILE, content)
+        log.show(report_table(reports))
+        log.say(f"model {model_dir}  registry {version or 'off'}")
+    world.barrier()
+    return summary
+
+
+def _bake(
+    config: BakePromptConfig, baker: PromptBaker, prompts: list[str], log: RunLogger
+) -> tuple[list[BakedPrompt], dict[str, Any]]:
+    """The bakes in order, the last being the result, and what else the summary tells."""
+    strategy = config.strategy or None
+    if config.adapter:
+        return [baker.load(Path(config.adapter))], {"adapter": config.adapter}
+    if len(prompts) > 1:
+        whose = [strategy] * len(prompts)
+        sequence = baker.bake_sequence(prompts, strategies=whose, questions=config.questions or 100)
+        log.show(forgetting_table(sequence.forgetting))
+        return list(sequence.bakes), {"forgetting": dataclasses.asdict(sequence.forgetting)}
+    if config.rounds > 1:
+        pursuit = baker.pursue(prompts[0], config.rounds, strategy=strategy)
+        told = {"drift": pursuit.drift, "held_back": pursuit.held_back}
+        return list(pursuit.rounds), {"pursuit": told}
+    return [baker.bake(prompts[0], strategy=strategy)], {}
+
+
+def _one_a_prompt(bakes: list[BakedPrompt]) -> list[BakedPrompt]:
+    """The last bake of every prompt: the rounds of a pursuit bake the same one."""
+    return list({baked.prompt: baked for baked in bakes}.values())
+
+
+def _register(
+    config: BakePromptConfig,
+    champion: Champion,
+    reports: tuple[BakeReport, ...],
+    model_dir: Path,
+    record: RunRecord,
+) -> str:
+    # A copy, as loaded: nothing is written into a directory that belongs to the user.
+    origin = model_dir.parent / CHAMPION_DIRECTORY
+    export_model(champion.model, champion.tokenizer, origin)
+    first = reports[0]
+    metrics = {
+        "kl_before": first.kl_before,
+        "kl_after": first.kl_after,
+        **{f"accuracy_{name}": cell.accuracy for name, cell in first.conditions.items()},
+        **{f"adherence_{name}": cell.adherence for name, cell in first.conditions.items()},
+    }
+    parent = {
+        "phase": 2,
+        "step": 0,
+        "model_type": "champion",
+        "model_path": origin,
+        "metadata": {"source": champion.source, "weights_sha256": champion.sha256},
+    }
+    baked = {
+        "phase": 3,
+        "step": 1,
+        "model_type": "baked_prompt",
+        "model_path": model_dir,
+        "metadata": {
+            "metrics": metrics,
+            "config_sha256": config_sha256(config, exclude=NOT_IDENTITY),
+            "base_model": champion.source,
+            "strength": str(first.strength),
+        },
+    }
+    return record.register(parent, baked)[1]

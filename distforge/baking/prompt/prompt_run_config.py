@@ -1,0 +1,76 @@
+"""The configuration of ``distforge bake-prompt``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from distforge.baking.prompt.delta import check_strength
+from distforge.baking.prompt.prompt_config import PromptBakingConfig
+from distforge.errors import InputError
+from distforge.registry import RegistryConfig
+from distforge.telemetry import TelemetryConfig
+from distforge.training.run_directory import Existing
+
+# What may differ between two runs that are still the same run.
+NOT_IDENTITY = ("output", "name", "existing", "telemetry", "registry", "questions", "others")
+
+
+@dataclass(frozen=True)
+class BakePromptConfig:
+    """Bake prompts into a model: one, one for several rounds, or several one after another.
+
+    model: as a champion: a Hugging Face directory, a file or a hub name.
+    prompt: files with a prompt each; several are baked in this order.
+    strategy: whose questions the prompts are for; empty: the strategy whose prompt it is, or all.
+    strength: how much of the bake the exported model has, in [0, 1.5].
+    graded: count ``strength`` in answers: the share of those that the whole bake makes follow the
+        prompt, in [0, 1], instead of the scale of the change.
+    rounds: of pursuit, for one prompt.
+    adapter: an earlier run's adapter directory: merged at ``strength``, without training.
+    data: a file or directory of examples; empty: the built-in tasks' questions.
+    questions: held-out questions asked in each condition of the report; 0 asks all.
+    others: questions asked of each other strategy, to see what was forgotten.
+    name, output, existing: the run's directory is ``output/name``; see ``distforge bake``.
+    baking: how a prompt is baked.
+    """
+
+    model: str
+    prompt: tuple[Path, ...] = ()
+    strategy: str = ""
+    strength: float = 1.0
+    graded: bool = False
+    rounds: int = 1
+    adapter: str = ""
+    data: str = ""
+    questions: int = 100
+    others: int = 20
+    name: str = "prompt"
+    output: str = "runs"
+    existing: Existing = "resume"
+    baking: PromptBakingConfig = field(default_factory=PromptBakingConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+    registry: RegistryConfig = field(default_factory=RegistryConfig)
+
+    def __post_init__(self) -> None:
+        check_strength(self.strength, self.graded)
+        if self.existing not in get_args(Existing):
+            raise InputError(f"existing is {self.existing!r}; expected one of {get_args(Existing)}")
+        if self.questions < 0 or self.others < 0 or self.rounds < 1:
+            raise InputError(
+                f"questions is {self.questions}, others {self.others} and rounds {self.rounds}; "
+                "expected 0 or more, and at least one round"
+            )
+
+    def check(self) -> None:
+        """What a file of settings may leave to the command line, so it is looked at here."""
+        if bool(self.prompt) == bool(self.adapter):
+            raise InputError(
+                f"{len(self.prompt)} prompt files and the adapter {self.adapter!r} are given; "
+                "expected prompt files to bake, or an adapter to merge"
+            )
+        if self.rounds > 1 and len(self.prompt) != 1:
+            raise InputError(
+                f"rounds is {self.rounds} for {len(self.prompt)} prompts; pursuit takes one"
+            )

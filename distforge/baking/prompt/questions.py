@@ -1,0 +1,202 @@
+"""Questions to bake on: a dataset's, or the model's own where there are no data.
+
+A model that was trained on questions writes one when it is given no more than what stands in front
+of every question (Xu et al. 2024, arXiv 2406.08464).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distforge.baking.prompt.prompt_config import PromptBakingConfig
+from distforge.baking.prompt.trajectories import PromptedQuestion
+from distforge.data import STRATEGY_PROMPTS, Example, make_examples
+from distforge.data.text import question_text
+from distforge.errors import InputError
+from distforge.evaluation.generation import generate
+from distforge.training.distributed import World
+
+# Stands where the question will, to find what the layout puts in front of it and behind it.
+_SLOT = "\x00"
+# Where no data are given: enough of every strategy's questions, made in seconds.
+_DEFAULT_EXAMPLES = 14_000
+# Rounds of writing before a model that repeats itself is given up on.
+_ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class QuestionSets:
+    """Questions to train on, and others to measure KL on."""
+
+    train: list[PromptedQuestion]
+    heldout: list[PromptedQuestion]
+
+
+class QuestionSource:
+    """Where a baker's questions come from.
+
+    Args:
+        tokenizer: of the models that may write their own.
+        config: how many, from where, and the seed.
+        examples: questions of both splits, or None for the built-in tasks' own.
+        world: this process.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: PromptBakingConfig,
+        examples: Sequence[Example] | None,
+        world: World,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._config = config
+        self._given = examples
+        self._world = world
+
+    @cached_property
+    def _examples(self) -> Sequence[Example]:
+        if self._given is not None:
+            return self._given
+        return make_examples(_DEFAULT_EXAMPLES, self._config.seed)
+
+    def sets(self, model: PreTrainedModel, prompts: Mapping[str, str]) -> QuestionSets:
+        """The questions of prompts (to their strategies), ``num_questions`` each; collective."""
+        config = self._config
+        counts = (config.num_questions, config.heldout_questions)
+        sets = QuestionSets([], [])
+        for prompt, strategy in prompts.items():
+            if config.questions == "self":
+                written = self._write(model, sum(counts))
+                shares = [written[: counts[0]], written[counts[0] :]]
+            else:
+                shares = [
+                    [e.question for e in self._take(split, strategy, count)]
+                    for split, count in zip(("train", "heldout"), counts, strict=True)
+                ]
+            for chosen, share in zip((sets.train, sets.heldout), shares, strict=True):
+                chosen += [PromptedQuestion(prompt, question) for question in share]
+        return sets
+
+    def heldout(self, strategy: str, count: int) -> list[Example]:
+        """Held-out examples of a strategy (empty: of all), to be asked and judged; 0 is all."""
+        return self._take("heldout", strategy, count or len(self._examples))
+
+    def spare(self, strategy: str, count: int) -> list[Example]:
+        """``count`` examples of the training split, those that baking takes last or not at all."""
+        everything = self._take("train", strategy, len(self._examples))
+        return everything[-count:]
+
+    def rehearsal(self, strategies: Sequence[str], size: int) -> list[PromptedQuestion]:
+        """Training questions of earlier prompts for a set of ``size``, without a prompt.
+
+        Their teacher is the model as it is, so it stays put on them.
+        """
+        replay = self._config.replay
+        if not strategies or not replay or self._config.questions == "self":
+            return []
+        count = round(replay / (1 - replay) * size / len(strategies))
+        return [
+            PromptedQuestion("", example.question)
+            for strategy in strategies
+            for example in self._take("train", strategy, count)
+        ]
+
+    def _take(self, split: str, strategy: str, count: int) -> list[Example]:
+        return dataset_questions(self._examples, split, strategy, count, self._config.seed)
+
+    def _write(self, model: PreTrainedModel, count: int) -> list[str]:
+        return written_questions(
+            model,
+            self._tokenizer,
+            count,
+            self._world,
+            seed=self._config.seed,
+            max_new_tokens=self._config.max_response_tokens,
+            batch_size=self._config.generation_batch_size,
+        )
+
+
+def strategy_of(prompt: str) -> str:
+    """The strategy whose prompt this is, or an empty string."""
+    for strategy, text in STRATEGY_PROMPTS.items():
+        if prompt.strip() == text:
+            return strategy
+    return ""
+
+
+def dataset_questions(
+    examples: Sequence[Example], split: str, strategy: str, count: int, seed: int
+) -> list[Example]:
+    """``count`` examples of a split in a seeded order (all, where there are fewer).
+
+    Args:
+        strategy: only this one's; empty for all.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = [e for e in examples if e.split == split and strategy in ("", e.strategy)]
+    if not found:
+        raise InputError(
+            f"the data hold no {split} question{f' of strategy {strategy}' if strategy else ''}; "
+            "give data that do, or let the model write its own with questions = 'self'"
+        )
+    random.Random(f"{seed}:{split}:{strategy}").shuffle(found)
+    return found[:count]
+
+
+def written_questions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    world: World,
+    *,
+    seed: int,
+    max_new_tokens: int,
+    batch_size: int,
+) -> list[str]:
+    """``count`` distinct questions that the model samples at temperature 1; collective.
+
+    The text in front of a question is all it reads, so no data are needed. A question ends where
+    the layout would go on, and one that does not end within ``max_new_tokens`` is dropped.
+
+    Raises:
+        InputError: the model does not write that many distinct ones.
+    """
+    before, _, after = question_text(_SLOT, tokenizer).partition(_SLOT)
+    # In most vocabularies a word takes the space before it along.
+    before = before.rstrip(" ")
+    wanted = -(-count // world.size)
+    found: dict[str, None] = {}
+    for attempt in range(_ROUNDS):
+        written = generate(
+            model,
+            tokenizer,
+            [before] * wanted,
+            max_new_tokens,
+            batch_size,
+            temperature=1.0,
+            seed=(seed * _ROUNDS + attempt) * world.size + world.rank,
+        )
+        mine = [_question(told.text, after, told.finished) for told in written]
+        for share in world.gather_objects([question for question in mine if question]):
+            found.update(dict.fromkeys(share))
+        if len(found) >= count:
+            return list(found)[:count]
+    raise InputError(
+        f"the model wrote {len(found)} distinct questions in {_ROUNDS * wanted * world.size} "
+        f"attempts, {count} are wanted; give it data, or ask for fewer questions"
+    )
+
+
+def _question(text: str, after: str, finished: bool) -> str:
+    """The question in a text that may go on behind it; empty where there is none."""
+    ending = after.strip("\n") or "\n"
+    question, ended, _ = text.partition(ending)
+    return question.strip() if ended or finished else ""

@@ -1,0 +1,1 @@
+"""Supervised baking: verified traces go into the weights."""

@@ -1,0 +1,302 @@
+"""Supervised baking: the reasoning traces go into the weights, watched by free generation.
+
+`PromptBakingTrainer` is the specification's name for it; what bakes a prompt is `PromptBaker`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distforge.baking.config import Step1Config
+from distforge.baking.supervised.convergence import Convergence, check_convergence
+from distforge.data import Example, ReasoningDataset
+from distforge.data.dataset import encode
+from distforge.data.text import question_text
+from distforge.errors import InputError, RunStopped
+from distforge.evaluation.generation import SPARE_TOKENS
+from distforge.evaluation.scoring import Answered, Scores, answer_questions, stratified, summarize
+from distforge.models.context import context_length
+from distforge.models.export import export_model
+from distforge.optim import build_optimizer
+from distforge.telemetry import BakingMetrics, RunLogger
+from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
+from distforge.training.distributed import World
+from distforge.training.engine import TrainingEngine
+from distforge.training.guards import SKIPPED_FILE, StepGuard
+from distforge.training.run_directory import take_best
+from distforge.training.run_record import RunRecord
+from distforge.training.signals import StopRequest, stop_between_steps
+from distforge.training.supervised import StepRecord, SupervisedLoop
+
+
+@dataclass(frozen=True)
+class Best:
+    """The weights that are kept: the step they were seen at and their validation accuracy."""
+
+    step: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """How training ended: optimizer steps taken, what was kept, and whether it stopped early."""
+
+    steps: int
+    best: Best
+    stopped_early: bool
+
+
+class PromptBakingTrainer:
+    """Bakes the seven strategies into a model by training on verified traces.
+
+    Args:
+        model, tokenizer: the champion, thinking tokens added already.
+        examples: both splits; the held-out ones are only ever asked, never trained on.
+        config: step 1's configuration.
+        world: this process; every method is collective.
+        logger: where metrics go.
+        directory: the run's directory; checkpoints and the best weights are kept in it.
+        record: is told of every checkpoint.
+
+    Raises:
+        InputError: no examples of a split, or one longer than the model's context.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: Sequence[Example],
+        config: Step1Config,
+        world: World,
+        logger: RunLogger,
+        directory: Path,
+        record: RunRecord | None = None,
+    ) -> None:
+        self._config, self._world, self._logger = config, world, logger
+        self._record = record
+        self._tokenizer = tokenizer
+        self._checkpoints = directory / "checkpoints"
+        self._best_directory = directory / "best"
+        self.heldout = [e for e in examples if e.split == "heldout"]
+        train = [e for e in examples if e.split == "train"]
+        if not train or not self.heldout:
+            raise InputError(
+                f"the data hold {len(train)} training and {len(self.heldout)} held-out examples; "
+                "expected some of each"
+            )
+        self.dataset = ReasoningDataset(
+            train,
+            tokenizer,
+            config.data.max_length,
+            direct=[config.target == "direct"] * len(train),
+        )
+        self.max_new_tokens = generation_room(model, tokenizer, self.dataset, self.heldout)
+        self.validation = stratified(self.heldout, config.evaluation.validation_questions)
+        self.engine = TrainingEngine(
+            model,
+            lambda module: build_optimizer(module, config.optimizer),
+            config.engine,
+            world,
+            config.training.micro_batches,
+        )
+        self.loop = SupervisedLoop(
+            self.engine,
+            self.dataset,
+            config.training,
+            world,
+            tokenizer.pad_token_id,
+            StepGuard(config.guard, world, directory / SKIPPED_FILE),
+        )
+        self._losses: list[float] = []
+        self._last_lr = 0.0
+        self._best: Best | None = None
+        self._stopped = False
+        self._evaluation_due = False
+        self._stop = StopRequest()
+
+    def train(self) -> TrainingOutcome:
+        """Train to the end or to convergence, from the last checkpoint if there is one.
+
+        Raises `RunStopped` on every rank, after a checkpoint, when any rank was told to stop.
+        """
+        self._resume()
+        progress = self._logger.progress(self.loop.total_steps, "baking", self.loop.step)
+        with progress, stop_between_steps() as self._stop:
+            while self.loop.step < self.loop.total_steps and not self._stopped:
+                self.train_epoch()
+        assert self._best is not None, "the last step is always evaluated"
+        return TrainingOutcome(self.loop.step, self._best, self._stopped)
+
+    def keep(self) -> TrainingOutcome:
+        """Judge and keep the model as it is, without a step."""
+        scores = self.validate()
+        self._keep(scores.accuracy_overall)
+        assert self._best is not None
+        return TrainingOutcome(0, self._best, stopped_early=False)
+
+    def train_epoch(self) -> float:
+        """Train to the end of the epoch (evaluating when due); the mean loss of the steps taken."""
+        losses = []
+        for record in self.loop.epoch_steps():
+            if not record.skipped:
+                losses.append(record.result.loss)
+            self._after_step(record)
+            if self._stopped:
+                break
+        return _mean(losses)
+
+    def validate(self) -> Scores:
+        """Ask the validation questions, without strategy prompts, and judge the answers."""
+        return summarize(self.ask(self.validation))
+
+    def ask(self, examples: Sequence[Example], *, prompted: bool = False) -> list[Answered]:
+        """Free generations of the model as it is now, judged."""
+        with self.engine.whole_model() as model:
+            return answer_questions(
+                model,
+                self._tokenizer,
+                examples,
+                self._world,
+                max_new_tokens=self.max_new_tokens,
+                batch_size=self._config.evaluation.batch_size,
+                prompted=prompted,
+            )
+
+    def check_convergence(self, scores: Scores) -> Convergence:
+        """Hold scores against the configured targets."""
+        return check_convergence(
+            self._config.convergence,
+            scores.accuracy_overall,
+            scores.accuracy,
+            scores.token_usage,
+        )
+
+    def save_baked_model(self, directory: Path) -> None:
+        """Move the best weights seen (not the last ones) to ``directory``, with a manifest.
+
+        Collective. In the run's own directory, what a run that was killed at its end left is
+        taken up or replaced; elsewhere, raises `InputError` when ``directory`` exists.
+        """
+        if self._world.is_main:
+            ours = directory.parent == self._best_directory.parent
+            if directory.exists() and not ours:
+                raise InputError(f"{directory} exists; remove it or save elsewhere")
+            take_best(self._best_directory, directory)
+        self._world.barrier()
+
+    def _after_step(self, record: StepRecord) -> None:
+        if not record.skipped:
+            self._losses.append(record.result.loss)
+        self._last_lr = record.result.lr
+        self._logger.log(record.step, record.as_metrics())
+        last = record.step == self.loop.total_steps
+        self._evaluation_due = last or record.step % self._config.evaluation.every_steps == 0
+        told = self._stop.agreed(self._world)
+        # Who is told to stop has little time: an evaluation can wait for the resumed run.
+        if self._evaluation_due and not told:
+            self._evaluate()
+            told = self._stop.agreed(self._world)
+        every = self._config.checkpoint_every
+        if told or (every and (record.step % every == 0 or last)):
+            self._checkpoint()
+        if told:
+            raise RunStopped(f"step {record.step} of {self.loop.total_steps} is saved")
+
+    def _evaluate(self) -> None:
+        scores = self.validate()
+        convergence = self.check_convergence(scores)
+        self._logger.log_baking_epoch(
+            self.loop.step,
+            BakingMetrics(
+                epoch=self.loop.step / self.loop.steps_per_epoch,
+                loss=_mean(self._losses),
+                learning_rate=self._last_lr,
+                accuracy_overall=scores.accuracy_overall,
+                accuracy=scores.accuracy,
+                token_usage=scores.token_usage,
+                convergence_progress=convergence.progress,
+            ),
+        )
+        self._losses.clear()
+        if convergence.converged and self._config.evaluation.stop_when_converged:
+            self._stopped = self.check_convergence(summarize(self.ask(self.heldout))).converged
+        if self._stopped or self._best is None or scores.accuracy_overall > self._best.accuracy:
+            self._keep(scores.accuracy_overall)
+        self._evaluation_due = False
+
+    def _keep(self, accuracy: float) -> None:
+        self._best = Best(self.loop.step, accuracy)
+        with self.engine.whole_model() as model:
+            if self._world.is_main:
+                export_model(model, self._tokenizer, self._best_directory)
+        self._world.barrier()
+
+    def _checkpoint(self) -> None:
+        state = {
+            "step": self.loop.step,
+            "best": None if self._best is None else asdict(self._best),
+            "losses": self._losses,
+            "lr": self._last_lr,
+            "stopped": self._stopped,
+            "evaluation_due": self._evaluation_due,
+            "guard": self.loop.guard.state_dict(),
+        }
+        saved = save_checkpoint(
+            self._checkpoints, self.loop.step, self.engine.save, state, self._world
+        )
+        if self._record is not None:
+            self._record.checkpoint(self.loop.step, saved)
+
+    def _resume(self) -> None:
+        latest = find_latest(self._checkpoints) if self._world.is_main else None
+        name = self._world.broadcast_object(latest.name if latest else None)
+        if name is None:
+            return
+        self.engine.load(self._checkpoints / name)
+        state = load_state(self._checkpoints / name)
+        self.loop.step = state["step"]
+        self._best = Best(**state["best"]) if state["best"] else None
+        self._losses = state["losses"]
+        self._last_lr = state["lr"]
+        self._stopped = state["stopped"]
+        self.loop.guard.load_state_dict(state["guard"])
+        if state["evaluation_due"]:
+            self._evaluate()
+
+
+def _mean(losses: Sequence[float]) -> float:
+    """NaN when nothing was measured: every step was skipped."""
+    return sum(losses) / len(losses) if losses else math.nan
+
+
+def generation_room(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: ReasoningDataset,
+    heldout: Sequence[Example],
+) -> int:
+    """New tokens a held-out question may need: the longest trace of the data and some to spare.
+
+    Raises:
+        InputError: an example, or a held-out question with that room, exceeds the model's context.
+    """
+    context = context_length(model)
+    room = max(dataset.target_counts) + SPARE_TOKENS
+    if context is None:
+        return room
+    if max(dataset.lengths) > context:
+        raise InputError(
+            f"an example has {max(dataset.lengths)} tokens, the model's context is {context}; set "
+            f"data.max_length to {context} or less (longer examples are then left out)"
+        )
+    asked = encode(tokenizer, [question_text(e.question, tokenizer) for e in heldout])
+    free = context - max(len(ids) for ids in asked)
+    if free < 1:
+        raise InputError(f"a held-out question fills the model's context of {context} tokens")
+    return min(room, free)

@@ -1,0 +1,209 @@
+"""What is seen of a run of reinforcement learning: each step, and the held-out items at probes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from distforge.data.strategies import THINKING_TOKENS
+from distforge.evaluation.benchmarks import load_benchmarks, measure_benchmarks
+from distforge.quietstar.config import LearnerConfig
+from distforge.quietstar.episode_batches import StepExperience
+from distforge.quietstar.thought_loss import PolicyStatistics
+from distforge.telemetry import RunLogger
+from distforge.telemetry import metrics as names
+from distforge.telemetry.metrics import RL, RLMetrics
+from distforge.theater.answering import ThinkingAnswerer
+from distforge.theater.conditions import CONTROLS, Condition, ThoughtProbe
+from distforge.theater.thought_metrics import ThoughtMetrics, measure_thoughts
+from distforge.thinking.items import ThoughtItem
+from distforge.thinking.model import ThinkingModel
+from distforge.thinking.positions import placed
+from distforge.thinking.tags import CLOSE, OPEN, Tags
+from distforge.training.distributed import World
+from distforge.training.supervised import StepRecord
+
+_AVERAGED_EPISODES = 100
+# The thinking tokens that begin a step of a thought.
+HEADINGS = tuple(token for token in THINKING_TOKENS if token not in (OPEN, CLOSE))
+
+
+@dataclass(frozen=True)
+class ProbeScores:
+    """The model on held-out items.
+
+    accuracy: fraction of items answered rightly, by condition. bits_with, bits_without: a target
+    token, with the own thoughts and with none. thoughts: measured on some of them. inference_ms: to
+    think about and answer an item. by_bits: whether models are compared by ``bits_with``.
+    benchmarks: accuracy by name, of those that are configured.
+    """
+
+    accuracy: dict[Condition, float]
+    bits_with: float
+    bits_without: float
+    thoughts: ThoughtMetrics
+    inference_ms: float
+    by_bits: bool
+    benchmarks: dict[str, float]
+
+    @property
+    def score(self) -> float:
+        """What the best weights are picked by; higher is better."""
+        return -self.bits_with if self.by_bits else self.accuracy["own"]
+
+    @property
+    def ablation(self) -> float:
+        """Accuracy with the own thoughts less that of the best control."""
+        return self.accuracy["own"] - max(self.accuracy[control] for control in CONTROLS)
+
+
+class ProbeLog:
+    """Measures and logs; holds what the averages need.
+
+    Args:
+        heldout: items; the first ``config.probe.items`` are probed.
+        reference: the baked model, which judges how fluent a thought is.
+
+    Raises:
+        InputError: a benchmark that is not where the configuration says.
+    """
+
+    def __init__(
+        self,
+        config: LearnerConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        heldout: Sequence[ThoughtItem],
+        reference: nn.Module,
+        world: World,
+        logger: RunLogger,
+    ) -> None:
+        self._config, self._world, self._logger = config, world, logger
+        self._benchmarks, self._tokenizer = load_benchmarks(config.benchmarks), tokenizer
+        self._tags = Tags.from_tokenizer(tokenizer)
+        self._headings = frozenset(tokenizer.convert_tokens_to_ids(list(HEADINGS)))
+        # Held-out text is thought about at the same places before and after training.
+        self._items = placed(heldout[: config.probe.items], reference, config.positions, self._tags)
+        self._reference = reference
+        self._rewards: deque[float] = deque(maxlen=_AVERAGED_EPISODES)
+        self._latest: RLMetrics | None = None
+
+    def log_step(
+        self, step: StepRecord, experience: StepExperience, statistics: PolicyStatistics
+    ) -> None:
+        """Log one optimizer step."""
+        groups = experience.rewards.view(-1, self._config.episodes.thoughts)
+        self._rewards.extend(groups.mean(dim=1).tolist())
+        self._latest = RLMetrics(
+            episode=step.step * self._config.episodes.batch_size,
+            reward=float(experience.rewards.mean()),
+            avg_reward=sum(self._rewards) / len(self._rewards),
+            thought_length=float(experience.lengths.float().mean()),
+            kl_divergence=statistics.kl,
+            ess=statistics.ess,
+        )
+        known = ("episode", "reward", "avg_reward", "thought_length", "kl_divergence", "ess")
+        self._logger.log(
+            step.step,
+            {
+                **step.as_metrics(),
+                **{RL[name]: getattr(self._latest, name) for name in known},
+                names.RL_ENTROPY: statistics.entropy,
+                names.RL_ANSWER_NLL: statistics.answer_nll,
+                names.RL_REWARD_STD: float(groups.std(dim=1).mean()),
+                names.RL_STALENESS: step.step - 1 - min(experience.versions),
+                names.RL_ROLLOUT_SECONDS: experience.seconds,
+            },
+        )
+
+    def probe(self, model: ThinkingModel) -> ProbeScores:
+        """Examine ``model`` on the probed items; collective, ranks share them."""
+        config, chosen = self._config, self._items
+        mine = chosen[self._world.rank :: self._world.size] or chosen[:1]
+        conditions: list[Condition] = ["own", "sampled", *CONTROLS]
+        if all(item.gold is not None for item in chosen):
+            conditions.append("gold")
+        began = time.perf_counter()
+        probe = ThoughtProbe(model, mine, self._tags, config.thought, config.probe.batch_size)
+        own = probe.ask("own")
+        thinking = (time.perf_counter() - began) / len(mine)
+        results = {"own": own} | {c: probe.ask(c) for c in conditions if c != "own"}
+        sums = self._world.all_reduce_sum(
+            [
+                float(len(own.hits)),
+                *(float(results[c].hits.sum()) for c in conditions),
+                float(own.tokens.sum()),
+                float(own.bits.sum()),
+                float(results["none"].bits.sum()),
+            ]
+        )
+        places, tokens = sums[0], sums[-3]
+        return ProbeScores(
+            accuracy={c: sums[1 + i] / places for i, c in enumerate(conditions)},
+            bits_with=sums[-2] / tokens,
+            bits_without=sums[-1] / tokens,
+            thoughts=measure_thoughts(
+                model,
+                self._reference,
+                chosen[: config.probe.coherence_items],
+                self._tags,
+                config.thought,
+                config.episodes.thoughts,
+                self._headings,
+            ),
+            inference_ms=1000 * thinking,
+            by_bits=config.reward.kind == "prediction_gain",
+            benchmarks=self._ask_benchmarks(model),
+        )
+
+    def _ask_benchmarks(self, model: ThinkingModel) -> dict[str, float]:
+        asked = self._config.benchmarks
+        answerer = ThinkingAnswerer(
+            model, self._tokenizer, self._config.thought, asked.max_new_tokens, asked.batch_size
+        )
+        found = measure_benchmarks(self._benchmarks, answerer, self._world)
+        return {scores.name: scores.accuracy for scores in found}
+
+    def log_probe(self, step: int, scores: ProbeScores) -> None:
+        """Log what the probe saw and, from the first step on, the 17 metrics."""
+        benchmarks = {f"{name}_accuracy": value for name, value in scores.benchmarks.items()}
+        if self._latest is None:
+            early = {RL[name]: value for name, value in benchmarks.items()}
+        else:
+            early = {}
+            metrics = replace(
+                self._latest,
+                coherence_semantic=scores.thoughts.coherence.semantic,
+                coherence_syntactic=scores.thoughts.coherence.syntactic,
+                coherence_predictive=scores.thoughts.coherence.predictive,
+                coherence_composite=scores.thoughts.coherence.composite,
+                thought_diversity=scores.thoughts.diversity,
+                inference_time_ms=scores.inference_ms,
+                anti_theater_divergence=scores.thoughts.divergence,
+                anti_theater_ablation=scores.ablation,
+                anti_theater_correlation=scores.thoughts.correlation,
+                **benchmarks,
+            )
+            self._logger.log_rl_probe(step, metrics)
+        self._logger.log(
+            step,
+            {
+                **early,
+                **{names.RL_ACCURACY[c]: value for c, value in scores.accuracy.items()},
+                names.RL_BITS_WITH_THOUGHTS: scores.bits_with,
+                names.RL_BITS_WITHOUT: scores.bits_without,
+            },
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs; JSON."""
+        return {"rewards": list(self._rewards)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as the object that `state_dict` was taken from."""
+        self._rewards = deque(state["rewards"], maxlen=_AVERAGED_EPISODES)

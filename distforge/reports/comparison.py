@@ -1,0 +1,91 @@
+"""What step 2 reached beside what it is measured against, row by row."""
+
+import math
+from dataclasses import dataclass, replace
+
+from distforge.reports.formats import bits, interval, percent, points
+from distforge.reports.step2_summary import (
+    CONTROL_NAMES,
+    CONTROLS,
+    Difference,
+    ReinforcementSummary,
+)
+
+COMPARISON_HEADINGS = ("held-out items", "reached", "lead over it", "95% interval", "above 0")
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """A model or a kind of thought, what was reached with it, and the lead over it.
+
+    Attributes:
+        name, value: as they are shown.
+        lead, interval: of the trained model over the baked one, or of its own thoughts over a
+            control, as they are shown; empty where there is nothing to compare.
+        is_clear: whether the interval lies above zero; None where there is none.
+        opens: whether it begins a group of rows.
+    """
+
+    name: str
+    value: str
+    lead: str = ""
+    interval: str = ""
+    is_clear: bool | None = None
+    opens: bool = False
+
+
+def comparison_rows(summary: ReinforcementSummary) -> list[ComparisonRow]:
+    """Trained against baked, own thoughts against the controls, bits a token where measured."""
+    rows: list[ComparisonRow] = []
+    for group in (_model_rows(summary), _control_rows(summary), _bits_rows(summary)):
+        if group and rows:
+            group[0] = replace(group[0], opens=True)
+        rows += group
+    return rows
+
+
+def lead_text(summary: ReinforcementSummary) -> tuple[str, str]:
+    """The gain over the baked model and its interval, in the unit of the task."""
+    show = points if summary.task == "questions" else bits
+    return show(summary.gain.mean), interval(summary.gain.low, summary.gain.high, show)
+
+
+def _model_rows(summary: ReinforcementSummary) -> list[ComparisonRow]:
+    lead, between = lead_text(summary)
+    clear = _clear(summary.gain)
+    if summary.task == "text":
+        return [ComparisonRow("gain over the baked model", "", lead, between, clear)]
+    return [
+        ComparisonRow("trained model", percent(summary.accuracy_overall)),
+        ComparisonRow("baked model", percent(summary.baked_accuracy), lead, between, clear),
+    ]
+
+
+def _control_rows(summary: ReinforcementSummary) -> list[ComparisonRow]:
+    if not any(map(math.isfinite, summary.controls.values())):
+        return []
+    rows = [ComparisonRow("own thoughts", percent(summary.controls.get("own", math.nan)))]
+    for control in CONTROLS:
+        ablation = summary.ablations[control]
+        rows.append(
+            ComparisonRow(
+                CONTROL_NAMES[control],
+                percent(summary.controls.get(control, math.nan)),
+                points(ablation.mean),
+                interval(ablation.low, ablation.high, points),
+                _clear(ablation),
+            )
+        )
+    return rows
+
+
+def _bits_rows(summary: ReinforcementSummary) -> list[ComparisonRow]:
+    return [
+        ComparisonRow(name.replace("_", ", ", 1).replace("_", " "), f"{value:.3f} bits")
+        for name, value in summary.bits.items()
+        if math.isfinite(value)
+    ]
+
+
+def _clear(difference: Difference) -> bool | None:
+    return difference.is_clear if math.isfinite(difference.low) else None

@@ -1,0 +1,100 @@
+"""``report.html`` and ``report.png`` of step 1, to be looked at without a server."""
+
+from pathlib import Path
+
+from distforge.reports import page
+from distforge.reports.formats import percent
+from distforge.reports.samples import SAMPLES_NAME, read_samples
+from distforge.reports.step1_plots import RunPlots
+from distforge.reports.step1_summary import SUMMARY_NAME, BakingSummary, read_summary
+from distforge.reports.tables import accuracy_rows, usage_rows
+from distforge.telemetry.jsonl import METRICS_NAME, read_metrics
+
+# Shown in a place of their own, or of no use to a reader.
+_ELSEWHERE = {"champion", "champion_sha256", "registry_version", "shortfalls", "phase", "step"}
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes ``report.html`` (self-contained) and ``report.png`` into a run's directory.
+
+    Reads ``summary.json`` and ``metrics.jsonl``, and, where they are, ``config.toml``,
+    ``samples.jsonl`` (``strategy, question, generated, answer, correct``) and the model's manifest.
+    Both files appear whole or not at all.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        InputError: ``summary.json`` or ``metrics.jsonl`` is missing, or a file is malformed.
+    """
+    run_dir = Path(run_dir)
+    summary = read_summary(run_dir / SUMMARY_NAME)
+    plots = RunPlots(read_metrics(run_dir / METRICS_NAME), summary)
+    samples = read_samples(run_dir / SAMPLES_NAME)
+    details = summary.details
+    champion = {"source": details.get("champion"), "sha256": details.get("champion_sha256")}
+    content = page.Page(
+        title="Step 1",
+        badges=[_verdict(summary)],
+        lead=_lead(summary),
+        tiles=[*_accuracy_tiles(summary), *page.size_tiles(details)],
+        panels=plots.panels(),
+        tables=[_accuracy_table(summary), _usage_table(summary)],
+        lineage=[
+            page.lineage_card("Champion", champion),
+            page.trained_card("Baked model", run_dir, details),
+        ],
+        samples=samples,
+        details={name: value for name, value in details.items() if name not in _ELSEWHERE},
+    )
+    rendered = page.render(run_dir, content).encode("utf-8")
+    page.write_whole(
+        {run_dir / page.REPORT_PNG: plots.overview(), run_dir / page.REPORT_HTML: rendered}
+    )
+    return run_dir / page.REPORT_HTML
+
+
+def _verdict(summary: BakingSummary) -> str:
+    word = "converged" if summary.converged else "not converged"
+    return page.badge("verdict", word, summary.converged)
+
+
+def _lead(summary: BakingSummary) -> str:
+    if summary.converged:
+        return (
+            "Every target is met: free, greedy generations from the question alone, on held-out "
+            "questions, judged by the checker."
+        )
+    shortfalls = summary.details.get("shortfalls") or ["a target was missed, see the tables"]
+    return f"Not every target is met: {'; '.join(map(str, shortfalls))}."
+
+
+def _accuracy_tiles(summary: BakingSummary) -> list[tuple[str, str]]:
+    tiles = [
+        (percent(summary.accuracy_overall), "accuracy, baked"),
+        (percent(summary.champion_accuracy), "accuracy, champion"),
+    ]
+    if isinstance(prompted := summary.details.get("champion_prompted_accuracy"), int | float):
+        tiles.append((percent(prompted), "champion with prompts"))
+    return tiles
+
+
+def _accuracy_table(summary: BakingSummary) -> str:
+    rows = [
+        page.row(
+            row.name,
+            (percent(row.champion), percent(row.baked), f"≥ {percent(row.target)}"),
+            row.met,
+            is_total=row.is_total,
+        )
+        for row in accuracy_rows(summary)
+    ]
+    return page.table("accuracy", ("strategy", "champion", "baked", "target", "met"), rows)
+
+
+def _usage_table(summary: BakingSummary) -> str:
+    rows = [
+        page.row(row.name, (percent(row.baked), f"> {percent(row.target)}"), row.met)
+        for row in usage_rows(summary)
+    ]
+    return page.table("usage", ("token usage", "baked", "target", "met"), rows)

@@ -1,0 +1,227 @@
+"""The plots of step 2, drawn without a display."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from distforge.data.strategies import STRATEGIES
+from distforge.reports import canvas
+from distforge.reports.comparison import lead_text
+from distforge.reports.formats import interval, percent, points
+from distforge.reports.step2_summary import (
+    CONTROL_NAMES,
+    Difference,
+    ReinforcementSummary,
+)
+from distforge.telemetry import metrics as names
+from distforge.telemetry.jsonl import MetricRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_CONTROL_COLORS = {
+    "shuffled": "#d97706",
+    "random": "#9333ea",
+    "filler": canvas.SECOND,
+    "none": canvas.MUTED,
+}
+# More points than these are shown as a line alone.
+_MOST_MARKERS = 40
+_COHERENCES = {
+    "composite": canvas.MODEL,
+    "semantic": canvas.SECOND,
+    "syntactic": "#d97706",
+    "predictive": "#9333ea",
+}
+
+
+class ReinforcementPlots:
+    """The panels of step 2's report, each an ``(axes) -> None`` over the same data.
+
+    Args:
+        records: what ``read_metrics`` gave; of a step logged twice (a resumed run) the later holds.
+        summary: the outcome.
+    """
+
+    def __init__(self, records: Sequence[MetricRecord], summary: ReinforcementSummary) -> None:
+        self._records = records
+        self._summary = summary
+        curves: tuple[str, canvas.Panel] = ("Bits a token over training", self.draw_bits)
+        bars: tuple[str, canvas.Panel] = ("Bits a token", self.draw_final_bits)
+        if summary.task == "questions":
+            curves = ("Accuracy over training", self.draw_accuracy)
+            bars = ("Accuracy by strategy", self.draw_strategies)
+        self._panels: dict[str, canvas.Panel] = {
+            "Reward": self.draw_reward,
+            curves[0]: curves[1],
+            "Entropy and KL": self.draw_drift,
+            "Length and coherence": self.draw_thoughts,
+            bars[0]: bars[1],
+            "What a thought is worth": self.draw_ablations,
+        }
+
+    def overview(self) -> bytes:
+        """All panels in one PNG."""
+        return canvas.draw_overview(self._headline(), self._panels, (1.0, 1.0, 1.1))
+
+    def panels(self) -> dict[str, bytes]:
+        """Each panel as a PNG of its own, by what it shows."""
+        return canvas.draw_apart(self._panels)
+
+    def draw_reward(self, axes: "Axes") -> None:
+        """Reward over optimizer steps: every step's, and the mean of the last 100 episodes."""
+        canvas.prepare(axes, "Reward", "optimizer step", None)
+        steps, values = canvas.series(self._records, names.RL["reward"])
+        mean_steps, means = canvas.series(self._records, names.RL["avg_reward"])
+        if not steps and not mean_steps:
+            canvas.say_empty(axes)
+            return
+        label = "of a step"
+        axes.plot(steps, values, color=canvas.MODEL, alpha=0.35, linewidth=0.9, label=label)
+        label = "mean of the last 100 episodes"
+        axes.plot(mean_steps, means, color=canvas.MODEL, linewidth=2.0, label=label)
+        axes.set_xlim(left=0)
+        canvas.place_key(axes, *axes.get_legend_handles_labels())
+
+    def draw_accuracy(self, axes: "Axes") -> None:
+        """Accuracy with own thoughts against the controls, and the baked model's."""
+        canvas.prepare(axes, "Accuracy by the thought it is given", "optimizer step", None)
+        canvas.percent_axis(axes, "y")
+        self._curve(axes, names.RL_ACCURACY["own"], "own", canvas.MODEL, 2.2)
+        for control, color in _CONTROL_COLORS.items():
+            self._curve(axes, names.RL_ACCURACY[control], control, color, 1.2)
+        baked = self._summary.baked_accuracy
+        self._finish(axes, level=baked, level_name=f"baked model {percent(baked)}")
+
+    def draw_bits(self, axes: "Axes") -> None:
+        """Bits a target token with and without thoughts, and the baked model's."""
+        canvas.prepare(axes, "Bits a token", "optimizer step", None)
+        self._curve(axes, names.RL_BITS_WITH_THOUGHTS, "with thoughts", canvas.MODEL, 2.2)
+        self._curve(axes, names.RL_BITS_WITHOUT, "without thoughts", canvas.MUTED, 1.2)
+        baked = self._summary.bits.get("baked_with_thoughts", math.nan)
+        self._finish(axes, level=baked, level_name=f"baked model, with thoughts {baked:.3f}")
+
+    def draw_drift(self, axes: "Axes") -> None:
+        """Entropy of the thoughts (left) and their KL to the baked model (right)."""
+        canvas.prepare(axes, "Entropy and KL, nats a thought token", "optimizer step", None)
+        right = canvas.right_axes(axes)
+        for side, name, label, color in (
+            (axes, names.RL_ENTROPY, "entropy (left)", canvas.SECOND),
+            (right, names.RL["kl_divergence"], "KL to the baked model (right)", canvas.MODEL),
+        ):
+            self._smooth(side, name, label, color)
+            side.tick_params(axis="y", colors=color)
+        self._finish(axes, right)
+
+    def draw_thoughts(self, axes: "Axes") -> None:
+        """Coherence of the thoughts with its parts (left), and their length (right)."""
+        canvas.prepare(axes, "Coherence and length of the thoughts", "optimizer step", None)
+        axes.set_ylim(0, 1.02)
+        for part, color in _COHERENCES.items():
+            width = 2.2 if part == "composite" else 1.2
+            self._curve(axes, names.RL[f"coherence_{part}"], part, color, width)
+        right = canvas.right_axes(axes)
+        self._smooth(right, names.RL["thought_length"], "tokens (right)", canvas.MUTED)
+        right.tick_params(axis="y", colors=canvas.MUTED)
+        self._finish(axes, right)
+
+    def draw_strategies(self, axes: "Axes") -> None:
+        """Baked against trained model by strategy."""
+        canvas.prepare(axes, "Accuracy by strategy", None, None)
+        canvas.percent_axis(axes, "x")
+        before, after = self._summary.baked_accuracy_by_strategy, self._summary.accuracy
+        for row, strategy in enumerate(STRATEGIES):
+            canvas.bar(axes, row - 0.2, before.get(strategy, math.nan), 0.32, canvas.BEFORE)
+            canvas.bar(axes, row + 0.2, after.get(strategy, math.nan), 0.42, canvas.MODEL)
+        canvas.name_rows(axes, [strategy.replace("_", " ") for strategy in STRATEGIES])
+        canvas.key(axes, [("baked", canvas.BEFORE), ("trained", canvas.MODEL)])
+
+    def draw_final_bits(self, axes: "Axes") -> None:
+        """Baked against trained model in bits a token, with and without thoughts."""
+        canvas.prepare(axes, "Bits a token on held-out text", None, None)
+        axes.grid(visible=False, axis="y")
+        bits = self._summary.bits
+        for row, kind in enumerate(("with_thoughts", "without")):
+            for model, shift, height, color in (
+                ("baked", -0.2, 0.32, canvas.BEFORE),
+                ("trained", 0.2, 0.42, canvas.MODEL),
+            ):
+                value = bits.get(f"{model}_{kind}", math.nan)
+                canvas.bar(axes, row + shift, value, height, color, "{:.3f}")
+        axes.set_xlim(0, 1.15 * max([*filter(math.isfinite, bits.values())], default=1.0))
+        canvas.name_rows(axes, ["with thoughts", "without"])
+        canvas.key(axes, [("baked", canvas.BEFORE), ("trained", canvas.MODEL)])
+
+    def draw_ablations(self, axes: "Axes") -> None:
+        """Accuracy with the own thoughts less each control's, with 95% intervals."""
+        canvas.prepare(axes, "What a thought is worth", "points of accuracy", None)
+        axes.grid(visible=False, axis="y")
+        ablations = self._summary.ablations
+        if not any(math.isfinite(ablation.mean) for ablation in ablations.values()):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            canvas.say_empty(axes, "not measured")
+            return
+        for row, ablation in enumerate(ablations.values()):
+            _draw_difference(axes, row, ablation)
+        axes.axvline(0.0, color=canvas.MUTED, linewidth=1.0)
+        canvas.points_axis(axes, [v for d in ablations.values() for v in (d.mean, d.low, d.high)])
+        canvas.name_rows(axes, [CONTROL_NAMES[control] for control in ablations])
+        canvas.key(
+            axes, [("accuracy with own thoughts less the control's, 95% interval", canvas.MODEL)]
+        )
+
+    def _headline(self) -> str:
+        summary = self._summary
+        lead, between = lead_text(summary)
+        asks = summary.task == "questions"
+        reached = f"{percent(summary.accuracy_overall)} on held-out questions, " if asks else ""
+        verdict = f"; verdict {summary.verdict}" if summary.verdict else ""
+        return f"Step 2: {reached}{lead} over the baked model {between}{verdict}"
+
+    def _curve(self, axes: "Axes", name: str, label: str, color: str, width: float) -> None:
+        steps, values = canvas.series(self._records, name)
+        if steps:
+            marker = "o" if len(steps) <= _MOST_MARKERS else ""
+            axes.plot(
+                steps,
+                values,
+                color=color,
+                linewidth=width,
+                marker=marker,
+                markersize=2.0 * width,
+                label=label,
+                # The heavier curve is the one to see where two cross.
+                zorder=2.0 + width,
+            )
+
+    def _smooth(self, axes: "Axes", name: str, label: str, color: str) -> None:
+        steps, values = canvas.series(self._records, name)
+        if steps:
+            canvas.smooth_curve(axes, steps, values, color, label)
+            # The bottom is zero, unless an estimate from samples fell a little below it.
+            top = max(values)
+            axes.set_ylim(min(0.0, *values), 1.15 * top if top > 0 else 1.0)
+
+    def _finish(self, *axes: "Axes", level: float = math.nan, level_name: str = "") -> None:
+        """Marks the baked model's level, says where nothing was logged, and places the key."""
+        first = axes[0]
+        if not any(side.lines for side in axes):
+            canvas.say_empty(first)
+        if math.isfinite(level):
+            first.axhline(level, color=canvas.INK, linestyle="--", linewidth=1.2, label=level_name)
+        first.set_xlim(left=0)
+        canvas.place_key(first, *canvas.labelled(axes))
+
+
+def _draw_difference(axes: "Axes", row: int, difference: Difference) -> None:
+    low, high = difference.low, difference.high
+    if not math.isfinite(difference.mean):
+        canvas.write_value(axes, 0.0, row, "not measured")
+        return
+    axes.barh(row, difference.mean, height=0.5, color=canvas.MODEL)
+    if math.isfinite(low + high):
+        axes.plot([low, high], [row, row], color=canvas.INK, linewidth=1.4, marker="|")
+    end = max(filter(math.isfinite, (difference.mean, high, 0.0)))
+    text = f"{points(difference.mean)} {interval(low, high, points)}"
+    canvas.write_value(axes, end, row, text)

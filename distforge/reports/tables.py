@@ -1,0 +1,160 @@
+"""The final tables: what was reached, against what had to be (step 1) or what was (step 2)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from distforge.data.strategies import STRATEGIES, USAGE_TYPES
+from distforge.reports.comparison import COMPARISON_HEADINGS, comparison_rows
+from distforge.reports.formats import percent
+from distforge.reports.step1_summary import BakingSummary
+from distforge.reports.step2_summary import ReinforcementSummary
+
+
+@dataclass(frozen=True)
+class AccuracyRow:
+    """A strategy's accuracy, or the overall one (``is_total``); fractions, NaN if unknown."""
+
+    name: str
+    champion: float
+    baked: float
+    target: float
+    is_total: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether the baked model reaches the target."""
+        return self.baked >= self.target
+
+
+@dataclass(frozen=True)
+class UsageRow:
+    """How often free generations use a kind of token; fractions, NaN if unknown."""
+
+    name: str
+    baked: float
+    target: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the baked model exceeds the target."""
+        return self.baked > self.target
+
+
+def accuracy_rows(summary: BakingSummary) -> list[AccuracyRow]:
+    """One row a strategy, and the overall one last."""
+    rows = [
+        AccuracyRow(
+            strategy,
+            summary.champion_accuracy_by_strategy.get(strategy, math.nan),
+            summary.accuracy.get(strategy, math.nan),
+            summary.targets.accuracy_strategy,
+        )
+        for strategy in STRATEGIES
+    ]
+    overall = AccuracyRow(
+        "overall",
+        summary.champion_accuracy,
+        summary.accuracy_overall,
+        summary.targets.accuracy_overall,
+        is_total=True,
+    )
+    return [*rows, overall]
+
+
+def usage_rows(summary: BakingSummary) -> list[UsageRow]:
+    """One row a usage type."""
+    return [
+        UsageRow(
+            usage, summary.token_usage.get(usage, math.nan), summary.targets.token_usage[usage]
+        )
+        for usage in USAGE_TYPES
+    ]
+
+
+def accuracy_table(summary: BakingSummary) -> Table:
+    """Strategy by strategy: champion, baked model, target, and whether it is met."""
+    table = _target_table("Step 1: accuracy on held-out questions", "strategy", "champion", "baked")
+    for row in accuracy_rows(summary):
+        if row.is_total:
+            table.add_section()
+        table.add_row(
+            row.name,
+            percent(row.champion),
+            percent(row.baked),
+            f"≥ {percent(row.target)}",
+            _mark(row.met),
+            style="bold" if row.is_total else None,
+        )
+    return table
+
+
+def usage_table(summary: BakingSummary) -> Table:
+    """Token usage by type against its target; the caption says whether step 1 converged."""
+    table = _target_table("Step 1: thinking tokens used", "token usage", "baked")
+    table.caption = Text(f"converged: {'yes' if summary.converged else 'no'}", style="bold")
+    table.caption_justify = "left"
+    for row in usage_rows(summary):
+        table.add_row(row.name, percent(row.baked), f"> {percent(row.target)}", _mark(row.met))
+    return table
+
+
+def baking_tables(summary: Mapping[str, Any]) -> tuple[Table, Table]:
+    """Step 1's accuracies and token usage.
+
+    Args:
+        summary: what ``summary.json`` holds (see ``BakingSummary.from_mapping``).
+
+    Raises:
+        InputError: a key is missing or has a wrong type.
+    """
+    outcome = BakingSummary.from_mapping(summary)
+    return accuracy_table(outcome), usage_table(outcome)
+
+
+def reinforcement_table(summary: Mapping[str, Any]) -> Table:
+    """What step 2 reached, against the baked model and the controls, with 95% intervals.
+
+    Args:
+        summary: what ``summary.json`` holds (see ``ReinforcementSummary.from_mapping``).
+
+    Raises:
+        InputError: a key is missing or has a wrong type.
+    """
+    outcome = ReinforcementSummary.from_mapping(summary)
+    title = f"Step 2: {outcome.items:,} held-out items"
+    table = _table_of(title, COMPARISON_HEADINGS)
+    for row in comparison_rows(outcome):
+        if row.opens:
+            table.add_section()
+        clear = "" if row.is_clear is None else _mark(row.is_clear)
+        table.add_row(row.name, row.value, row.lead, row.interval, clear)
+    table.caption = Text(
+        f"improved: {'yes' if outcome.improved else 'no'}   "
+        f"verdict: {outcome.verdict or 'not judged yet'}   {outcome.episodes:,} episodes",
+        style="bold",
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _target_table(title: str, first: str, *numbers: str) -> Table:
+    return _table_of(title, (first, *numbers, "target", "met"))
+
+
+def _table_of(title: str, headings: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    first, *numbers, last = headings
+    table.add_column(first)
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column(last, justify="center")
+    return table
+
+
+def _mark(met: bool) -> Text:
+    return Text("yes", style="green") if met else Text("no", style="bold red")

@@ -1,0 +1,85 @@
+"""Scores, the forgetting matrix and what is written of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+
+from rich.console import Console
+
+from distforge.baking.prompt.prompt_report import (
+    BakeReport,
+    Condition,
+    ForgettingMatrix,
+    forgetting_table,
+    report_table,
+    score,
+)
+from distforge.evaluation.adherence import layout
+from distforge.evaluation.scoring import Answered
+from distforge.reports.step1_summary import write_summary
+from tests.baking_cases import examples
+
+MATRIX = ForgettingMatrix(
+    prompts=("first", "second"),
+    kl=((1.0, 2.0), (0.1, 1.9), (0.2, 0.3)),
+    accuracy=((0.1, 0.2), (0.9, 0.25), (0.8, 0.7)),
+    adherence=((0.0, 0.0), (1.0, 0.5), (0.95, 1.0)),
+)
+CELL = Condition(0.5, 0.75, 4)
+
+
+def report(**changes) -> BakeReport:
+    values = {
+        "prompt": "Think.",
+        "strategy": "",
+        "kl_before": 1.0,
+        "kl_after": 0.05,
+        "conditions": dict.fromkeys(("unprompted", "prompted", "baked", "baked_prompted"), CELL),
+        "forgetting": {"self_doubt": (CELL, Condition(math.nan, math.nan, 0))},
+        "steps": 7,
+        "stopped_early": False,
+        "strength": 1.0,
+        "seconds": 3.25,
+    }
+    return BakeReport(**{**values, **changes})
+
+
+def test_a_score_counts_right_answers_and_wanted_layouts() -> None:
+    example = examples()[0]
+    form = layout("<think>1+1=2</think>\nAnswer: 2")
+    answered = [
+        Answered(example, "<think>x</think>\nAnswer: 9", "9", False),
+        Answered(example, "<think>y</think>\nAnswer: 2", "2", True),
+        Answered(example, "Answer: 2", "2", True),
+        Answered(example, "<step>z\nAnswer: 2", "2", True),
+    ]
+    assert score(answered, [form] * 4) == Condition(0.75, 0.5, 4)
+    assert score([], []).questions == 0
+    assert math.isnan(score([], []).accuracy)
+
+
+def test_what_a_prompt_lost_since_its_own_bake() -> None:
+    assert round(MATRIX.forgotten(0), 12) == 0.1
+    assert MATRIX.forgotten(1) == 0.0
+
+
+def test_a_report_is_json_without_nan(tmp_path) -> None:
+    path = tmp_path / "report.json"
+    write_summary(path, {"reports": [report().as_dict(), report(kl_after=0.0).as_dict()]})
+    first, second = json.loads(path.read_text())["reports"]
+    assert first["kl_fall"] == 20
+    assert second["kl_fall"] is None  # infinite
+    assert first["forgetting"]["self_doubt"][1]["accuracy"] is None
+    assert first["conditions"]["baked"] == {"accuracy": 0.5, "adherence": 0.75, "questions": 4}
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_tables_show_every_number() -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(report_table([report()]))
+    console.print(forgetting_table(MATRIX))
+    shown = console.export_text()
+    for text in ("Think.", "0.0500", "50.0% / 75.0%", "nothing", "80.0% / 95.0% / 0.2000"):
+        assert text in shown

@@ -1,0 +1,44 @@
+"""Held-out items are split in two: what picks the weights does not judge them."""
+
+import pytest
+
+from distforge.errors import InputError
+from distforge.quietstar.inputs import split_probed
+from distforge.thinking.items import ThoughtItem
+
+
+def pieces(*counts: int) -> list[ThoughtItem]:
+    """Documents of so many pieces each."""
+    return [
+        ThoughtItem(f"{number}@{96 * piece}", (1,), (), (), document=f"document {number}")
+        for number, count in enumerate(counts)
+        for piece in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    "counts,most,probed",
+    [
+        ([1] * 10, 3, 3),
+        # No more than half are probed.
+        ([1] * 10, 9, 5),
+        ([1, 1], 350, 1),
+        # Whole documents, as near as they come to what was wanted.
+        ([4, 4, 4], 3, 4),
+        ([2, 5, 9], 6, 7),
+        ([2, 9, 9], 7, 2),
+        # One long document is cut inside, and so is what has no border in its first half.
+        ([10], 3, 3),
+        ([9, 3], 4, 4),
+    ],
+)
+def test_whole_documents_up_to_half_are_probed(counts, most, probed):
+    items = pieces(*counts)
+    one, other = split_probed(items, most)
+    assert one + other == items
+    assert len(one) == probed
+
+
+def test_a_single_item_cannot_do_both():
+    with pytest.raises(InputError, match="there is 1 held-out item"):
+        split_probed(pieces(1), 350)
