@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from distforge.errors import InputError, RunStopped
-from distforge.models.export import export_model
+from distforge.errors import InputError
 from distforge.optim import build_optimizer
 from distforge.quietstar.advantages import Advantages
 from distforge.quietstar.config import LearnerConfig
@@ -26,22 +26,12 @@ from distforge.telemetry import RunLogger
 from distforge.thinking.items import ThoughtItem
 from distforge.thinking.model import ThinkingModel
 from distforge.thinking.tags import Tags
-from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.guards import SKIPPED_FILE, StepGuard
-from distforge.training.run_directory import take_best
+from distforge.training.keeping import Best, Keeper
 from distforge.training.run_record import RunRecord
-from distforge.training.signals import StopRequest, stop_between_steps
 from distforge.training.supervised import StepRecord, TrainingLoop
-
-
-@dataclass(frozen=True)
-class Best:
-    """The weights that are kept: the step they were seen at and their score on the probed items."""
-
-    step: int
-    score: float
 
 
 @dataclass(frozen=True)
@@ -83,8 +73,7 @@ class ThoughtTrainer:
     ) -> None:
         if not heldout:
             raise InputError("there is no held-out item to probe the thoughts with")
-        self._config, self._world, self._logger, self._record = config, world, logger, record
-        self._checkpoints, self._best_directory = directory / "checkpoints", directory / "best"
+        self._config, self._world, self._logger = config, world, logger
         self._tokenizer, self._tags = tokenizer, Tags.from_tokenizer(tokenizer)
         tags, self._plan = self._tags, EpisodePlan(items, config.episodes)
         self._recipe = EngineRecipe(
@@ -115,11 +104,11 @@ class ThoughtTrainer:
         self._scorer = Scorer(config.reward.scorer_decay) if wants_scorer else None
         self._guard = StepGuard(config.guard, world, directory / SKIPPED_FILE)
         self._epoch = max(1, len(items) // config.episodes.batch_size)
+        self._pool: RolloutPool | None = None
         self._pool_state: dict[str, object] | None = None
-        self._best: Best | None = None
-        self._due = False
-        self._stop = StopRequest()
-        self._step = 0
+        self._keeper = Keeper(
+            self, directory, world, config.probe.every_steps, config.checkpoint_every, record
+        )
 
     def train(self) -> ThoughtOutcome:
         """Train to the end, from the last checkpoint if there is one.
@@ -128,11 +117,11 @@ class ThoughtTrainer:
             RunStopped: on every rank, after a checkpoint, when any rank was told to stop.
             RolloutError: rollouts cannot go on.
         """
-        self._resume()
-        with self._open_pool() as pool, stop_between_steps() as self._stop:
+        self._keeper.resume()
+        with self._open_pool() as self._pool, self._keeper.stopping_between_steps():
             source = EpisodeBatches(
                 self._plan,
-                pool,
+                self._pool,
                 self.engine,
                 self._advantages,
                 self._config.episodes,
@@ -142,25 +131,24 @@ class ThoughtTrainer:
                 self._scorer,
             )
             loop = TrainingLoop(self.engine, source, self._config.episodes.loop, self._guard)
-            loop.step = self._step
+            loop.step = self._keeper.step
             # The baked model is the first that could be kept.
-            if self._due or self._best is None:
-                self._probe(loop.step)
+            if self._keeper.evaluation_due or self._keeper.best is None:
+                self._keeper.evaluate()
             progress = self._logger.progress(loop.total_steps, "reinforcing", loop.step)
             with progress:
                 self.loss.progress = loop.step / loop.total_steps
                 for step in loop.steps():
-                    self._after_step(step, loop.total_steps, source, pool)
+                    self._after_step(step, loop.total_steps, source)
                     self.loss.progress = loop.step / loop.total_steps
-        assert self._best is not None, "the last step is always probed"
-        episodes = self._step * self._config.episodes.batch_size
-        return ThoughtOutcome(self._step, episodes, self._best)
+        assert self._keeper.best is not None, "the last step is always probed"
+        steps = self._keeper.step
+        episodes = steps * self._config.episodes.batch_size
+        return ThoughtOutcome(steps, episodes, self._keeper.best)
 
     def save_model(self, directory: Path) -> Path:
         """Move the best weights seen (not the last ones) to ``directory``; collective."""
-        if self._world.is_main:
-            take_best(self._best_directory, directory)
-        self._world.barrier()
+        self._keeper.take_best(directory)
         return directory
 
     @contextmanager
@@ -175,73 +163,50 @@ class ThoughtTrainer:
                 pool.load_state_dict(self._pool_state)
             yield pool
 
-    def _after_step(
-        self, step: StepRecord, total: int, source: EpisodeBatches, pool: RolloutPool | None
-    ) -> None:
-        self._step = step.step
+    def _after_step(self, step: StepRecord, total: int, source: EpisodeBatches) -> None:
         assert source.last is not None
         statistics = self.loss.take_statistics(self._world)
         self.probe_log.log_step(step, source.last, statistics)
-        last = step.step == total
-        self._due = last or step.step % self._config.probe.every_steps == 0
-        told = self._stop.agreed(self._world)
-        # Who is told to stop has little time: a probe can wait for the resumed run.
-        if self._due and not told:
-            self._probe(step.step)
-            told = self._stop.agreed(self._world)
-        every = self._config.checkpoint_every
-        if told or (every and (step.step % every == 0 or last)):
-            self._checkpoint(pool)
-        if told:
-            raise RunStopped(f"step {step.step} of {total} is saved")
+        self._keeper.after_step(step.step, total)
 
-    def _probe(self, step: int) -> None:
+    # What the keeper asks for.
+
+    def evaluate(self, step: int) -> None:
+        """Probe the thoughts on held-out items; log, and keep the weights if they are the best."""
         with self.engine.whole_model() as model:
             assert isinstance(model, ThinkingModel)
             scores = self.probe_log.probe(model)
             self.probe_log.log_probe(step, scores)
-            if self._best is None or scores.score > self._best.score:
-                self._best = Best(step, scores.score)
-                if self._world.is_main:
-                    export_model(model, self._tokenizer, self._best_directory)
-        self._world.barrier()
-        self._due = False
+            if self._keeper.is_best(scores.score):
+                self._keeper.keep(scores.score, model, self._tokenizer)
 
-    def _checkpoint(self, pool: RolloutPool | None) -> None:
-        state = {
-            "step": self._step,
-            "best": None if self._best is None else asdict(self._best),
-            "due": self._due,
-            "guard": self._guard.state_dict(),
-            "advantages": self._advantages.state_dict(),
-            "observer": self.probe_log.state_dict(),
-            "pool": None if pool is None else pool.state_dict(),
-        }
-        saved = save_checkpoint(self._checkpoints, self._step, self._write, state, self._world)
-        if self._record is not None:
-            self._record.checkpoint(self._step, saved)
-
-    def _write(self, directory: Path) -> None:
+    def write(self, directory: Path) -> None:
+        """See `Trainee`."""
         self.engine.save(directory)
         if self._scorer is not None and self._world.is_main:
             self._scorer.save(directory)
 
-    def _resume(self) -> None:
-        latest = find_latest(self._checkpoints) if self._world.is_main else None
-        name = self._world.broadcast_object(latest.name if latest else None)
-        if name is None:
-            return
-        directory = self._checkpoints / name
+    def load(self, directory: Path, step: int) -> None:
+        """See `Trainee`."""
         self.engine.load(directory)
-        state = load_state(directory)
-        self._step, self._due = state["step"], state["due"]
-        self._best = Best(**state["best"]) if state["best"] else None
+        if self._scorer is not None:
+            self._scorer.load(directory, step - 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Trainee`."""
+        return {
+            "guard": self._guard.state_dict(),
+            "advantages": self._advantages.state_dict(),
+            "observer": self.probe_log.state_dict(),
+            "pool": None if self._pool is None else self._pool.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Trainee`."""
         self._guard.load_state_dict(state["guard"])
         self._advantages.load_state_dict(state["advantages"])
         self.probe_log.load_state_dict(state["observer"])
         self._pool_state = state["pool"]
-        if self._scorer is not None:
-            self._scorer.load(directory, self._step - 1)
 
 
 def _rollout_device(config: RolloutConfig, world: World) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 from distforge.errors import InputError
-from distforge.registry.manifest import write_manifest
 from distforge.training.distributed import World
 
 Existing = Literal["resume", "replace"]
@@ -33,17 +31,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _IDENTITY_FILE = "config.sha256"
 CONFIG_FILE = "config.toml"
 SUMMARY_FILE = "summary.json"
-
-
-def take_best(best: Path, directory: Path) -> None:
-    """Move the weights that training kept in ``best`` to ``directory``, with a manifest; rank 0.
-
-    What a run that was killed at its end left there is taken up, or replaced.
-    """
-    if best.exists():
-        shutil.rmtree(directory, ignore_errors=True)
-        os.rename(best, directory)
-    write_manifest(directory)
 
 
 def claim_run_directory(

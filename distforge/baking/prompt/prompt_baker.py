@@ -37,7 +37,6 @@ from distforge.training.distributed import World
 
 _TRAJECTORIES_FILE = "trajectories.json"
 _ADAPTER_DIRECTORY = "adapter"
-_CHECKPOINTS_DIRECTORY = "checkpoints"
 
 
 class PromptBaker:
@@ -281,7 +280,7 @@ class PromptBaker:
             config or self.config,
             self.world,
             self._logger,
-            directory / _CHECKPOINTS_DIRECTORY if directory else None,
+            directory,
         )
         delta, outcome = training.run(self._logged_steps)
         self._logged_steps += outcome.steps + 1

@@ -28,6 +28,7 @@ from distforge.training.distributed import World
 from distforge.training.open_run import Run, open_run
 from distforge.training.run_directory import SUMMARY_FILE
 from distforge.training.run_record import RunRecord
+from distforge.training.signals import stop_at_once
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,14 @@ def run_prompt_baking(config: BakePromptConfig, world: World) -> PromptRunSummar
     Raises:
         InputError: something the user gave cannot be used. A run directory made for nothing is
             removed again.
+        RunStopped: SIGTERM or SIGINT came; a bake under way has saved a checkpoint, on all ranks
+            at one step, and the same call resumes.
     """
+    with stop_at_once():
+        return _check_and_run(config, world)
+
+
+def _check_and_run(config: BakePromptConfig, world: World) -> PromptRunSummary:
     config.check()
     prompts = [read_prompt(path) for path in config.prompt]
     examples = read_examples(Path(config.data)) if config.data else None

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,11 +34,11 @@ from distforge.baking.prompt.trajectories import (
 from distforge.optim import build_optimizer
 from distforge.telemetry import RunLogger
 from distforge.telemetry.metrics import PROMPT_HELDOUT_KL
-from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.engine_config import resolve_dtype
 from distforge.training.guards import GuardConfig, StepGuard
+from distforge.training.keeping import Keeper
 from distforge.training.supervised import TrainingLoop
 
 
@@ -73,8 +74,7 @@ class BakeTraining:
         config: see `PromptBakingConfig`.
         world: this process.
         logger: where metrics go.
-        checkpoints: directory to resume from and to save to, or None.
-        checkpoint_every: steps between two checkpoints.
+        directory: where checkpoints are resumed from and saved, at every evaluation; or None.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class BakeTraining:
         config: PromptBakingConfig,
         world: World,
         logger: RunLogger,
-        checkpoints: Path | None = None,
+        directory: Path | None = None,
     ) -> None:
         self._base = base
         self._tokenizer = tokenizer
@@ -97,9 +97,11 @@ class BakeTraining:
         self._config = config
         self._world = world
         self._logger = logger
-        self._checkpoints = checkpoints
+        every = config.evaluate_every
+        self._keeper = Keeper(self, directory, world, every, every)
         self._curve: list[tuple[int, float]] = []
         self._stopped = False
+        self._first_step = 0
 
     def run(self, first_step: int = 0) -> tuple[Delta, BakeOutcome]:
         """Train to the end or to the wanted KL; the log's steps count from ``first_step``."""
@@ -185,27 +187,47 @@ class BakeTraining:
         )
 
     def _train(self, first_step: int) -> None:
-        self._resume()
-        if not self._curve:
-            self._measure(first_step)
+        self._first_step = first_step
+        self._keeper.resume()
+        self._loop.step = self._keeper.step
+        if self._keeper.evaluation_due or not self._curve:
+            self._keeper.evaluate()
         total = self._loop.total_steps
-        with self._logger.progress(first_step + total, "baking", first_step + self._loop.step):
+        progress = self._logger.progress(first_step + total, "baking", first_step + self._loop.step)
+        with progress, self._keeper.stopping_between_steps():
             for record in self._loop.steps() if not self._stopped else ():
                 self._logger.log(first_step + record.step, record.as_metrics())
-                last = record.step == total
-                if last or record.step % self._config.evaluate_every == 0:
-                    self._measure(first_step)
-                    self._save()
+                self._keeper.after_step(record.step, total)
                 if self._stopped:
                     break
 
-    def _measure(self, first_step: int) -> None:
+    # What the keeper asks for.
+
+    def evaluate(self, step: int) -> None:
+        """Measure the held-out KL; log it, and stop where it is low enough."""
         with self._engine.whole_model() as model:
             value = mean_kl(model, self._loss, self._heldout, self._world, self._pad())
-        self._curve.append((self._loop.step, value))
-        self._logger.log(first_step + self._loop.step, {PROMPT_HELDOUT_KL: value})
+        self._curve.append((step, value))
+        self._logger.log(self._first_step + step, {PROMPT_HELDOUT_KL: value})
         goal = self._config.stop_fraction * self._curve[0][1]
         self._stopped = self._config.stop_fraction > 0 and value <= goal
+
+    def write(self, directory: Path) -> None:
+        """See `Trainee`."""
+        self._engine.save(directory)
+
+    def load(self, directory: Path, step: int) -> None:
+        """See `Trainee`."""
+        self._engine.load(directory)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Trainee`."""
+        return {"curve": self._curve, "stopped": self._stopped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Trainee`."""
+        self._curve = [(step, value) for step, value in state["curve"]]
+        self._stopped = state["stopped"]
 
     def _difference(self, base_sha256: str) -> Delta:
         with self._engine.whole_model() as model:
@@ -223,24 +245,6 @@ class BakeTraining:
             None,
             base_sha256,
         )
-
-    def _save(self) -> None:
-        if self._checkpoints is None:
-            return
-        state = {"step": self._loop.step, "curve": self._curve, "stopped": self._stopped}
-        save_checkpoint(self._checkpoints, self._loop.step, self._engine.save, state, self._world)
-
-    def _resume(self) -> None:
-        if self._checkpoints is None:
-            return
-        latest = find_latest(self._checkpoints) if self._world.is_main else None
-        name = self._world.broadcast_object(latest.name if latest else None)
-        if name is None:
-            return
-        self._engine.load(self._checkpoints / name)
-        state = load_state(self._checkpoints / name)
-        self._loop.step, self._stopped = state["step"], state["stopped"]
-        self._curve = [(step, value) for step, value in state["curve"]]
 
     def _pad(self) -> int:
         return int(self._tokenizer.pad_token_id)

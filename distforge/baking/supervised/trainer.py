@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,29 +18,18 @@ from distforge.baking.supervised.convergence import Convergence, check_convergen
 from distforge.data import Example, ReasoningDataset
 from distforge.data.dataset import encode
 from distforge.data.text import question_text
-from distforge.errors import InputError, RunStopped
+from distforge.errors import InputError
 from distforge.evaluation.generation import SPARE_TOKENS
 from distforge.evaluation.scoring import Answered, Scores, answer_questions, stratified, summarize
 from distforge.models.context import context_length
-from distforge.models.export import export_model
 from distforge.optim import build_optimizer
 from distforge.telemetry import BakingMetrics, RunLogger
-from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.guards import SKIPPED_FILE, StepGuard
-from distforge.training.run_directory import take_best
+from distforge.training.keeping import Best, Keeper
 from distforge.training.run_record import RunRecord
-from distforge.training.signals import StopRequest, stop_between_steps
 from distforge.training.supervised import StepRecord, SupervisedLoop
-
-
-@dataclass(frozen=True)
-class Best:
-    """The weights that are kept: the step they were seen at and their validation accuracy."""
-
-    step: int
-    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -79,10 +69,7 @@ class PromptBakingTrainer:
         record: RunRecord | None = None,
     ) -> None:
         self._config, self._world, self._logger = config, world, logger
-        self._record = record
-        self._tokenizer = tokenizer
-        self._checkpoints = directory / "checkpoints"
-        self._best_directory = directory / "best"
+        self._tokenizer, self._directory = tokenizer, directory
         self.heldout = [e for e in examples if e.split == "heldout"]
         train = [e for e in examples if e.split == "train"]
         if not train or not self.heldout:
@@ -115,30 +102,35 @@ class PromptBakingTrainer:
         )
         self._losses: list[float] = []
         self._last_lr = 0.0
-        self._best: Best | None = None
         self._stopped = False
-        self._evaluation_due = False
-        self._stop = StopRequest()
+        self._keeper = Keeper(
+            self,
+            directory,
+            world,
+            config.evaluation.every_steps,
+            config.checkpoint_every,
+            record,
+        )
 
     def train(self) -> TrainingOutcome:
         """Train to the end or to convergence, from the last checkpoint if there is one.
 
         Raises `RunStopped` on every rank, after a checkpoint, when any rank was told to stop.
         """
-        self._resume()
+        self._keeper.resume()
+        self.loop.step = self._keeper.step
+        if self._keeper.evaluation_due:
+            self._keeper.evaluate()
         progress = self._logger.progress(self.loop.total_steps, "baking", self.loop.step)
-        with progress, stop_between_steps() as self._stop:
+        with progress, self._keeper.stopping_between_steps():
             while self.loop.step < self.loop.total_steps and not self._stopped:
                 self.train_epoch()
-        assert self._best is not None, "the last step is always evaluated"
-        return TrainingOutcome(self.loop.step, self._best, self._stopped)
+        return self._outcome()
 
     def keep(self) -> TrainingOutcome:
         """Judge and keep the model as it is, without a step."""
-        scores = self.validate()
-        self._keep(scores.accuracy_overall)
-        assert self._best is not None
-        return TrainingOutcome(0, self._best, stopped_early=False)
+        self._keep(self.validate().accuracy_overall)
+        return self._outcome()
 
     def train_epoch(self) -> float:
         """Train to the end of the epoch (evaluating when due); the mean loss of the steps taken."""
@@ -183,38 +175,31 @@ class PromptBakingTrainer:
         Collective. In the run's own directory, what a run that was killed at its end left is
         taken up or replaced; elsewhere, raises `InputError` when ``directory`` exists.
         """
-        if self._world.is_main:
-            ours = directory.parent == self._best_directory.parent
-            if directory.exists() and not ours:
-                raise InputError(f"{directory} exists; remove it or save elsewhere")
-            take_best(self._best_directory, directory)
-        self._world.barrier()
+        if self._world.is_main and directory.parent != self._directory and directory.exists():
+            raise InputError(f"{directory} exists; remove it or save elsewhere")
+        self._keeper.take_best(directory)
 
     def _after_step(self, record: StepRecord) -> None:
         if not record.skipped:
             self._losses.append(record.result.loss)
         self._last_lr = record.result.lr
         self._logger.log(record.step, record.as_metrics())
-        last = record.step == self.loop.total_steps
-        self._evaluation_due = last or record.step % self._config.evaluation.every_steps == 0
-        told = self._stop.agreed(self._world)
-        # Who is told to stop has little time: an evaluation can wait for the resumed run.
-        if self._evaluation_due and not told:
-            self._evaluate()
-            told = self._stop.agreed(self._world)
-        every = self._config.checkpoint_every
-        if told or (every and (record.step % every == 0 or last)):
-            self._checkpoint()
-        if told:
-            raise RunStopped(f"step {record.step} of {self.loop.total_steps} is saved")
+        self._keeper.after_step(record.step, self.loop.total_steps)
 
-    def _evaluate(self) -> None:
+    def _outcome(self) -> TrainingOutcome:
+        assert self._keeper.best is not None, "the last step is always evaluated"
+        return TrainingOutcome(self._keeper.step, self._keeper.best, self._stopped)
+
+    # What the keeper asks for.
+
+    def evaluate(self, step: int) -> None:
+        """Answer the validation questions; log, and keep the weights if they are the best."""
         scores = self.validate()
         convergence = self.check_convergence(scores)
         self._logger.log_baking_epoch(
-            self.loop.step,
+            step,
             BakingMetrics(
-                epoch=self.loop.step / self.loop.steps_per_epoch,
+                epoch=step / self.loop.steps_per_epoch,
                 loss=_mean(self._losses),
                 learning_rate=self._last_lr,
                 accuracy_overall=scores.accuracy_overall,
@@ -226,48 +211,35 @@ class PromptBakingTrainer:
         self._losses.clear()
         if convergence.converged and self._config.evaluation.stop_when_converged:
             self._stopped = self.check_convergence(summarize(self.ask(self.heldout))).converged
-        if self._stopped or self._best is None or scores.accuracy_overall > self._best.accuracy:
+        if self._stopped or self._keeper.is_best(scores.accuracy_overall):
             self._keep(scores.accuracy_overall)
-        self._evaluation_due = False
 
-    def _keep(self, accuracy: float) -> None:
-        self._best = Best(self.loop.step, accuracy)
-        with self.engine.whole_model() as model:
-            if self._world.is_main:
-                export_model(model, self._tokenizer, self._best_directory)
-        self._world.barrier()
+    def write(self, directory: Path) -> None:
+        """See `Trainee`."""
+        self.engine.save(directory)
 
-    def _checkpoint(self) -> None:
-        state = {
-            "step": self.loop.step,
-            "best": None if self._best is None else asdict(self._best),
+    def load(self, directory: Path, step: int) -> None:
+        """See `Trainee`."""
+        self.engine.load(directory)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Trainee`."""
+        return {
             "losses": self._losses,
             "lr": self._last_lr,
             "stopped": self._stopped,
-            "evaluation_due": self._evaluation_due,
             "guard": self.loop.guard.state_dict(),
         }
-        saved = save_checkpoint(
-            self._checkpoints, self.loop.step, self.engine.save, state, self._world
-        )
-        if self._record is not None:
-            self._record.checkpoint(self.loop.step, saved)
 
-    def _resume(self) -> None:
-        latest = find_latest(self._checkpoints) if self._world.is_main else None
-        name = self._world.broadcast_object(latest.name if latest else None)
-        if name is None:
-            return
-        self.engine.load(self._checkpoints / name)
-        state = load_state(self._checkpoints / name)
-        self.loop.step = state["step"]
-        self._best = Best(**state["best"]) if state["best"] else None
-        self._losses = state["losses"]
-        self._last_lr = state["lr"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Trainee`."""
+        self._losses, self._last_lr = state["losses"], state["lr"]
         self._stopped = state["stopped"]
         self.loop.guard.load_state_dict(state["guard"])
-        if state["evaluation_due"]:
-            self._evaluate()
+
+    def _keep(self, accuracy: float) -> None:
+        with self.engine.whole_model() as model:
+            self._keeper.keep(accuracy, model, self._tokenizer)
 
 
 def _mean(losses: Sequence[float]) -> float:

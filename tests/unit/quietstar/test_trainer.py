@@ -52,8 +52,8 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(tmp_path, text):
     killed = make_trainer(tmp_path / "killed", config, WORLD, text=text)
     original = killed._after_step
 
-    def die_after_the_checkpoint(step, total, source, pool):
-        original(step, total, source, pool)
+    def die_after_the_checkpoint(step, total, source):
+        original(step, total, source)
         if step.step == 5:
             raise KeyboardInterrupt
 
@@ -158,10 +158,10 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(tmp_path):
     stopped = make_trainer(tmp_path / "stopped", config, WORLD)
     original = stopped._after_step
 
-    def tell(step, total, source, pool):
+    def tell(step, total, source):
         if step.step == 3:
-            stopped._stop.signal = signal.SIGTERM
-        original(step, total, source, pool)
+            signal.raise_signal(signal.SIGTERM)
+        original(step, total, source)
 
     stopped._after_step = tell
     with pytest.raises(RunStopped, match="step 3 of 6"):

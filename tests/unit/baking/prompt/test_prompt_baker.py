@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from distforge.baking import PromptBaker
 from distforge.baking.prompt.delta import weights_sha256
 from distforge.baking.prompt.prompt_training import BakeTraining
 from distforge.data import STRATEGY_PROMPTS
-from distforge.errors import InputError
+from distforge.errors import InputError, RunStopped
 from distforge.evaluation.adherence import layout
+from distforge.training.keeping import Keeper
 from tests.baking_cases import OTHER_PROMPT, PROMPT, config, examples, model, tokenizer, wanted
 
 
@@ -109,7 +111,9 @@ def test_half_baking_scales_or_stops_early() -> None:
 def test_half_of_the_answers_follow_a_graded_half_bake(monkeypatch) -> None:
     # The tiny champion's layouts are all alike; what it writes tells its answers apart.
     for place in ("measuring", "prompt_report"):
-        monkeypatch.setattr(f"distforge.baking.prompt.{place}.layout", lambda text: tuple(text.split()))
+        monkeypatch.setattr(
+            f"distforge.baking.prompt.{place}.layout", lambda text: tuple(text.split())
+        )
     ours = baker()
     whole = ours.bake(PROMPT)
     grades = ours.grade(whole)
@@ -232,19 +236,26 @@ def test_questions_of_the_models_own() -> None:
     assert fall(ours.bake(PROMPT)) > 4
 
 
-@pytest.mark.parametrize("on_policy", [0.0, 0.5])
-def test_an_interrupted_bake_goes_on_to_the_same_weights(tmp_path, monkeypatch, on_policy) -> None:
+@pytest.mark.parametrize(("on_policy", "told"), [(0.0, False), (0.5, False), (0.5, True)], ids=str)
+def test_an_interrupted_bake_goes_on_to_the_same_weights(
+    tmp_path, monkeypatch, on_policy, told
+) -> None:
+    """Killed after its first checkpoint, or told to stop between two."""
     straight = baker(directory=tmp_path / "straight", on_policy=on_policy).bake(PROMPT)
-    genuine = BakeTraining._save
+    genuine = Keeper.after_step
+    every = config().evaluate_every
 
-    def interrupt(training):
-        genuine(training)
-        raise KeyboardInterrupt
+    def interrupt(kept, step, total):
+        if told and step == every + 1:
+            signal.raise_signal(signal.SIGTERM)
+        genuine(kept, step, total)
+        if not told and step == every:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(BakeTraining, "_save", interrupt)
+    monkeypatch.setattr(Keeper, "after_step", interrupt)
     broken = baker(directory=tmp_path / "broken", on_policy=on_policy)
     before = weights_sha256(broken.model)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RunStopped if told else KeyboardInterrupt):
         broken.bake(PROMPT)
     assert weights_sha256(broken.model) == before
     monkeypatch.undo()
