@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from distforge.baking.dry_run import describe_run
 from distforge.cli import GOAL_MISSED
+from distforge.commands.dry_run import describe_step1
 from distforge.pipeline import PipelineConfig, run_pipeline
 
 __all__ = ["PipelineConfig", "run"]
@@ -12,6 +12,6 @@ __all__ = ["PipelineConfig", "run"]
 def run(config: PipelineConfig) -> int:
     """Run all configured steps; 3 when one of them ended without meeting its goal."""
     if config.dry_run:
-        print(describe_run(config))
+        print(describe_step1(config))
         return 0
     return 0 if run_pipeline(config) else GOAL_MISSED

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from distforge.cli import GOAL_MISSED
+from distforge.commands.dry_run import describe_step2
 from distforge.quietstar import Step2Config, run_step2_rl
-from distforge.quietstar.dry_run import describe_run
 
 __all__ = ["Step2Config", "think"]
 
@@ -12,6 +12,6 @@ __all__ = ["Step2Config", "think"]
 def think(config: Step2Config) -> int:
     """Run step 2; 3 when the trained model is not better than the baked one."""
     if config.dry_run:
-        print(describe_run(config))
+        print(describe_step2(config))
         return 0
     return 0 if run_step2_rl(config).improved else GOAL_MISSED

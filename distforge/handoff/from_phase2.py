@@ -25,7 +25,7 @@ _WEIGHT_KEYS = ("state_dict", "model_state_dict")
 
 
 @dataclass(frozen=True)
-class Handoff:
+class ChampionParts:
     """The parts of a handed-over champion, checked for form; no model is built yet.
 
     ``config`` is a transformers configuration with its ``model_type``; ``tokenizer`` an existing
@@ -38,7 +38,7 @@ class Handoff:
     metadata: dict[str, Any]
 
 
-def read_pair(path: Path) -> Handoff:
+def read_pair(path: Path) -> ChampionParts:
     """``X.safetensors`` with ``X.json`` beside it.
 
     The JSON is ``{"config": …, "tokenizer": directory, "metadata": …}``, the directory relative to
@@ -58,10 +58,10 @@ def read_pair(path: Path) -> Handoff:
         raise InputError(
             f"{path} is not a readable safetensors file: {error}; copy or save it again"
         ) from error
-    return Handoff(config, weights, tokenizer, metadata)
+    return ChampionParts(config, weights, tokenizer, metadata)
 
 
-def read_pickle(path: Path) -> Handoff:
+def read_pickle(path: Path) -> ChampionParts:
     """A legacy ``.pt``: ``{"state_dict": …, "config": …, "tokenizer": …, "metadata": …}``.
 
     The weights may be called ``model_state_dict`` as well. Only plain tensors and containers are
@@ -89,7 +89,11 @@ def read_pickle(path: Path) -> Handoff:
                 f"{path}: {name!r} in its state_dict is a {type(value).__name__}; save named "
                 "tensors alone there"
             )
-    return Handoff(config, dict(weights), tokenizer, metadata)
+    return ChampionParts(config, dict(weights), tokenizer, metadata)
+
+
+READERS = {".safetensors": read_pair, ".pt": read_pickle, ".pth": read_pickle}
+"""What reads a champion's file, by the end of its name."""
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -23,12 +23,11 @@ from transformers import (
 )
 
 from distforge.errors import InputError
-from distforge.handoff.from_phase2 import Handoff, check_config, read_json, read_pair, read_pickle
+from distforge.handoff.from_phase2 import READERS, ChampionParts, check_config, read_json
 from distforge.models.quiet import quiet_transformers
 
 logger = logging.getLogger(__name__)
 
-_READERS = {".safetensors": read_pair, ".pt": read_pickle, ".pth": read_pickle}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _HUB_EXCLUDED = ("*/*", "consolidated*")  # other formats of the same weights
@@ -63,15 +62,15 @@ def load_champion(source: str) -> Champion:
     """
     path = Path(source).expanduser()
     if path.is_file():
-        reader = _READERS.get(path.suffix)
+        reader = READERS.get(path.suffix)
         if reader is None:
             raise InputError(
                 f"champion {source!r} is a file that ends in {path.suffix!r}; expected "
                 ".safetensors or .pt"
             )
-        handoff = reader(path)
-        model, metadata, files = _build(handoff, path), handoff.metadata, [path]
-        tokenizer = _load_tokenizer(handoff.tokenizer)
+        parts = reader(path)
+        model, metadata, files = _build(parts, path), parts.metadata, [path]
+        tokenizer = _load_tokenizer(parts.tokenizer)
     else:
         directory = path if path.is_dir() else fetch_from_hub(source)
         files, metadata = _weight_files(directory), {}
@@ -88,7 +87,7 @@ def fetch_from_hub(source: str, files: Sequence[str] = _HUB_FILES) -> Path:
     """
     path = Path(source)
     owner_is_here = len(path.parts) > 1 and path.parent.is_dir()
-    if not _HUB_NAME.fullmatch(source) or path.suffix in _READERS or owner_is_here:
+    if not _HUB_NAME.fullmatch(source) or path.suffix in READERS or owner_is_here:
         raise InputError(
             f"champion {source!r} does not exist; give a Hugging Face directory, a .safetensors or "
             ".pt file or a hub name, or have one made with champion.make = true"
@@ -153,16 +152,16 @@ def _load_directory(directory: Path) -> PreTrainedModel:
     return model
 
 
-def _build(handoff: Handoff, path: Path) -> PreTrainedModel:
-    values = {k: v for k, v in handoff.config.items() if k not in ("model_type", "auto_map")}
+def _build(parts: ChampionParts, path: Path) -> PreTrainedModel:
+    values = {k: v for k, v in parts.config.items() if k not in ("model_type", "auto_map")}
     try:
-        config = AutoConfig.for_model(handoff.config["model_type"], **values)
+        config = AutoConfig.for_model(parts.config["model_type"], **values)
         model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         with quiet_transformers():
             model, info = model_class.from_pretrained(
                 None,
                 config=config,
-                state_dict=handoff.weights,
+                state_dict=parts.weights,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,

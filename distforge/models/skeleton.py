@@ -9,11 +9,9 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedModel
 
 from distforge.errors import InputError
-from distforge.handoff.from_phase2 import check_config, read_json, read_pair, read_pickle
+from distforge.handoff.from_phase2 import READERS, check_config, read_json
 from distforge.models.loading import fetch_from_hub
 from distforge.models.quiet import quiet_transformers
-
-_READERS = {".safetensors": read_pair, ".pt": read_pickle, ".pth": read_pickle}
 
 
 def load_skeleton(source: str) -> PreTrainedModel:
@@ -50,8 +48,8 @@ def load_skeleton(source: str) -> PreTrainedModel:
 
 def _read_config(source: str) -> dict[str, Any]:
     path = Path(source).expanduser()
-    if path.is_file() and path.suffix in _READERS:
-        return _READERS[path.suffix](path).config
+    if path.is_file() and path.suffix in READERS:
+        return READERS[path.suffix](path).config
     if not path.is_file():
         directory = path if path.is_dir() else fetch_from_hub(source, ["config.json"])
         path = directory / "config.json"
