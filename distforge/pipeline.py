@@ -9,7 +9,7 @@ from pathlib import Path
 from distforge.baking import Step1Config, run_step1_baking
 from distforge.errors import InputError
 from distforge.quietstar import Step2Config, run_step2_rl
-from distforge.training.distributed import World, close_world, init_world
+from distforge.training.distributed import World, entered_world
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,11 @@ def run_pipeline(config: PipelineConfig, world: World | None = None) -> bool:
 
     A step 1 that does not converge ends the pipeline. Raises what the steps raise.
     """
-    own = world is None
-    world = world or init_world()
-    try:
+    with entered_world(world) as joined:
         step1 = Step1Config(
             **{f.name: getattr(config, f.name) for f in dataclasses.fields(Step1Config)}
         )
-        baked = run_step1_baking(step1, world)
+        baked = run_step1_baking(step1, joined)
         if config.step2 is None or not baked.converged:
             return baked.converged
         step2 = dataclasses.replace(
@@ -49,7 +47,4 @@ def run_pipeline(config: PipelineConfig, world: World | None = None) -> bool:
             telemetry=config.telemetry,
             registry=config.registry,
         )
-        return run_step2_rl(step2, world).improved
-    finally:
-        if own:
-            close_world(world)
+        return run_step2_rl(step2, joined).improved

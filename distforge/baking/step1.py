@@ -25,7 +25,7 @@ from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
 from distforge.models.vocabulary import add_thinking_tokens
 from distforge.telemetry import RunLogger
-from distforge.training.distributed import World, close_world, init_world
+from distforge.training.distributed import World, entered_world
 from distforge.training.open_run import Run, open_run
 from distforge.training.signals import stop_at_once
 
@@ -43,14 +43,8 @@ def run_step1_baking(config: Step1Config, world: World | None = None) -> Step1Su
             step, and the same call resumes.
         DivergedError: too many steps in a row were skipped.
     """
-    own = world is None
-    world = world or init_world()
-    try:
-        with stop_at_once():
-            return _run(config, world)
-    finally:
-        if own:
-            close_world(world)
+    with entered_world(world) as joined, stop_at_once():
+        return _run(config, joined)
 
 
 def _run(config: Step1Config, world: World) -> Step1Summary:

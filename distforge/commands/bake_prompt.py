@@ -5,15 +5,12 @@ from __future__ import annotations
 from distforge.baking.prompt.prompt_run import run_prompt_baking
 from distforge.baking.prompt.prompt_run_config import BakePromptConfig
 from distforge.cli import GOAL_MISSED
-from distforge.training.distributed import close_world, init_world
+from distforge.training.distributed import entered_world
 
 __all__ = ["BakePromptConfig", "bake_prompt"]
 
 
 def bake_prompt(config: BakePromptConfig) -> int:
     """Run it; 3 when a prompt's KL did not come down."""
-    world = init_world()
-    try:
+    with entered_world() as world:
         return 0 if run_prompt_baking(config, world).followed else GOAL_MISSED
-    finally:
-        close_world(world)

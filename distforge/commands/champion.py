@@ -9,7 +9,7 @@ from distforge.champion.make import ChampionConfig, ensure_champion
 from distforge.errors import InputError
 from distforge.models.export import export_model
 from distforge.models.loading import load_champion
-from distforge.training.distributed import close_world, init_world
+from distforge.training.distributed import entered_world
 from distforge.training.engine_config import EngineConfig
 
 
@@ -40,11 +40,8 @@ class ImportConfig:
 
 def make(config: MakeConfig) -> int:
     """Make the champion, or say that it is there already."""
-    world = init_world()
-    try:
+    with entered_world() as world:
         made = ensure_champion(config.champion, config.engine, config.max_length, world)
-    finally:
-        close_world(world)
     if world.is_main:
         print(f"{config.champion.path}: {'made' if made else 'was there already, made alike'}")
     return 0

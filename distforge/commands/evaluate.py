@@ -26,7 +26,7 @@ from distforge.theater.answering import ThinkingAnswerer
 from distforge.thinking.model import SETTINGS_FILE
 from distforge.thinking.tags import Tags
 from distforge.thinking.thoughts import ThoughtConfig
-from distforge.training.distributed import World, close_world, init_world
+from distforge.training.distributed import World, entered_world
 
 
 def _until_it_closes() -> ThoughtConfig:
@@ -65,14 +65,11 @@ def evaluate(config: EvaluateConfig) -> int:
         )
     heldout = _heldout(config.data, config.questions) if config.data else []
     champion = load_champion(config.model)
-    world = init_world()
-    try:
+    with entered_world() as world:
         champion.model.to(world.device)
         converged = not heldout or _ask_dataset(config, champion, heldout, world)
         if benchmarks:
             _ask_benchmarks(config, champion, benchmarks, world)
-    finally:
-        close_world(world)
     return 0 if converged else 3
 
 

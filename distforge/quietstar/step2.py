@@ -17,7 +17,7 @@ from distforge.theater.exam import Examiner
 from distforge.thinking.model import ThinkingModel
 from distforge.thinking.positions import placed
 from distforge.thinking.tags import Tags
-from distforge.training.distributed import World, close_world, init_world
+from distforge.training.distributed import World, entered_world
 from distforge.training.open_run import Run, open_run
 from distforge.training.signals import stop_at_once
 
@@ -36,14 +36,8 @@ def run_step2_rl(config: Step2Config, world: World | None = None) -> Step2Summar
         DivergedError: too many steps in a row were skipped.
         RolloutError: no more rollouts can be had.
     """
-    own = world is None
-    world = world or init_world()
-    try:
-        with stop_at_once():
-            return _run(config, world)
-    finally:
-        if own:
-            close_world(world)
+    with entered_world(world) as joined, stop_at_once():
+        return _run(config, joined)
 
 
 def _run(config: Step2Config, world: World) -> Step2Summary:

@@ -10,6 +10,8 @@ import datetime
 import json
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +118,19 @@ def init_world(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> World:
         )
     _share_cores(size)
     return World(rank, local_rank, size, device)
+
+
+@contextmanager
+def entered_world(world: World | None = None) -> Iterator[World]:
+    """``world``, which stays its owner's, or one that is joined here and left at the end."""
+    if world is not None:
+        yield world
+        return
+    world = init_world()
+    try:
+        yield world
+    finally:
+        close_world(world)
 
 
 def read_world_size() -> int:
