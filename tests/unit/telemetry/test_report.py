@@ -12,7 +12,6 @@ from distforge.data.strategies import STRATEGIES
 from distforge.errors import InputError
 from distforge.telemetry import metrics as names
 from distforge.telemetry import read_metrics, write_report
-from distforge.telemetry.page import write_whole
 from distforge.telemetry.plots import RunPlots
 from distforge.telemetry.summary import read_summary
 from tests.unit.telemetry.html_page import Page
@@ -170,10 +169,3 @@ def test_an_unknown_strategy_is_refused(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(InputError, match="its keys must be among"):
         read_summary(tmp_path / "summary.json")
-
-
-def test_files_that_cannot_all_be_written_leave_none(tmp_path: Path) -> None:
-    absent = tmp_path / "absent" / "report.html"
-    with pytest.raises(FileNotFoundError):
-        write_whole({tmp_path / "report.png": b"picture", absent: b"page"})
-    assert list(tmp_path.iterdir()) == []
