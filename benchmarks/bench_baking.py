@@ -28,6 +28,7 @@ from strength_plot import plot_strengths
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from distforge import durable
 from distforge.baking import PromptBaker, PromptBakingConfig, Step1Config
 from distforge.baking.prompt.baked import BakedPrompt
 from distforge.baking.prompt.divergence import StateTeacher, sum_divergence
@@ -203,9 +204,9 @@ def measured(name: str, wanted: bool, part: Callable[[], Any], work: Path) -> An
     if not path.exists():
         if not wanted:
             return None
-        result = json.dumps(part())
+        result = part()
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(result)
+        durable.write_json(path, result, indent=None)
     return json.loads(path.read_text())
 
 

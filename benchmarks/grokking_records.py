@@ -10,6 +10,7 @@ from typing import Any
 
 from modular_arithmetic import Setting, Task, train
 
+from distforge import durable
 from distforge.config import config_sha256
 from distforge.optim import OptimizerConfig, build_optimizer
 
@@ -37,7 +38,7 @@ class Records:
         self._path = path
         self._known: dict[str, dict[str, Any]] = {}
         if path is not None and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in durable.read_lines(path):
                 record = json.loads(line)
                 self._known[_key(record)] = record
 
@@ -80,8 +81,8 @@ class Records:
         self._known[_key(record)] = record
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            with durable.AppendOnly(self._path) as lines:
+                lines.write(json.dumps(record, ensure_ascii=False))
 
 
 def _key(record: dict[str, Any]) -> str:

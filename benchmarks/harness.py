@@ -20,6 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from distforge import durable
+
 if TYPE_CHECKING:
     from distforge.baking import Step1Config
 
@@ -117,7 +119,7 @@ def measure_parts(parts: Mapping[str, Sequence[str]], work: Path, jobs: int) -> 
 
 def keep_part(found: Mapping[str, Any], work: Path, name: str) -> None:
     """Write what the part ``name`` of `measure_parts` measured."""
-    _kept(work, name).write_text(json.dumps(found, indent=1))
+    durable.write_json(_kept(work, name), found, indent=1)
 
 
 def _kept(work: Path, name: str) -> Path:
@@ -145,4 +147,4 @@ def publish(rows: Sequence[Row], path: Path, **extra: Any) -> None:
     Console(width=140).print(table)
     result = {"machine": machine(), "versions": versions(), "rows": [asdict(r) for r in rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result | extra, indent=2) + "\n")
+    durable.write_json(path, result | extra)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from distforge import durable
 from distforge.champion.pretraining import ChampionRecipe, make_champion
 from distforge.config import config_sha256
 from distforge.errors import InputError
@@ -68,8 +68,8 @@ def ensure_champion(
     make_champion(config.recipe, engine_config, max_length, partial, world, console)
     if world.is_main:
         record = {"recipe_sha256": recipe, "seconds": round(time.monotonic() - began, 1)}
-        (partial / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
-        os.rename(partial, path)
+        durable.write_json(partial / RECORD_FILE, record)
+        durable.publish_directory(partial, path)
     world.barrier()
     return True
 

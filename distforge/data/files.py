@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from distforge import durable
 from distforge.data.rows import read_rows
 from distforge.data.schema import Example, require_strategy, require_text
 from distforge.data.text import extract_answer
@@ -26,17 +26,16 @@ def write_examples(examples: Iterable[Example], path: Path) -> None:
     """Write rows to ``path`` (.jsonl or .parquet), replacing it as a whole."""
     _require_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
     rows = [example.as_dict() for example in examples]
-    if path.suffix == ".jsonl":
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    else:
-        import pyarrow as pa
-        from pyarrow import parquet
+    with durable.replacing(path) as partial:
+        if path.suffix == ".jsonl":
+            with partial.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        else:
+            import pyarrow as pa
+            from pyarrow import parquet
 
-        parquet.write_table(pa.Table.from_pylist(rows), partial)
-    os.replace(partial, path)
+            parquet.write_table(pa.Table.from_pylist(rows), partial)
 
 
 def read_examples(path: Path, *, split: str = "train") -> list[Example]:

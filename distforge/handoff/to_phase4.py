@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distforge import durable
 from distforge.data.strategies import THINKING_TOKENS
 from distforge.errors import InputError
 from distforge.handoff.from_phase2 import check_metadata, read_json
@@ -50,7 +51,7 @@ def write_handoff(
         "verdict": verdict,
     }
     text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
-    (directory / HANDOFF_FILE).write_text(text + "\n", encoding="utf-8")
+    durable.write_text(directory / HANDOFF_FILE, text + "\n")
     return write_manifest(directory)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from distforge import durable
 from distforge.errors import InputError
 from distforge.models.quiet import quiet_transformers
 
@@ -49,7 +49,7 @@ def export_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, directory
             dir=directory.parent, prefix=f".{directory.name}.", ignore_cleanup_errors=True
         ) as scratch:
             _write(model, tokenizer, Path(scratch, "new"))
-            _replace(directory, Path(scratch, "new"), Path(scratch, "old"))
+            durable.publish_directory(Path(scratch, "new"), directory, replace=True)
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"cannot write the model to {directory}: {error}; free space there or export to "
@@ -71,19 +71,6 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory
         tokenizer.save_pretrained(directory)
     finally:
         model.generation_config = before
-
-
-def _replace(directory: Path, new: Path, old: Path) -> None:
-    """A directory cannot be renamed over a full one, so the earlier export steps aside first."""
-    existed = directory.exists()
-    if existed:
-        os.rename(directory, old)
-    try:
-        os.rename(new, directory)
-    except OSError:
-        if existed:
-            os.rename(old, directory)
-        raise
 
 
 def _is_replaceable(directory: Path) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from torch import nn
 
+from distforge import durable
 from distforge.errors import InputError
 from distforge.quietstar.step2_config import Step2Config
 from distforge.telemetry import RunLogger
@@ -66,7 +67,7 @@ def screen(
                 "learn from them; raise screening.items or screening.sure, or give harder data"
             )
         if world.is_main:
-            path.write_text(json.dumps(kept))
+            durable.write_json(path, kept, indent=None)
     wanted = set(kept)
     return [item for item in tried if item.id in wanted]
 

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from distforge import durable
 from distforge.errors import InputError
 from distforge.registry.manifest import (
     MANIFEST_NAME,
@@ -48,7 +49,7 @@ def download(store: Store, version: ModelVersion, run: Any, directory: Path) -> 
     ) as scratch:
         partial = Path(scratch, "model")
         _fetch(store, version, run, partial)
-        os.rename(partial, directory)
+        durable.publish_directory(partial, directory)
     return directory
 
 

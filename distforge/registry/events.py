@@ -8,7 +8,6 @@ later is found by `EventLog.read`. The file's last lines can still be cut off un
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import hashlib
 import json
@@ -18,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from distforge import durable
 from distforge.errors import InputError
 
 _START = "0" * 64
@@ -30,7 +30,7 @@ class EventLog:
         self.path = path
 
     def append(self, event: str, **details: Any) -> None:
-        """Add one line and flush it to disk; half a line that a kill left is dropped first."""
+        """Add one line and flush it to disk."""
         record = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "event": event,
@@ -40,12 +40,10 @@ class EventLog:
             **details,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a+b") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            record["previous"] = _last_digest(stream)
-            stream.write(json.dumps(record, sort_keys=True, default=str).encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        with durable.AppendOnly(self.path, shared=True) as lines:
+            last = lines.last_line()
+            record["previous"] = hashlib.sha256(last).hexdigest() if last else _START
+            lines.write(json.dumps(record, sort_keys=True, default=str))
 
     def read(self) -> list[dict[str, Any]]:
         """All events, oldest first.
@@ -56,7 +54,7 @@ class EventLog:
         if not self.path.exists():
             return []
         events, digest = [], _START
-        for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], start=1):
+        for number, line in enumerate(durable.read_lines(self.path), start=1):
             try:
                 record = json.loads(line)
                 follows = record["previous"] == digest
@@ -70,16 +68,6 @@ class EventLog:
             digest = hashlib.sha256(line).hexdigest()
             events.append(record)
         return events
-
-
-def _last_digest(stream: Any) -> str:
-    stream.seek(0)
-    content = stream.read()
-    end = content.rfind(b"\n") + 1
-    if end < len(content):
-        stream.truncate(end)
-    lines = content[:end].rstrip(b"\n").rsplit(b"\n", 1)
-    return hashlib.sha256(lines[-1]).hexdigest() if end else _START
 
 
 def _user() -> str:

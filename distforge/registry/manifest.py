@@ -12,10 +12,10 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from distforge import durable
 from distforge.errors import InputError
 
 MANIFEST_NAME = "manifest.json"
-_TEMPORARY_NAME = MANIFEST_NAME + ".tmp"
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -36,8 +36,7 @@ def write_manifest(directory: Path) -> str:
             file (a link, a device), for which a manifest could not vouch.
     """
     directory = _existing_directory(directory)
-    temporary = directory / _TEMPORARY_NAME
-    temporary.unlink(missing_ok=True)
+    durable.temporary(directory / MANIFEST_NAME).unlink(missing_ok=True)
     files = _plain_files(directory)
     if not files:
         raise InputError(
@@ -46,15 +45,10 @@ def write_manifest(directory: Path) -> str:
         )
     entries = []
     for name, file in files.items():
-        size, digest = _measure(file, flush=True)
+        durable.flush(file)
+        size, digest = _measure(file)
         entries.append({"path": name, "bytes": size, "sha256": digest})
-    with open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(entries, stream, indent=1)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, directory / MANIFEST_NAME)
-    _flush_directory(directory)
+    durable.write_json(directory / MANIFEST_NAME, entries, indent=1)
     return _identify(entries)
 
 
@@ -100,7 +94,7 @@ def _check_file(file: Path, entry: dict[str, Any], mend: str) -> None:
         raise InputError(
             f"{file} has {size} bytes but {MANIFEST_NAME} says {entry['bytes']}; {mend}"
         )
-    _, digest = _measure(file, flush=False)
+    _, digest = _measure(file)
     if digest != entry["sha256"]:
         raise InputError(
             f"{file} has sha256 {digest} but {MANIFEST_NAME} says {entry['sha256']}; {mend}"
@@ -132,20 +126,10 @@ def _plain_files(directory: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _measure(file: Path, *, flush: bool) -> tuple[int, str]:
+def _measure(file: Path) -> tuple[int, str]:
     with open(file, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if flush:
-            os.fsync(stream.fileno())
         return stream.tell(), digest
-
-
-def _flush_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _identify(entries: list[dict[str, Any]]) -> str:

@@ -18,12 +18,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from distforge import durable
 from distforge.errors import InputError
 from distforge.registry.records import require_name
 from distforge.registry.store import with_driver
 
 PASSWORD_VARIABLE = "DISTFORGE_REGISTRY_PASSWORD"
 MINIMUM_PASSWORD = 12
+_SECRET = 0o600
 SOURCE_PATTERN = r"\Amlflow-artifacts:/[0-9A-Za-z]+/[0-9a-f]{32}/artifacts/model\Z"
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\]")
 _BACKEND = re.compile(r"(sqlite:///|postgresql(\+[a-z0-9]+)?://)\S+")
@@ -110,16 +112,17 @@ def server_environment(config: ServeConfig, directory: Path) -> dict[str, str]:
     if password:
         key = directory / "cookie.key"
         if not key.exists():
-            _write_secret(key, secrets.token_hex(32))
+            durable.write_text(key, secrets.token_hex(32), mode=_SECRET)
         users = f"sqlite:///{directory / 'users.db'}"
         described = directory / "auth.ini"
-        _write_secret(
+        durable.write_text(
             described,
             "[mlflow]\ndefault_permission = READ\n"
             f"database_uri = {users}\nadmin_username = {config.user}\n"
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
             # Checking a password takes 0.2 s on purpose; the one worker sees changes at once.
             "auth_cache_ttl_seconds = 60\n",
+            mode=_SECRET,
         )
         environment |= {
             "MLFLOW_AUTH_CONFIG_PATH": str(described),
@@ -204,9 +207,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         raise InputError(f"host is {host!r}; expected an IP address or localhost") from None
-
-
-def _write_secret(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from distforge import durable
 from distforge.errors import InputError
 from distforge.registry.records import Session, split_version
 from distforge.registry.registry import ModelRegistry
@@ -115,21 +115,15 @@ class Spool:
 
     def _write(self, record: dict[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps(record, default=str).encode() + b"\n"
-        with open(self.path, "a+b") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            if stream.tell() and _last_byte(stream) != b"\n":
-                line = b"\n" + line  # a kill left half a line; nobody was told that it is there
-            stream.write(line)
-            stream.flush()
-            os.fsync(stream.fileno())
+        with durable.AppendOnly(self.path, shared=True) as lines:
+            lines.write(json.dumps(record, default=str))
 
     def _read(self) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
         entries: dict[str, dict[str, Any]] = {}
         outcomes: dict[str, dict[str, Any]] = {}
         if not self.path.exists():
             return entries, outcomes
-        for line in self.path.read_bytes().split(b"\n"):
+        for line in durable.read_lines(self.path):
             record = _parse(line)
             if "key" in record:
                 entries[record["key"]] = record
@@ -187,10 +181,5 @@ def _parse(line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line) if line else {}
     except ValueError:
-        return {}  # what a kill left of a line
+        return {}  # half a line, which earlier versions left standing between two
     return record if isinstance(record, dict) else {}
-
-
-def _last_byte(stream: Any) -> bytes:
-    stream.seek(-1, os.SEEK_END)
-    return bytes(stream.read(1))

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -65,19 +64,6 @@ def render(run_dir: Path, page: Page) -> str:
         ),
         config=_escape(config.read_text("utf-8") if config.exists() else "(no config.toml)"),
     )
-
-
-def write_whole(files: Mapping[Path, bytes]) -> None:
-    """Writes files that appear whole or not at all, all of them once the last is on the disk."""
-    partial = {path: path.with_name(path.name + ".tmp") for path in files}
-    try:
-        for path, content in files.items():
-            partial[path].write_bytes(content)
-        for path, written in partial.items():
-            os.replace(written, path)
-    finally:
-        for left in partial.values():
-            left.unlink(missing_ok=True)
 
 
 def badge(identity: str, text: str, is_good: bool | None) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from distforge import durable
 from distforge.data.strategies import STRATEGIES
 from distforge.errors import InputError
 
@@ -18,10 +19,9 @@ def write_samples(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     by_strategy = {strategy: list[Mapping[str, Any]]() for strategy in STRATEGIES}
     for row in rows:
         by_strategy[row["strategy"]].append(row)
-    with path.open("w", encoding="utf-8") as file:
-        for samples in by_strategy.values():
-            for row in samples[: _MAX_SAMPLES // len(STRATEGIES)]:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    most = _MAX_SAMPLES // len(STRATEGIES)
+    shown = [row for samples in by_strategy.values() for row in samples[:most]]
+    durable.write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in shown))
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:

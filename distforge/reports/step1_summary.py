@@ -2,12 +2,12 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distforge import durable
 from distforge.data.strategies import STRATEGIES, USAGE_TYPES
 from distforge.errors import InputError
 from distforge.reports.summary_fields import SummaryFields
@@ -73,9 +73,7 @@ class BakingSummary:
 
 def write_summary(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a summary, whole or not at all. JSON has no NaN: what was not measured is null."""
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    durable.write_json(path, _finite(content))
 
 
 def _finite(value: Any) -> Any:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from distforge import durable
 from distforge.data.strategies import STRATEGIES
 from distforge.reports import page
 from distforge.reports.comparison import COMPARISON_HEADINGS, comparison_rows, lead_text
@@ -70,7 +71,7 @@ def write_reinforcement_report(run_dir: Path) -> Path:
         },
     )
     rendered = page.render(run_dir, content).encode("utf-8")
-    page.write_whole(
+    durable.write_files(
         {run_dir / page.REPORT_PNG: plots.overview(), run_dir / page.REPORT_HTML: rendered}
     )
     return run_dir / page.REPORT_HTML

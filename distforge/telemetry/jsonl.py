@@ -8,9 +8,7 @@ strings "NaN", "Infinity" and "-Infinity".
 """
 
 import json
-import logging
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,12 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from distforge import durable
 from distforge.errors import InputError
 
 METRICS_NAME = "metrics.jsonl"
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _OWN_KEYS = ("step", "time", "seconds")
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,10 @@ class MetricRecord:
 
 
 class MetricsWriter:
-    """Appends records to a metrics file; each is flushed, so a killed run loses at most one.
+    """Appends records to a metrics file; see `AppendOnly` for what a killed run leaves.
 
-    Opening a file that a kill left with half a last line drops that half (and says so).
+    A record is not synced: it would cost a step milliseconds, and after a power cut the run repeats
+    the steps since its last checkpoint anyway.
 
     Args:
         path: the file; its directory must exist.
@@ -58,8 +57,7 @@ class MetricsWriter:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         earlier = read_metrics(path) if path.exists() else []
-        _drop_partial_line(path)
-        self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._lines = durable.AppendOnly(path, synced=False)
         self._clock = clock
         self._start = clock() - (earlier[-1].seconds if earlier else 0.0)
 
@@ -75,12 +73,11 @@ class MetricsWriter:
             "seconds": round(self._clock() - self._start, 3),
         }
         record.update((name, _encode(as_number(name, value))) for name, value in metrics.items())
-        self._stream.write(json.dumps(record, allow_nan=False) + "\n")
-        self._stream.flush()
+        self._lines.write(json.dumps(record, allow_nan=False))
 
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
-        self._stream.close()
+        self._lines.close()
 
 
 def read_metrics(path: Path) -> list[MetricRecord]:
@@ -92,26 +89,10 @@ def read_metrics(path: Path) -> list[MetricRecord]:
         InputError: the file does not exist, or a line is malformed; the message has its number.
     """
     try:
-        content = path.read_bytes()
+        lines = durable.read_lines(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; give the directory of a run") from None
-    lines = content.split(b"\n")
-    partial = lines.pop()
-    if partial:
-        _log.warning("%s ends in half a line (%d bytes), left out", path, len(partial))
     return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
-
-
-def _drop_partial_line(path: Path) -> None:
-    if not path.exists():
-        return
-    with open(path, "r+b") as stream:
-        content = stream.read()
-        end = content.rfind(b"\n") + 1
-        if end < len(content):
-            stream.truncate(end)
-            stream.flush()
-            os.fsync(stream.fileno())
 
 
 def as_number(name: str, value: Any) -> float:

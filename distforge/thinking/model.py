@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from distforge import durable
 from distforge.data.dataset import IGNORE_INDEX
 from distforge.errors import InputError
 from distforge.models.loading import load_champion
@@ -162,7 +163,7 @@ class ThinkingModel(PreTrainedModel):
         """
         self.lm.save_pretrained(save_directory, **kwargs)
         settings = {"mixing": self.config.mixing, "initial_weight": self.config.initial_weight}
-        Path(save_directory, SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+        durable.write_json(Path(save_directory, SETTINGS_FILE), settings)
         if self.mixing_head is not None:
             state = {k: v.contiguous() for k, v in self.mixing_head.state_dict().items()}
             save_file(state, Path(save_directory, HEAD_FILE), metadata={"format": "pt"})

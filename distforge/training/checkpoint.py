@@ -18,12 +18,14 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from distforge import durable
 from distforge.errors import InputError
 from distforge.registry.manifest import verify_manifest, write_manifest
 from distforge.training.distributed import World
 
 _NAME = re.compile(r"step_(\d+)")
-_LEFTOVER = re.compile(r"step_\d+(\.old)?\.tmp")
+# What a killed save leaves; ".old" in the middle is from before distforge.durable.
+_LEFTOVER = re.compile(r"step_\d+(\.old)?\.tmp(\.old)?")
 _LATEST_FILE = "latest"
 _STATE_FILE = "state.json"
 
@@ -71,7 +73,7 @@ def save_checkpoint(
             f"step is {step}, keep_last {keep_last} and keep_every {keep_every}; expected at least "
             "0, 1 and 0"
         )
-    final, partial = root / f"step_{step}", root / f"step_{step}.tmp"
+    final, partial = root / f"step_{step}", durable.temporary(root / f"step_{step}")
     others_write = False
     try:
         _on_main(world, lambda: _begin(root, partial))
@@ -166,48 +168,17 @@ def _require_shared(partial: Path, world: World) -> None:
 
 
 def _finish(partial: Path, final: Path, state: dict[str, Any]) -> None:
-    (partial / _STATE_FILE).write_text(json.dumps(state))
-    write_manifest(partial)  # flushes every file; the folders are ours
-    for folder, _, _ in os.walk(partial):
-        _flush(Path(folder))
-    replaced = _set_aside(final) if final.exists() else None
-    os.rename(partial, final)
-    _flush(final.parent)
-    _replace_text(final.parent / _LATEST_FILE, final.name + "\n")
-    if replaced:
-        shutil.rmtree(replaced)
+    durable.write_json(partial / _STATE_FILE, state, indent=None)
+    write_manifest(partial)
+    durable.publish_directory(partial, final, replace=True)
+    durable.write_text(final.parent / _LATEST_FILE, final.name + "\n")
 
 
 def _remove_old(root: Path, step: int, keep_last: int, keep_every: int) -> None:
     past = [(number, directory) for number, directory in _checkpoints(root) if number <= step]
     for number, directory in past[:-keep_last]:
         if not keep_every or number % keep_every:
-            shutil.rmtree(_set_aside(directory))
-
-
-def _set_aside(directory: Path) -> Path:
-    """Rename a checkpoint before removing it: no half of it may be taken for a whole one."""
-    aside = directory.with_name(directory.name + ".old.tmp")
-    os.rename(directory, aside)
-    return aside
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-    _flush(path.parent)
-
-
-def _flush(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            durable.remove_directory(directory)
 
 
 def _checkpoints(root: Path) -> list[tuple[int, Path]]:

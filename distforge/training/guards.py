@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 from collections import deque
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distforge import durable
 from distforge.errors import InputError
 from distforge.training.distributed import World
 from distforge.training.step_result import StepResult
@@ -125,10 +125,8 @@ class StepGuard:
                 "grad_norm": repr(error.result.grad_norm),
                 "micro_batches": list(micro_batches),
             }
-            with open(self._path, "a", encoding="utf-8") as stream:
-                stream.write(json.dumps(record) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
+            with durable.AppendOnly(self._path) as lines:
+                lines.write(json.dumps(record))
         if self._in_a_row >= self._config.max_in_a_row:
             where = f" (see {self._path})" if self._path else ""
             raise DivergedError(

@@ -7,8 +7,6 @@ told to stop has little time: the evaluation waits, and the checkpoint says that
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,6 +15,7 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distforge import durable
 from distforge.errors import RunStopped
 from distforge.models.export import export_model
 from distforge.registry.manifest import write_manifest
@@ -165,8 +164,7 @@ class Keeper:
         if self._world.is_main:
             best = self._directory / _BEST_DIRECTORY
             if best.exists():
-                shutil.rmtree(directory, ignore_errors=True)
-                os.rename(best, directory)
+                durable.publish_directory(best, directory, replace=True)
             write_manifest(directory)
         self._world.barrier()
 

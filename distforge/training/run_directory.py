@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from distforge import durable
 from distforge.errors import InputError
 from distforge.training.distributed import World
 
@@ -74,8 +75,8 @@ def claim_run_directory(
         if existing == "replace" and directory.exists():
             shutil.rmtree(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / _IDENTITY_FILE).write_text(identity + "\n")
-        (directory / CONFIG_FILE).write_text(config_toml)
+        durable.write_text(directory / _IDENTITY_FILE, identity + "\n")
+        durable.write_text(directory / CONFIG_FILE, config_toml)
     world.barrier()
     return RunDirectory(directory, is_new)
 
@@ -89,9 +90,11 @@ def _is_unfinished(directory: Path, identity: str) -> bool:
 def _fault(directory: Path, identity: str, existing: Existing) -> str:
     """Why the directory cannot be taken, or an empty string."""
     elsewhere = "give another --name or --output"
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return ""
     marker = directory / _IDENTITY_FILE
+    if not directory.exists() or (
+        directory.is_dir() and set(directory.iterdir()) <= {durable.temporary(marker)}
+    ):
+        return ""
     if not directory.is_dir() or not marker.is_file():
         return f"{directory} exists and is not a run of distforge; {elsewhere}"
     if marker.read_text().strip() != identity:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distforge import durable
 from distforge.registry import manifest
 from distforge.training import backends, checkpoint, engine
 from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
@@ -23,7 +24,7 @@ from tests.training_cases import engine_config, make_engine, train, weights
 
 WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 DEADLINE = 60
-WATCHED = {module.__file__ for module in (backends, checkpoint, engine, manifest)}
+WATCHED = {module.__file__ for module in (backends, checkpoint, durable, engine, manifest)}
 # Lines of a save at which the process is killed; the first visit of each.
 MOMENTS = 40
 RANDOM_KILLS = 20

@@ -27,7 +27,7 @@ FLOORS = {
 }
 # The package root and the error type are the ground that every floor stands on.
 GROUND = -1
-FLOORS.update({"__init__": GROUND, "errors": GROUND})
+FLOORS.update({"__init__": GROUND, "errors": GROUND, "durable": GROUND})
 
 TORCH_ALONE = ("ops", "optim")
 

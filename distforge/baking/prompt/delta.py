@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from distforge import durable
 from distforge.baking.prompt.prompt_config import LoraSettings
 from distforge.errors import InputError
 
@@ -74,7 +74,7 @@ class Delta:
 
         ``record`` says what was baked; the hash of the base goes with it.
         """
-        partial = directory.with_name(directory.name + ".tmp")
+        partial = durable.temporary(directory)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         if self.adapter is None:
@@ -86,8 +86,8 @@ class Delta:
                 partial / _WEIGHTS_FILE,
             )
         content = {**record, "base_sha256": self.base_sha256}
-        (partial / RECORD_FILE).write_text(json.dumps(content, indent=2) + "\n")
-        os.rename(partial, directory)
+        durable.write_json(partial / RECORD_FILE, content)
+        durable.publish_directory(partial, directory)
 
     def _load_into(self, model: PreTrainedModel) -> None:
         parameters = {n: p for n, p in model.named_parameters() if is_adapter(n)}

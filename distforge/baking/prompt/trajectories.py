@@ -8,7 +8,6 @@ the student reads (the question alone). Who wrote it is told by the caller: the 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distforge import durable
 from distforge.baking.prompt.distillation import TEACHER_PREFIX
 from distforge.baking.prompt.prompt_config import PromptBakingConfig
 from distforge.data.dataset import IGNORE_INDEX, encode
@@ -220,9 +220,7 @@ def save_trajectories(sets: Mapping[str, Sequence[Trajectory]], path: Path) -> N
         name: [[t.prompted, t.plain, t.response] for t in trajectories]
         for name, trajectories in sets.items()
     }
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(content))
-    os.replace(partial, path)
+    durable.write_json(path, content, indent=None)
 
 
 def read_trajectories(path: Path) -> dict[str, list[Trajectory]]:

@@ -10,7 +10,6 @@ from matplotlib.image import imread
 
 from distforge.data.strategies import STRATEGIES
 from distforge.errors import InputError
-from distforge.reports.page import write_whole
 from distforge.reports.step1_plots import RunPlots
 from distforge.reports.step1_report import write_report
 from distforge.reports.step1_summary import read_summary
@@ -171,10 +170,3 @@ def test_an_unknown_strategy_is_refused(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(InputError, match="its keys must be among"):
         read_summary(tmp_path / "summary.json")
-
-
-def test_files_that_cannot_all_be_written_leave_none(tmp_path: Path) -> None:
-    absent = tmp_path / "absent" / "report.html"
-    with pytest.raises(FileNotFoundError):
-        write_whole({tmp_path / "report.png": b"picture", absent: b"page"})
-    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,5 @@
 """The fan-out: what one call leaves in every sink, and what a broken sink leaves in the others."""
 
-import contextlib
 import io
 import logging
 import os
@@ -13,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from distforge.durable import AppendOnly
 from distforge.errors import InputError
 from distforge.reports.tables import baking_tables
 from distforge.telemetry import RunLogger, TelemetryConfig, read_metrics
@@ -118,14 +118,12 @@ def test_a_full_disk_stops_neither_the_run_nor_the_console(
     logger = RunLogger(tmp_path, QUIET, {}, "run", console=console)
     logger._file.close()
     # Every write to /dev/full fails as on a full disk.
-    with open("/dev/full", "w") as full, caplog.at_level(logging.WARNING):
-        logger._file._stream = full
-        with logger, logger.progress(2):
-            logger.log(1, {names.TRAIN_LOSS: 1.0})
-            logger.log(2, {names.TRAIN_LOSS: 1.0})
-        with contextlib.suppress(OSError):  # What could not be written is still in its buffer.
-            full.close()
+    logger._file._lines = AppendOnly(Path("/dev/full"), synced=False)
+    with caplog.at_level(logging.WARNING), logger, logger.progress(2):
+        logger.log(1, {names.TRAIN_LOSS: 1.0})
+        logger.log(2, {names.TRAIN_LOSS: 1.0})
     assert caplog.text.count("metrics.jsonl logging stopped (OSError") == 1
+    assert "No space left on device: '/dev/full'" in caplog.text
     assert "step 2/2" in output(console)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distforge import durable
 from distforge.errors import InputError
 from distforge.registry.manifest import verify_manifest
 from distforge.training import checkpoint
@@ -88,7 +89,7 @@ def test_a_missing_file_falls_back_and_nothing_whole_is_none(tmp_path):
     assert find_latest(tmp_path) is None
 
 
-@pytest.mark.parametrize("leftover", ["step_9.tmp", "step_9.old.tmp"])
+@pytest.mark.parametrize("leftover", ["step_9.tmp", "step_9.tmp.old", "step_9.old.tmp"])
 def test_leftovers_are_ignored_and_cleared_by_the_next_save(tmp_path, leftover):
     save(tmp_path, 1)
     (tmp_path / "step_1").rename(tmp_path / leftover)  # whole, but never given its name
@@ -142,19 +143,32 @@ def test_a_failing_write_leaves_the_previous_intact(tmp_path, step):
     assert verify_manifest(find_latest(tmp_path)) == before
 
 
-@pytest.mark.parametrize("stops_at", ["write_manifest", "_set_aside", "_replace_text"])
-def test_a_kill_between_any_two_steps_leaves_one_to_resume_from(tmp_path, monkeypatch, stops_at):
+@pytest.mark.parametrize(
+    "stops_at, survivor",
+    [
+        ("write_manifest", "step_1"),
+        ("publish_directory", "step_1"),
+        ("write_text", "step_2"),
+        ("remove_directory", "step_2"),
+    ],
+)
+def test_a_kill_between_any_two_steps_leaves_one_to_resume_from(
+    tmp_path, monkeypatch, stops_at, survivor
+):
     save(tmp_path, 1)
+    module = checkpoint if stops_at == "write_manifest" else durable
+    genuine = getattr(module, stops_at)
 
-    def kill(*_args, **_kwargs):
+    def kill(path, *args, **kwargs):
+        if stops_at == "write_text" and path.name != "latest":
+            return genuine(path, *args, **kwargs)
         raise SystemExit
 
-    monkeypatch.setattr(checkpoint, stops_at, kill)
+    monkeypatch.setattr(module, stops_at, kill)
     monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *_args, **_kwargs: None)
     with pytest.raises(SystemExit):
         save(tmp_path, 2, keep_last=1)
     monkeypatch.undo()
-    survivor = "step_1" if stops_at == "write_manifest" else "step_2"
     assert find_latest(tmp_path) == tmp_path / survivor
     save(tmp_path, 3, keep_last=1)
     assert names(tmp_path) == {"step_3", "latest"}

@@ -25,6 +25,13 @@ def test_new_then_resumed(tmp_path: Path) -> None:
     assert (first.path / "work").read_text() == "kept"
 
 
+def test_a_kill_while_it_was_claimed_does_not_block_it(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "config.sha256.tmp").write_text("ha")
+    path = claim(tmp_path).path
+    assert {p.name for p in path.iterdir()} == {"config.sha256", "config.toml"}
+
+
 def test_finished_run_is_refused_unless_replaced(tmp_path: Path) -> None:
     path = claim(tmp_path).path
     (path / "summary.json").write_text("{}")
