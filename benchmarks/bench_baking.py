@@ -84,7 +84,8 @@ class Bench:
         """Bake one strategy's prompt; its report."""
         baker = self.baker(strategy)
         baked = baker.bake(STRATEGY_PROMPTS[strategy])
-        return baker.report(baked, questions=self._questions, others=OTHERS).as_dict()
+        report = baker.report(baked, questions=self._questions, others=OTHERS)
+        return {**asdict(report), "kl_fall": report.kl_fall}
 
     def pursuit(self) -> dict[str, Any]:
         """Adherence to a weakly followed prompt, after each round."""

@@ -11,11 +11,10 @@ tasks need the reasoning that was baked in. Time: one optimizer step of MuonGrok
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from harness import Row, arguments, publish, step1_config
@@ -88,10 +87,8 @@ def step_seconds(config: Step1Config, world: World) -> dict[str, float]:
 
 def finished_run(directory: Path) -> tuple[Step1Config, Step1Summary]:
     """Configuration and summary of a run that has ended."""
-    summary = json.loads((directory / "summary.json").read_text())
-    names = {field.name for field in fields(Step1Summary)}
     config = load_config(Step1Config, directory / "config.toml", [])
-    return config, Step1Summary(**{k: v for k, v in summary.items() if k in names})
+    return config, Step1Summary.read(directory / "summary.json")
 
 
 def accuracy_rows(baked: Step1Summary, direct: Step1Summary) -> list[Row]:

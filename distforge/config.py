@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import re
 import tomllib
 import types
 import typing
@@ -17,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
+import tomli_w
 import tyro
 
 from distforge.errors import InputError
@@ -80,7 +80,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def dump_toml(config: Any) -> str:
     """The config as TOML text that `load_config` reads back to an equal object."""
-    return "\n".join(_toml_table(to_dict(config), "")).strip("\n") + "\n"
+    return tomli_w.dumps(_without_none(to_dict(config)))
 
 
 def config_sha256(config: Any, exclude: Sequence[str] = ()) -> str:
@@ -255,36 +255,9 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a config field cannot hold {value!r}: it has no TOML form")
 
 
-def _toml_table(table: Mapping[str, Any], prefix: str) -> list[str]:
-    """Lines of one table: its own keys first, as TOML demands, then its sub-tables."""
-    leaves = {key: value for key, value in table.items() if not isinstance(value, dict)}
-    lines = [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in leaves.items()]
-    for key, value in table.items():
-        if isinstance(value, dict):
-            name = f"{prefix}{_toml_key(key)}"
-            lines += ["", f"[{name}]", *_toml_table(value, f"{name}.")]
-    return lines
-
-
-def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_string(key)
-
-
-def _toml_value(value: Any) -> str:
-    if value is None:
-        return _toml_string(_NONE)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return _toml_string(value)
+def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
-        inner = (f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items())
-        return "{" + ", ".join(inner) + "}"
+        return {key: _without_none(item) for key, item in value.items()}
     if isinstance(value, list):
-        return "[" + ", ".join(map(_toml_value, value)) + "]"
-    return repr(value)
-
-
-def _toml_string(text: str) -> str:
-    # JSON's escapes are TOML's, except that TOML also forbids a bare DEL.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return [_without_none(item) for item in value]
+    return _NONE if value is None else value

@@ -4,9 +4,9 @@ from distforge.baking.config import Step1Config
 from distforge.baking.prompt.baked import BakedPrompt, BakedSequence, Pursuit
 from distforge.baking.prompt.prompt_baker import PromptBaker
 from distforge.baking.prompt.prompt_config import PromptBakingConfig
-from distforge.baking.publish import Step1Summary
 from distforge.baking.step1 import run_step1_baking
 from distforge.baking.supervised.trainer import PromptBakingTrainer
+from distforge.reports.step1_summary import Step1Summary
 
 __all__ = [
     "BakedPrompt",

@@ -2,64 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from distforge.baking.config import Step1Config
 from distforge.evaluation.scoring import Answered
 from distforge.reports.samples import SAMPLES_NAME, write_samples
 from distforge.reports.step1_report import write_report
-from distforge.reports.step1_summary import write_summary
-from distforge.reports.tables import baking_tables
+from distforge.reports.step1_summary import Step1Summary
+from distforge.reports.tables import accuracy_table, usage_table
 from distforge.telemetry import RunLogger
 from distforge.training.run_directory import SUMMARY_FILE
 from distforge.training.run_record import RunRecord
 
 CHAMPION_DIRECTORY = "champion"
-
-
-@dataclass(frozen=True)
-class Step1Summary:
-    """What step 1 reached: the content of ``summary.json``. Fractions are in [0, 1].
-
-    ``champion_accuracy`` (from the question alone) is over the same held-out questions,
-    ``champion_prompted_accuracy`` over the validation ones. ``prompt_kl_before`` and
-    ``prompt_kl_after`` are those of the baked prompts, where ``mode`` bakes them. ``seconds`` count
-    from the loaded champion to the judged model. ``shortfalls`` says in words why it did not
-    converge.
-    """
-
-    converged: bool
-    shortfalls: tuple[str, ...]
-    accuracy_overall: float
-    accuracy: dict[str, float]
-    token_usage: dict[str, float]
-    champion_accuracy: float
-    champion_accuracy_by_strategy: dict[str, float]
-    champion_prompted_accuracy: float
-    questions: int
-    steps: int
-    best_step: int
-    stopped_early: bool
-    seconds: float
-    parameters: int
-    model_dir: str
-    heldout: str
-    registry_version: str
-    config_sha256: str
-    dataset_sha256: str
-    champion: str
-    champion_sha256: str
-    too_long: int
-    targets: dict[str, float]
-    mode: str = "sft"
-    prompt_kl_before: float | None = None
-    prompt_kl_after: float | None = None
-    phase: int = 3
-    step: int = 1
 
 
 def publish(
@@ -78,12 +35,11 @@ def publish(
     write_samples((row.as_dict() for row in answered), directory / SAMPLES_NAME)
     if config.registry.enabled:
         version = _register(summary, directory, record)
-        summary = dataclasses.replace(summary, registry_version=version)
+        summary = summary.model_copy(update={"registry_version": version})
     log.artifact(Path(summary.model_dir), f"{config.name}-model", "model")
-    content = dataclasses.asdict(summary)
-    write_summary(directory / SUMMARY_FILE, content)
+    summary.write(directory / SUMMARY_FILE)
     write_report(directory)
-    for table in baking_tables(content):
+    for table in (accuracy_table(summary), usage_table(summary)):
         log.show(table)
     registered = summary.registry_version or ("spooled" if config.registry.enabled else "off")
     log.say(

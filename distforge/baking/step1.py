@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from distforge.baking.config import NOT_IDENTITY, Step1Config
 from distforge.baking.prompt_stage import bake_strategy_prompts
-from distforge.baking.publish import CHAMPION_DIRECTORY, Step1Summary, publish
+from distforge.baking.publish import CHAMPION_DIRECTORY, publish
 from distforge.baking.supervised.trainer import PromptBakingTrainer
 from distforge.champion.make import ensure_champion
 from distforge.config import config_sha256
@@ -24,6 +25,7 @@ from distforge.evaluation.scoring import Answered, answer_questions, summarize
 from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
 from distforge.models.vocabulary import add_thinking_tokens
+from distforge.reports.step1_summary import Step1Summary, Targets
 from distforge.telemetry import RunLogger
 from distforge.training.distributed import World, entered_world
 from distforge.training.open_run import Run, open_run
@@ -107,8 +109,8 @@ def _bake(
         champion_sha256=champion.sha256,
         too_long=trainer.dataset.too_long,
         mode=config.mode,
-        prompt_kl_before=prompted.outcome.kl_before if prompted else None,
-        prompt_kl_after=prompted.outcome.kl_after if prompted else None,
+        prompt_kl_before=prompted.outcome.kl_before if prompted else math.nan,
+        prompt_kl_after=prompted.outcome.kl_after if prompted else math.nan,
         **before,
         **_verdict(config, trainer, answered),
     )
@@ -131,10 +133,10 @@ def _verdict(
         "accuracy": after.accuracy,
         "token_usage": after.token_usage,
         "questions": after.count,
-        "targets": {
-            "accuracy_overall": config.convergence.overall,
-            "accuracy_strategy": config.convergence.per_strategy,
-        },
+        "targets": Targets(
+            accuracy_overall=config.convergence.overall,
+            accuracy_strategy=config.convergence.per_strategy,
+        ),
     }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ from distforge.evaluation.scoring import summarize
 from distforge.handoff.to_phase4 import write_handoff
 from distforge.quietstar.step2_config import Step2Config
 from distforge.reports.samples import SAMPLES_NAME, write_samples
-from distforge.reports.step1_summary import write_summary
 from distforge.reports.step2_report import write_reinforcement_report
+from distforge.reports.step2_summary import Step2Summary
 from distforge.reports.tables import reinforcement_table
 from distforge.telemetry import RunLogger
 from distforge.theater.conditions import CONTROLS, Condition, ProbeResult
@@ -26,52 +24,6 @@ from distforge.training.run_record import RunRecord
 _WAYS: tuple[tuple[str, Condition], ...] = (("with_thoughts", "own"), ("without", "none"))
 # The hand-off's verdict until the anti-theatre tests have been asked: phase 4 refuses it.
 _UNJUDGED = "INCONCLUSIVE"
-
-
-@dataclass(frozen=True)
-class Step2Summary:
-    """What step 2 reached: the content of ``summary.json``. Fractions are in [0, 1].
-
-    improved: whether the model beats the baked one on the same held-out items: the lower bound of
-        ``intervals["gain"]`` is above 0.
-    accuracy_overall, accuracy, token_usage: of free, greedy generations, as in step 1; of free
-        text, which has no answers, not measured. baked_accuracy: the baked model's, likewise.
-    controls: accuracy given a thought, by what stands in for it ("own" is no control, but what the
-        others are held against).
-    bits: a target token, with thoughts and without, of both models.
-    intervals: 95% bootstrap over questions or documents: "gain" (accuracy, or bits a token for free
-        text, over the baked model), and "ablation_<control>" (accuracy with the own thoughts less
-        the control's).
-    verdict: of the anti-theatre tests; empty until they are asked.
-    """
-
-    improved: bool
-    accuracy_overall: float
-    accuracy: dict[str, float]
-    token_usage: dict[str, float]
-    baked_accuracy: float
-    baked_accuracy_by_strategy: dict[str, float]
-    controls: dict[str, float]
-    bits: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    gain: float
-    items: int
-    episodes: int
-    steps: int
-    best_step: int
-    seconds: float
-    parameters: int
-    model_dir: str
-    heldout: str
-    registry_version: str
-    config_sha256: str
-    dataset_sha256: str
-    baked: str
-    baked_sha256: str
-    task: str
-    verdict: str = ""
-    phase: int = 3
-    step: int = 2
 
 
 def summarize_step2(
@@ -110,6 +62,7 @@ def summarize_step2(
         gain=gain.mean,
         items=len(own),
         task=config.task,
+        verdict="",
         registry_version="",
         **known,
     )
@@ -137,12 +90,11 @@ def publish(
     write_samples((row.as_dict() for row in after.answered), directory / SAMPLES_NAME)
     if config.registry.enabled:
         version = _register(summary, record)
-        summary = dataclasses.replace(summary, registry_version=version)
+        summary = summary.model_copy(update={"registry_version": version})
     log.artifact(model, f"{config.name}-model", "model")
-    content = dataclasses.asdict(summary)
-    write_summary(directory / SUMMARY_FILE, content)
+    summary.write(directory / SUMMARY_FILE)
     write_reinforcement_report(directory)
-    log.show(reinforcement_table(content))
+    log.show(reinforcement_table(summary))
     low, high = summary.intervals["gain"]
     unit = "bits a token" if config.task == "text" else "accuracy"
     log.say(

@@ -9,10 +9,11 @@ import torch
 from distforge.config import config_sha256
 from distforge.data import write_splits
 from distforge.quietstar.inputs import Step2Inputs, load_inputs, require_baked
-from distforge.quietstar.publish import Step2Summary, publish, summarize_step2
+from distforge.quietstar.publish import publish, summarize_step2
 from distforge.quietstar.screening import screen
 from distforge.quietstar.step2_config import NOT_IDENTITY, Step2Config
 from distforge.quietstar.trainer import ThoughtTrainer
+from distforge.reports.step2_summary import Step2Summary
 from distforge.theater.exam import Examiner
 from distforge.thinking.model import ThinkingModel
 from distforge.thinking.positions import placed

@@ -8,7 +8,7 @@ from distforge.reports.step2_summary import (
     CONTROL_NAMES,
     CONTROLS,
     Difference,
-    ReinforcementSummary,
+    Step2Summary,
 )
 
 COMPARISON_HEADINGS = ("held-out items", "reached", "lead over it", "95% interval", "above 0")
@@ -34,7 +34,7 @@ class ComparisonRow:
     opens: bool = False
 
 
-def comparison_rows(summary: ReinforcementSummary) -> list[ComparisonRow]:
+def comparison_rows(summary: Step2Summary) -> list[ComparisonRow]:
     """Trained against baked, own thoughts against the controls, bits a token where measured."""
     rows: list[ComparisonRow] = []
     for group in (_model_rows(summary), _control_rows(summary), _bits_rows(summary)):
@@ -44,15 +44,15 @@ def comparison_rows(summary: ReinforcementSummary) -> list[ComparisonRow]:
     return rows
 
 
-def lead_text(summary: ReinforcementSummary) -> tuple[str, str]:
+def lead_text(summary: Step2Summary) -> tuple[str, str]:
     """The gain over the baked model and its interval, in the unit of the task."""
     show = points if summary.task == "questions" else bits
-    return show(summary.gain.mean), interval(summary.gain.low, summary.gain.high, show)
+    return show(summary.lead.mean), interval(summary.lead.low, summary.lead.high, show)
 
 
-def _model_rows(summary: ReinforcementSummary) -> list[ComparisonRow]:
+def _model_rows(summary: Step2Summary) -> list[ComparisonRow]:
     lead, between = lead_text(summary)
-    clear = _clear(summary.gain)
+    clear = _clear(summary.lead)
     if summary.task == "text":
         return [ComparisonRow("gain over the baked model", "", lead, between, clear)]
     return [
@@ -61,7 +61,7 @@ def _model_rows(summary: ReinforcementSummary) -> list[ComparisonRow]:
     ]
 
 
-def _control_rows(summary: ReinforcementSummary) -> list[ComparisonRow]:
+def _control_rows(summary: Step2Summary) -> list[ComparisonRow]:
     if not any(map(math.isfinite, summary.controls.values())):
         return []
     rows = [ComparisonRow("own thoughts", percent(summary.controls.get("own", math.nan)))]
@@ -79,7 +79,7 @@ def _control_rows(summary: ReinforcementSummary) -> list[ComparisonRow]:
     return rows
 
 
-def _bits_rows(summary: ReinforcementSummary) -> list[ComparisonRow]:
+def _bits_rows(summary: Step2Summary) -> list[ComparisonRow]:
     return [
         ComparisonRow(name.replace("_", ", ", 1).replace("_", " "), f"{value:.3f} bits")
         for name, value in summary.bits.items()

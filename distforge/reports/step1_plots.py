@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from distforge.data.strategies import STRATEGIES, USAGE_TYPES
 from distforge.reports import canvas
 from distforge.reports.formats import percent
-from distforge.reports.step1_summary import BakingSummary
+from distforge.reports.step1_summary import Step1Summary
 from distforge.telemetry import metrics as names
 from distforge.telemetry.jsonl import MetricRecord
 
@@ -23,7 +23,7 @@ class RunPlots:
         summary: the outcome.
     """
 
-    def __init__(self, records: Sequence[MetricRecord], summary: BakingSummary) -> None:
+    def __init__(self, records: Sequence[MetricRecord], summary: Step1Summary) -> None:
         self._records = records
         self._summary = summary
         self._panels: dict[str, canvas.Panel] = {

@@ -1,5 +1,6 @@
 """``report.html`` and ``report.png`` of step 1, to be looked at without a server."""
 
+import math
 from pathlib import Path
 
 from distforge import durable
@@ -7,12 +8,17 @@ from distforge.reports import page
 from distforge.reports.formats import percent
 from distforge.reports.samples import SAMPLES_NAME, read_samples
 from distforge.reports.step1_plots import RunPlots
-from distforge.reports.step1_summary import SUMMARY_NAME, BakingSummary, read_summary
+from distforge.reports.step1_summary import Step1Summary
+from distforge.reports.summary import SUMMARY_NAME
 from distforge.reports.tables import accuracy_rows, usage_rows
 from distforge.telemetry.jsonl import METRICS_NAME, read_metrics
 
 # Shown in a place of their own, or of no use to a reader.
-_ELSEWHERE = {"champion", "champion_sha256", "registry_version", "shortfalls", "phase", "step"}
+_ELSEWHERE = {
+    *("phase", "step", "registry_version", "converged", "shortfalls", "targets"),
+    *("accuracy_overall", "accuracy", "token_usage"),
+    *("champion", "champion_sha256", "champion_accuracy", "champion_accuracy_by_strategy"),
+}
 
 
 def write_report(run_dir: Path) -> Path:
@@ -29,11 +35,11 @@ def write_report(run_dir: Path) -> Path:
         InputError: ``summary.json`` or ``metrics.jsonl`` is missing, or a file is malformed.
     """
     run_dir = Path(run_dir)
-    summary = read_summary(run_dir / SUMMARY_NAME)
+    summary = Step1Summary.read(run_dir / SUMMARY_NAME)
     plots = RunPlots(read_metrics(run_dir / METRICS_NAME), summary)
     samples = read_samples(run_dir / SAMPLES_NAME)
-    details = summary.details
-    champion = {"source": details.get("champion"), "sha256": details.get("champion_sha256")}
+    details = summary.as_json()
+    champion = {"source": summary.champion, "sha256": summary.champion_sha256}
     content = page.Page(
         title="Step 1",
         badges=[_verdict(summary)],
@@ -42,7 +48,7 @@ def write_report(run_dir: Path) -> Path:
         panels=plots.panels(),
         tables=[_accuracy_table(summary), _usage_table(summary)],
         lineage=[
-            page.lineage_card("Champion", champion),
+            page.Card("Champion", champion),
             page.trained_card("Baked model", run_dir, details),
         ],
         samples=samples,
@@ -55,34 +61,34 @@ def write_report(run_dir: Path) -> Path:
     return run_dir / page.REPORT_HTML
 
 
-def _verdict(summary: BakingSummary) -> str:
+def _verdict(summary: Step1Summary) -> page.Badge:
     word = "converged" if summary.converged else "not converged"
-    return page.badge("verdict", word, summary.converged)
+    return page.Badge("verdict", word, summary.converged)
 
 
-def _lead(summary: BakingSummary) -> str:
+def _lead(summary: Step1Summary) -> str:
     if summary.converged:
         return (
             "Every target is met: free, greedy generations from the question alone, on held-out "
             "questions, judged by the checker."
         )
-    shortfalls = summary.details.get("shortfalls") or ["a target was missed, see the tables"]
-    return f"Not every target is met: {'; '.join(map(str, shortfalls))}."
+    shortfalls = summary.shortfalls or ("a target was missed, see the tables",)
+    return f"Not every target is met: {'; '.join(shortfalls)}."
 
 
-def _accuracy_tiles(summary: BakingSummary) -> list[tuple[str, str]]:
+def _accuracy_tiles(summary: Step1Summary) -> list[tuple[str, str]]:
     tiles = [
         (percent(summary.accuracy_overall), "accuracy, baked"),
         (percent(summary.champion_accuracy), "accuracy, champion"),
     ]
-    if isinstance(prompted := summary.details.get("champion_prompted_accuracy"), int | float):
-        tiles.append((percent(prompted), "champion with prompts"))
+    if math.isfinite(summary.champion_prompted_accuracy):
+        tiles.append((percent(summary.champion_prompted_accuracy), "champion with prompts"))
     return tiles
 
 
-def _accuracy_table(summary: BakingSummary) -> str:
+def _accuracy_table(summary: Step1Summary) -> page.Table:
     rows = [
-        page.row(
+        page.Row(
             row.name,
             (percent(row.champion), percent(row.baked), f"≥ {percent(row.target)}"),
             row.met,
@@ -90,12 +96,12 @@ def _accuracy_table(summary: BakingSummary) -> str:
         )
         for row in accuracy_rows(summary)
     ]
-    return page.table("accuracy", ("strategy", "champion", "baked", "target", "met"), rows)
+    return page.Table("accuracy", ("strategy", "champion", "baked", "target", "met"), rows)
 
 
-def _usage_table(summary: BakingSummary) -> str:
+def _usage_table(summary: Step1Summary) -> page.Table:
     rows = [
-        page.row(row.name, (percent(row.baked), f"> {percent(row.target)}"), row.met)
+        page.Row(row.name, (percent(row.baked), f"> {percent(row.target)}"), row.met)
         for row in usage_rows(summary)
     ]
-    return page.table("usage", ("token usage", "baked", "target", "met"), rows)
+    return page.Table("usage", ("token usage", "baked", "target", "met"), rows)

@@ -11,7 +11,7 @@ from distforge.reports.formats import interval, percent, points
 from distforge.reports.step2_summary import (
     CONTROL_NAMES,
     Difference,
-    ReinforcementSummary,
+    Step2Summary,
 )
 from distforge.telemetry import metrics as names
 from distforge.telemetry.jsonl import MetricRecord
@@ -43,7 +43,7 @@ class ReinforcementPlots:
         summary: the outcome.
     """
 
-    def __init__(self, records: Sequence[MetricRecord], summary: ReinforcementSummary) -> None:
+    def __init__(self, records: Sequence[MetricRecord], summary: Step2Summary) -> None:
         self._records = records
         self._summary = summary
         curves: tuple[str, canvas.Panel] = ("Bits a token over training", self.draw_bits)

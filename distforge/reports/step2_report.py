@@ -10,16 +10,17 @@ from distforge.reports import page
 from distforge.reports.comparison import COMPARISON_HEADINGS, comparison_rows, lead_text
 from distforge.reports.formats import percent, points
 from distforge.reports.samples import SAMPLES_NAME, read_samples
-from distforge.reports.step1_summary import SUMMARY_NAME
 from distforge.reports.step2_plots import ReinforcementPlots
-from distforge.reports.step2_summary import (
-    ReinforcementSummary,
-    read_reinforcement_summary,
-)
+from distforge.reports.step2_summary import Step2Summary
+from distforge.reports.summary import SUMMARY_NAME
 from distforge.telemetry.jsonl import METRICS_NAME, read_metrics
 
 # Shown in a place of their own, or of no use to a reader.
-_ELSEWHERE = {"baked", "baked_sha256", "registry_version", "phase", "step"}
+_ELSEWHERE = {
+    *("phase", "step", "registry_version", "improved", "verdict", "accuracy_overall", "accuracy"),
+    *("token_usage", "controls", "bits", "intervals", "gain"),
+    *("baked", "baked_sha256", "baked_accuracy", "baked_accuracy_by_strategy"),
+}
 _VERDICTS = {
     "": "Whether its thoughts are theatre has not been judged yet.",
     "PASS": "The anti-theatre verdict is PASS: the thoughts do what they seem to do.",
@@ -42,33 +43,24 @@ def write_reinforcement_report(run_dir: Path) -> Path:
         InputError: ``summary.json`` or ``metrics.jsonl`` is missing, or a file is malformed.
     """
     run_dir = Path(run_dir)
-    summary = read_reinforcement_summary(run_dir / SUMMARY_NAME)
+    summary = Step2Summary.read(run_dir / SUMMARY_NAME)
     plots = ReinforcementPlots(read_metrics(run_dir / METRICS_NAME), summary)
     samples = read_samples(run_dir / SAMPLES_NAME)
-    details = summary.details
-    baked = {"source": details.get("baked"), "sha256": details.get("baked_sha256")}
-    measured = {
-        "items": summary.items,
-        "episodes": summary.episodes,
-        "best_step": summary.best_step,
-        "task": summary.task,
-    }
+    details = summary.as_json()
+    baked = {"source": summary.baked, "sha256": summary.baked_sha256}
     content = page.Page(
         title="Step 2",
         badges=_badges(summary),
         lead=_lead(summary),
-        tiles=[*_result_tiles(summary), *page.size_tiles({**details, **measured})],
+        tiles=[*_result_tiles(summary), *page.size_tiles(details)],
         panels=plots.panels(),
         tables=_tables(summary),
         lineage=[
-            page.lineage_card("Baked model", baked),
+            page.Card("Baked model", baked),
             page.trained_card("Trained model", run_dir, details),
         ],
         samples=samples,
-        details={
-            **measured,
-            **{name: value for name, value in details.items() if name not in _ELSEWHERE},
-        },
+        details={name: value for name, value in details.items() if name not in _ELSEWHERE},
     )
     rendered = page.render(run_dir, content).encode("utf-8")
     durable.write_files(
@@ -77,17 +69,17 @@ def write_reinforcement_report(run_dir: Path) -> Path:
     return run_dir / page.REPORT_HTML
 
 
-def _badges(summary: ReinforcementSummary) -> list[str]:
+def _badges(summary: Step2Summary) -> list[page.Badge]:
     word = "beats the baked model" if summary.improved else "no gain shown"
     # Neither a pending nor an inconclusive verdict is a failure.
     passed = {"PASS": True, "THEATRE": False}.get(summary.verdict)
     return [
-        page.badge("improved", word, summary.improved),
-        page.badge("verdict", summary.verdict or "not judged yet", passed),
+        page.Badge("improved", word, summary.improved),
+        page.Badge("verdict", summary.verdict or "not judged yet", passed),
     ]
 
 
-def _lead(summary: ReinforcementSummary) -> str:
+def _lead(summary: Step2Summary) -> str:
     lead, between = lead_text(summary)
     on = f"On {summary.items:,} held-out items"
     if summary.improved:
@@ -100,7 +92,7 @@ def _lead(summary: ReinforcementSummary) -> str:
     return f"{shown} {_VERDICTS[summary.verdict]}"
 
 
-def _result_tiles(summary: ReinforcementSummary) -> list[tuple[str, str]]:
+def _result_tiles(summary: Step2Summary) -> list[tuple[str, str]]:
     lead, _ = lead_text(summary)
     if summary.task == "text":
         models = ("trained", "baked")
@@ -122,9 +114,9 @@ def _result_tiles(summary: ReinforcementSummary) -> list[tuple[str, str]]:
     return tiles
 
 
-def _tables(summary: ReinforcementSummary) -> list[str]:
+def _tables(summary: Step2Summary) -> list[page.Table]:
     rows = [
-        page.row(
+        page.Row(
             row.name,
             # A row with nothing to compare still has its last cell.
             (row.value, row.lead, row.interval, *([""] if row.is_clear is None else [])),
@@ -133,20 +125,20 @@ def _tables(summary: ReinforcementSummary) -> list[str]:
         )
         for row in comparison_rows(summary)
     ]
-    tables = [page.table("comparison", COMPARISON_HEADINGS, rows)]
+    tables = [page.Table("comparison", COMPARISON_HEADINGS, rows)]
     before, after = summary.baked_accuracy_by_strategy, summary.accuracy
     if _any_known([*before.values(), *after.values()]):
         rows = [_strategy_row(name, before, after) for name in STRATEGIES]
-        tables.append(page.table("strategies", ("strategy", "baked", "trained", "change"), rows))
+        tables.append(page.Table("strategies", ("strategy", "baked", "trained", "change"), rows))
     if _any_known([*summary.token_usage.values()]):
-        rows = [page.row(name, (percent(used),)) for name, used in summary.token_usage.items()]
-        tables.append(page.table("usage", ("token usage", "trained"), rows))
+        rows = [page.Row(name, (percent(used),)) for name, used in summary.token_usage.items()]
+        tables.append(page.Table("usage", ("token usage", "trained"), rows))
     return tables
 
 
-def _strategy_row(name: str, before: Mapping[str, float], after: Mapping[str, float]) -> str:
+def _strategy_row(name: str, before: Mapping[str, float], after: Mapping[str, float]) -> page.Row:
     old, new = before.get(name, math.nan), after.get(name, math.nan)
-    return page.row(name, (percent(old), percent(new), points(new - old)))
+    return page.Row(name, (percent(old), percent(new), points(new - old)))
 
 
 def _any_known(values: Iterable[float]) -> bool:

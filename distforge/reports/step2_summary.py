@@ -1,17 +1,26 @@
-"""``summary.json`` of step 2, as its table and its report read it."""
+"""``summary.json`` of step 2."""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Self
 
-from distforge.data.strategies import STRATEGIES, USAGE_TYPES
-from distforge.reports.step1_summary import SUMMARY_NAME, read_object
-from distforge.reports.summary_fields import SummaryFields
+from pydantic import model_validator
 
-TASKS = ("questions", "text")
-VERDICTS = ("", "PASS", "THEATRE", "INCONCLUSIVE")
+from distforge.reports.summary import (
+    Bounds,
+    ByStrategy,
+    ByUsage,
+    Count,
+    Flag,
+    Fraction,
+    Number,
+    Summary,
+    among,
+    must_be,
+)
+
 # What may stand where a thought of the model's own was.
 CONTROL_NAMES = {
     "shuffled": "shuffled thoughts",
@@ -22,7 +31,12 @@ CONTROL_NAMES = {
 CONTROLS = tuple(CONTROL_NAMES)
 BITS = ("baked_with_thoughts", "baked_without", "trained_with_thoughts", "trained_without")
 _INTERVALS = ("gain", *(f"ablation_{control}" for control in CONTROLS))
-_UNKNOWN = (math.nan, math.nan)
+
+Task = Annotated[Literal["questions", "text"], must_be("one of 'questions', 'text'")]
+Verdict = Annotated[
+    Literal["", "PASS", "THEATRE", "INCONCLUSIVE"],
+    must_be("one of '', 'PASS', 'THEATRE', 'INCONCLUSIVE'"),
+]
 
 
 @dataclass(frozen=True)
@@ -39,98 +53,76 @@ class Difference:
         return self.low > 0.0
 
 
-@dataclass(frozen=True)
-class ReinforcementSummary:
-    """The outcome of step 2; fractions in [0, 1], NaN where nothing was measured.
+class Step2Summary(Summary):
+    """What step 2 reached. Fractions are in [0, 1]; what was not measured is NaN, or absent from a
+    mapping by name.
 
-    Attributes:
-        improved: whether the trained model beats the baked one (the lower bound of the gain is
-            above zero).
-        task: "questions" (right or wrong) or "text" (bits a token).
-        verdict: of the anti-theatre judgement; empty before it.
-        accuracy_overall: of the trained model, on held-out questions.
-        accuracy: the same by strategy.
-        token_usage: by usage type, of the trained model.
-        baked_accuracy: of the baked model, on the same questions.
-        baked_accuracy_by_strategy: the same by strategy.
-        controls: accuracy given a thought, by what stands in for it: "own" and ``CONTROLS``.
-        bits: bits a target token, by ``BITS``.
-        gain: of the trained over the baked model; a fraction of the questions, or bits a token.
-        ablations: accuracy with the own thoughts less a control's, by control.
-        items: held-out items that all this was measured on.
-        episodes: of training.
-        best_step: the optimizer step of the model that was kept.
-        details: everything else the file says, as it stands there.
+    improved: whether the model beats the baked one on the same held-out items: the lower bound of
+        ``intervals["gain"]`` is above 0.
+    accuracy_overall, accuracy, token_usage: of free, greedy generations, as in step 1; of free
+        text, which has no answers, not measured. baked_accuracy: the baked model's, likewise.
+    controls: accuracy given a thought, by what stands in for it: ``CONTROLS``, and "own", which is
+        what they are held against.
+    bits: a target token, with thoughts and without, of both models.
+    intervals: 95% bootstrap over questions or documents: of "gain", and of "ablation_<control>"
+        (accuracy with the own thoughts less the control's).
+    gain: over the baked model: a fraction of the questions, or bits a token of free text.
+    items: held-out ones that all this was measured on.
+    best_step: the optimizer step of the model that was kept.
+    verdict: of the anti-theatre tests; empty until they are asked.
     """
 
-    improved: bool
-    task: str
-    verdict: str
-    accuracy_overall: float
-    accuracy: Mapping[str, float]
-    token_usage: Mapping[str, float]
-    baked_accuracy: float
-    baked_accuracy_by_strategy: Mapping[str, float]
-    controls: Mapping[str, float]
-    bits: Mapping[str, float]
-    gain: Difference
-    ablations: Mapping[str, Difference]
-    items: int
-    episodes: int
-    best_step: int
-    details: Mapping[str, Any] = field(default_factory=dict)
+    remedy: ClassVar[str] = "run step 2 again to write it anew"
 
-    @classmethod
-    def from_mapping(
-        cls, summary: Mapping[str, Any], origin: str = SUMMARY_NAME
-    ) -> "ReinforcementSummary":
-        """Reads the keys of step 2; what a mapping by name lacks was not measured.
+    improved: Flag
+    accuracy_overall: Fraction
+    accuracy: ByStrategy
+    token_usage: ByUsage
+    baked_accuracy: Fraction
+    baked_accuracy_by_strategy: ByStrategy
+    controls: Annotated[dict[str, Fraction], among(("own", *CONTROLS))]
+    bits: Annotated[dict[str, Number], among(BITS)]
+    intervals: Annotated[dict[str, Bounds], among(_INTERVALS)]
+    gain: Number
+    items: Count
+    episodes: Count
+    steps: Count = 0
+    best_step: Count
+    seconds: Number = math.nan
+    parameters: Count = 0
+    model_dir: str = ""
+    heldout: str = ""
+    registry_version: str = ""
+    config_sha256: str = ""
+    dataset_sha256: str = ""
+    baked: str = ""
+    baked_sha256: str = ""
+    task: Task
+    verdict: Verdict
+    step: Literal[2] = 2
 
-        Args:
-            summary: the parsed file.
-            origin: how an error names it.
-
-        Raises:
-            InputError: a key is missing, has a wrong type, or a value is out of its range.
-        """
-        fields = SummaryFields(summary, origin, "run step 2 again to write it anew")
-        task = fields.choice("task", TASKS)
-        controls = fields.fractions("controls", ("own", *CONTROLS))
-        intervals = fields.intervals("intervals", _INTERVALS)
+    @model_validator(mode="after")
+    def _gain_is_a_fraction(self) -> Self:
         # A gain in hundredths would be read as a hundred times what it is.
-        bound = 1.0 if task == "questions" else math.inf
-        gain = Difference(fields.number("gain", -bound, bound), *intervals.get("gain", _UNKNOWN))
-        own = controls.get("own", math.nan)
-        return cls(
-            improved=fields.flag("improved"),
-            task=task,
-            verdict=fields.choice("verdict", VERDICTS),
-            accuracy_overall=fields.fraction("accuracy_overall"),
-            accuracy=fields.fractions("accuracy", STRATEGIES),
-            token_usage=fields.fractions("token_usage", USAGE_TYPES),
-            baked_accuracy=fields.fraction("baked_accuracy"),
-            baked_accuracy_by_strategy=fields.fractions("baked_accuracy_by_strategy", STRATEGIES),
-            controls=controls,
-            bits=fields.numbers("bits", BITS),
-            gain=gain,
-            ablations={
-                control: Difference(
-                    own - controls.get(control, math.nan),
-                    *intervals.get(f"ablation_{control}", _UNKNOWN),
-                )
-                for control in CONTROLS
-            },
-            items=fields.count("items"),
-            episodes=fields.count("episodes"),
-            best_step=fields.count("best_step"),
-            details=fields.rest,
-        )
+        if self.task == "questions" and abs(self.gain) > 1:
+            raise ValueError(f"gain is {self.gain}; it must be a number in [-1, 1] or null")
+        return self
 
+    @property
+    def lead(self) -> Difference:
+        """The gain with its interval."""
+        return self._difference(self.gain, "gain")
 
-def read_reinforcement_summary(path: Path) -> ReinforcementSummary:
-    """Reads ``summary.json`` of step 2.
+    @property
+    def ablations(self) -> dict[str, Difference]:
+        """By control: accuracy with the own thoughts less the control's."""
+        own = self.controls.get("own", math.nan)
+        return {
+            control: self._difference(
+                own - self.controls.get(control, math.nan), f"ablation_{control}"
+            )
+            for control in CONTROLS
+        }
 
-    Raises:
-        InputError: the file does not exist, is not JSON, or lacks what step 2 writes.
-    """
-    return ReinforcementSummary.from_mapping(read_object(path), origin=str(path))
+    def _difference(self, mean: float, name: str) -> Difference:
+        return Difference(mean, *self.intervals.get(name, (math.nan, math.nan)))

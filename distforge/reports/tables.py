@@ -1,9 +1,8 @@
 """The final tables: what was reached, against what had to be (step 1) or what was (step 2)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -11,8 +10,8 @@ from rich.text import Text
 from distforge.data.strategies import STRATEGIES, USAGE_TYPES
 from distforge.reports.comparison import COMPARISON_HEADINGS, comparison_rows
 from distforge.reports.formats import percent
-from distforge.reports.step1_summary import BakingSummary
-from distforge.reports.step2_summary import ReinforcementSummary
+from distforge.reports.step1_summary import Step1Summary
+from distforge.reports.step2_summary import Step2Summary
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class UsageRow:
         return self.baked > self.target
 
 
-def accuracy_rows(summary: BakingSummary) -> list[AccuracyRow]:
+def accuracy_rows(summary: Step1Summary) -> list[AccuracyRow]:
     """One row a strategy, and the overall one last."""
     rows = [
         AccuracyRow(
@@ -66,7 +65,7 @@ def accuracy_rows(summary: BakingSummary) -> list[AccuracyRow]:
     return [*rows, overall]
 
 
-def usage_rows(summary: BakingSummary) -> list[UsageRow]:
+def usage_rows(summary: Step1Summary) -> list[UsageRow]:
     """One row a usage type."""
     return [
         UsageRow(
@@ -76,7 +75,7 @@ def usage_rows(summary: BakingSummary) -> list[UsageRow]:
     ]
 
 
-def accuracy_table(summary: BakingSummary) -> Table:
+def accuracy_table(summary: Step1Summary) -> Table:
     """Strategy by strategy: champion, baked model, target, and whether it is met."""
     table = _target_table("Step 1: accuracy on held-out questions", "strategy", "champion", "baked")
     for row in accuracy_rows(summary):
@@ -93,7 +92,7 @@ def accuracy_table(summary: BakingSummary) -> Table:
     return table
 
 
-def usage_table(summary: BakingSummary) -> Table:
+def usage_table(summary: Step1Summary) -> Table:
     """Token usage by type against its target; the caption says whether step 1 converged."""
     table = _target_table("Step 1: thinking tokens used", "token usage", "baked")
     table.caption = Text(f"converged: {'yes' if summary.converged else 'no'}", style="bold")
@@ -103,39 +102,18 @@ def usage_table(summary: BakingSummary) -> Table:
     return table
 
 
-def baking_tables(summary: Mapping[str, Any]) -> tuple[Table, Table]:
-    """Step 1's accuracies and token usage.
-
-    Args:
-        summary: what ``summary.json`` holds (see ``BakingSummary.from_mapping``).
-
-    Raises:
-        InputError: a key is missing or has a wrong type.
-    """
-    outcome = BakingSummary.from_mapping(summary)
-    return accuracy_table(outcome), usage_table(outcome)
-
-
-def reinforcement_table(summary: Mapping[str, Any]) -> Table:
-    """What step 2 reached, against the baked model and the controls, with 95% intervals.
-
-    Args:
-        summary: what ``summary.json`` holds (see ``ReinforcementSummary.from_mapping``).
-
-    Raises:
-        InputError: a key is missing or has a wrong type.
-    """
-    outcome = ReinforcementSummary.from_mapping(summary)
-    title = f"Step 2: {outcome.items:,} held-out items"
+def reinforcement_table(summary: Step2Summary) -> Table:
+    """What step 2 reached, against the baked model and the controls, with 95% intervals."""
+    title = f"Step 2: {summary.items:,} held-out items"
     table = _table_of(title, COMPARISON_HEADINGS)
-    for row in comparison_rows(outcome):
+    for row in comparison_rows(summary):
         if row.opens:
             table.add_section()
         clear = "" if row.is_clear is None else _mark(row.is_clear)
         table.add_row(row.name, row.value, row.lead, row.interval, clear)
     table.caption = Text(
-        f"improved: {'yes' if outcome.improved else 'no'}   "
-        f"verdict: {outcome.verdict or 'not judged yet'}   {outcome.episodes:,} episodes",
+        f"improved: {'yes' if summary.improved else 'no'}   "
+        f"verdict: {summary.verdict or 'not judged yet'}   {summary.episodes:,} episodes",
         style="bold",
     )
     table.caption_justify = "left"

@@ -7,9 +7,9 @@ left out.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from distforge.data.strategies import STRATEGIES, USAGE_TARGETS, USAGE_TYPES
+from distforge.data.strategies import STRATEGIES, USAGE_TYPES
 
 # A step of training.
 TRAIN_LOSS = "train/loss"
@@ -147,22 +147,6 @@ class BakingMetrics:
             **{key: self.token_usage[name] for name, key in BAKING_TOKEN_USAGE.items()},
             BAKING_CONVERGENCE_PROGRESS: self.convergence_progress,
         }
-
-
-def _usage_targets() -> dict[str, float]:
-    return {target.kind: target.minimum for target in USAGE_TARGETS}
-
-
-@dataclass(frozen=True)
-class BakingTargets:
-    """What step 1 must reach: the marks that the final table and the report measure against.
-
-    Accuracies must be at least, token usages more than, their target (fractions in [0, 1]).
-    """
-
-    accuracy_overall: float = 0.85
-    accuracy_strategy: float = 0.765
-    token_usage: Mapping[str, float] = field(default_factory=_usage_targets)
 
 
 RL_METRIC_NAMES = (

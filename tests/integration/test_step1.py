@@ -11,6 +11,7 @@ import pytest
 
 from distforge.cli import main
 from distforge.registry import ModelRegistry
+from distforge.reports.step1_summary import Step1Summary
 from distforge.telemetry import read_metrics
 from distforge.telemetry.metrics import BAKING_METRICS
 from tests.integration.launching import ROOT, curve, run, run_two_ranks
@@ -38,6 +39,7 @@ def test_run_directory_is_complete(finished: Path) -> None:
 def test_summary_has_the_promised_fields(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert (summary["phase"], summary["step"], summary["steps"]) == (3, 1, 12)
+    assert set(summary) == set(Step1Summary.model_fields)
     assert summary["converged"] is False
     assert summary["shortfalls"]
     assert len(summary["accuracy"]) == 7

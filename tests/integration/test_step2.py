@@ -14,6 +14,7 @@ from distforge.cli import main
 from distforge.handoff.to_phase4 import find_faults
 from distforge.models.export import export_model
 from distforge.registry import ModelRegistry
+from distforge.reports.step2_summary import Step2Summary
 from distforge.telemetry import read_metrics
 from distforge.telemetry.metrics import RL_METRICS
 from tests.integration.launching import ROOT, curve, run, run_two_ranks
@@ -61,6 +62,7 @@ def test_run_directory_is_complete(finished: Path) -> None:
 def test_summary_has_the_promised_fields(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert (summary["phase"], summary["step"], summary["steps"]) == (3, 2, 2)
+    assert set(summary) == set(Step2Summary.model_fields)
     assert summary["episodes"] == 8
     assert set(summary["controls"]) == {"own", "shuffled", "random", "filler", "none"}
     low, high = summary["intervals"]["gain"]

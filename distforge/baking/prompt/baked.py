@@ -12,8 +12,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from distforge.baking.prompt.delta import Delta, check_strength
-from distforge.baking.prompt.prompt_report import ForgettingMatrix
 from distforge.baking.prompt.prompt_training import BakeOutcome
+from distforge.reports.prompt_summary import ForgettingMatrix
 
 
 @dataclass(frozen=True)

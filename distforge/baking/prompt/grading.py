@@ -8,27 +8,19 @@ found, and strengths are counted in answers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from distforge.errors import InputError
+from distforge.reports.prompt_summary import AdherenceByStrength
 
 # Scales are told apart to this; a jump between nearer ones is a jump of the model's.
 _FINEST = 1 / 256
 
 
-@dataclass(frozen=True)
-class Grades:
-    """Adherence of one bake by strength.
-
-    strengths: ascending, from 0 to 1; adherence: at each, a fraction in [0, 1]; questions: asked.
-    """
-
-    strengths: tuple[float, ...]
-    adherence: tuple[float, ...]
-    questions: int
+class Grades(AdherenceByStrength):
+    """Adherence of one bake by strength, and the strength that turns a share of the answers."""
 
     def strength(self, share: float) -> float:
         """The strength at which ``share`` of the answers that the whole bake turns have turned.

@@ -13,12 +13,13 @@ from distforge.baking.prompt.distillation import DistillationLoss, logits_are_li
 from distforge.baking.prompt.grading import Grades, grade
 from distforge.baking.prompt.heldout import mean_kl
 from distforge.baking.prompt.prompt_config import PromptBakingConfig
-from distforge.baking.prompt.prompt_report import BakeReport, Condition, score
+from distforge.baking.prompt.prompt_report import score
 from distforge.baking.prompt.questions import QuestionSource
 from distforge.baking.prompt.trajectories import Trajectory, teacher_trajectories
 from distforge.data import STRATEGIES, STRATEGY_PROMPTS, Example
 from distforge.evaluation.adherence import Layout, layout, strategy_layout
 from distforge.evaluation.scoring import Answered, answer_questions
+from distforge.reports.prompt_summary import BakeReport, Condition
 from distforge.training.distributed import World
 
 # Questions asked at each strength that grading measures, the largest difference in adherence

@@ -19,7 +19,6 @@ from distforge.baking.prompt.delta import RECORD_FILE, check_strength, read_delt
 from distforge.baking.prompt.grading import Grades
 from distforge.baking.prompt.measuring import Measurer
 from distforge.baking.prompt.prompt_config import PromptBakingConfig
-from distforge.baking.prompt.prompt_report import BakeReport, ForgettingMatrix
 from distforge.baking.prompt.prompt_training import BakeTraining
 from distforge.baking.prompt.questions import QuestionSource, strategy_of
 from distforge.baking.prompt.trajectories import (
@@ -32,6 +31,7 @@ from distforge.baking.prompt.trajectories import (
 )
 from distforge.data import STRATEGIES, Example
 from distforge.errors import InputError
+from distforge.reports.prompt_summary import BakeReport, ForgettingMatrix
 from distforge.telemetry import RunLogger, TelemetryConfig
 from distforge.training.distributed import World
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distforge.baking.prompt.baked import BakedPrompt
 from distforge.baking.prompt.prompt_baker import PromptBaker
-from distforge.baking.prompt.prompt_report import (
-    BakeReport,
-    forgetting_table,
-    report_table,
-)
+from distforge.baking.prompt.prompt_report import forgetting_table, report_table
 from distforge.baking.prompt.prompt_run_config import NOT_IDENTITY, BakePromptConfig
 from distforge.baking.publish import CHAMPION_DIRECTORY
 from distforge.config import config_sha256
@@ -22,7 +17,7 @@ from distforge.errors import InputError
 from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
 from distforge.registry.manifest import write_manifest
-from distforge.reports.step1_summary import write_summary
+from distforge.reports.prompt_summary import BakeReport, Drift, PromptSummary
 from distforge.telemetry import RunLogger
 from distforge.training.distributed import World
 from distforge.training.open_run import Run, open_run
@@ -31,21 +26,7 @@ from distforge.training.run_record import RunRecord
 from distforge.training.signals import stop_at_once
 
 
-@dataclass(frozen=True)
-class PromptRunSummary:
-    """What a run reached; ``reports`` hold a prompt each, fractions in [0, 1]."""
-
-    reports: tuple[BakeReport, ...]
-    model_dir: str
-    registry_version: str
-
-    @property
-    def followed(self) -> bool:
-        """Whether every prompt's KL came down."""
-        return all(report.kl_after < report.kl_before for report in self.reports)
-
-
-def run_prompt_baking(config: BakePromptConfig, world: World) -> PromptRunSummary:
+def run_prompt_baking(config: BakePromptConfig, world: World) -> PromptSummary:
     """Bake, export, register and report; collective over the world's ranks.
 
     Raises:
@@ -58,7 +39,7 @@ def run_prompt_baking(config: BakePromptConfig, world: World) -> PromptRunSummar
         return _check_and_run(config, world)
 
 
-def _check_and_run(config: BakePromptConfig, world: World) -> PromptRunSummary:
+def _check_and_run(config: BakePromptConfig, world: World) -> PromptSummary:
     config.check()
     prompts = [read_prompt(path) for path in config.prompt]
     examples = read_examples(Path(config.data)) if config.data else None
@@ -111,7 +92,7 @@ def _run(
     prompts: list[str],
     run: Run,
     world: World,
-) -> PromptRunSummary:
+) -> PromptSummary:
     directory, log, record = run.directory, run.log, run.record
     record.start()
     bakes, extra = _bake(config, baker, prompts, log)
@@ -120,7 +101,7 @@ def _run(
         grades = baker.grade(bakes[-1])
         strength = grades.strength(config.strength)
         log.say(f"{config.strength:.0%} of the answers turn at a scale of {strength:.3f}")
-        extra["grades"] = dataclasses.asdict(grades)
+        extra["grades"] = grades
     log.say("asking held-out questions")
     final = bakes[-1].at(strength)
     reports = tuple(
@@ -140,21 +121,18 @@ def _run(
         if config.registry.enabled:
             version = _register(config, champion, reports, model_dir, record)
     version = world.broadcast_object(version)
-    summary = PromptRunSummary(reports, str(model_dir), version)
+    summary = PromptSummary(
+        mode="prompt",
+        reports=reports,
+        model_dir=str(model_dir),
+        registry_version=version,
+        champion=champion.source,
+        champion_sha256=champion.sha256,
+        config_sha256=config_sha256(config, exclude=NOT_IDENTITY),
+        **extra,
+    )
     if world.is_main:
-        content: dict[str, Any] = {
-            "phase": 3,
-            "step": 1,
-            "mode": "prompt",
-            "reports": [report.as_dict() for report in reports],
-            **extra,
-            "model_dir": summary.model_dir,
-            "registry_version": version,
-            "champion": champion.source,
-            "champion_sha256": champion.sha256,
-            "config_sha256": config_sha256(config, exclude=NOT_IDENTITY),
-        }
-        write_summary(directory / SUMMARY_FILE, content)
+        summary.write(directory / SUMMARY_FILE)
         log.show(report_table(reports))
         log.say(f"model {model_dir}  registry {version or 'off'}")
     world.barrier()
@@ -172,11 +150,10 @@ def _bake(
         whose = [strategy] * len(prompts)
         sequence = baker.bake_sequence(prompts, strategies=whose, questions=config.questions or 100)
         log.show(forgetting_table(sequence.forgetting))
-        return list(sequence.bakes), {"forgetting": dataclasses.asdict(sequence.forgetting)}
+        return list(sequence.bakes), {"forgetting": sequence.forgetting}
     if config.rounds > 1:
         pursuit = baker.pursue(prompts[0], config.rounds, strategy=strategy)
-        told = {"drift": pursuit.drift, "held_back": pursuit.held_back}
-        return list(pursuit.rounds), {"pursuit": told}
+        return list(pursuit.rounds), {"pursuit": Drift(pursuit.drift, pursuit.held_back)}
     return [baker.bake(prompts[0], strategy=strategy)], {}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from distforge.data import USAGE_TARGETS
 from distforge.errors import InputError
-from distforge.telemetry.metrics import BakingTargets
+from distforge.reports.step1_summary import ACCURACY_OVERALL, ACCURACY_STRATEGY
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class ConvergenceConfig:
     for thinking tokens stand beside the tokens, in `distforge.data.USAGE_TARGETS`.
     """
 
-    overall: float = BakingTargets.accuracy_overall
-    per_strategy: float = BakingTargets.accuracy_strategy
+    overall: float = ACCURACY_OVERALL
+    per_strategy: float = ACCURACY_STRATEGY
 
     def __post_init__(self) -> None:
         for name, value in (("overall", self.overall), ("per_strategy", self.per_strategy)):

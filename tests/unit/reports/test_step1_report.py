@@ -12,7 +12,7 @@ from distforge.data.strategies import STRATEGIES
 from distforge.errors import InputError
 from distforge.reports.step1_plots import RunPlots
 from distforge.reports.step1_report import write_report
-from distforge.reports.step1_summary import read_summary
+from distforge.reports.step1_summary import Step1Summary
 from distforge.telemetry import metrics as names
 from distforge.telemetry import read_metrics
 from tests.unit.reports.html_page import Page
@@ -79,7 +79,7 @@ def test_the_curves_are_the_logged_values(made: tuple[Path, str, Page]) -> None:
 
     directory, _, _ = made
     plots = RunPlots(
-        read_metrics(directory / "metrics.jsonl"), read_summary(directory / "summary.json")
+        read_metrics(directory / "metrics.jsonl"), Step1Summary.read(directory / "summary.json")
     )
     axes = Figure().subplots()
     plots.draw_loss(axes)
@@ -106,7 +106,7 @@ def test_a_step_logged_twice_counts_as_the_later(tmp_path: Path) -> None:
     path.write_text("".join(line % (step, names.TRAIN_LOSS, loss) for step, loss in logged))
     (tmp_path / "summary.json").write_text(json.dumps(make_summary()))
     axes = Figure().subplots()
-    RunPlots(read_metrics(path), read_summary(tmp_path / "summary.json")).draw_loss(axes)
+    RunPlots(read_metrics(path), Step1Summary.read(tmp_path / "summary.json")).draw_loss(axes)
     assert list(axes.lines[0].get_ydata()) == [3.0, 1.5, 1.0]
 
 
@@ -120,7 +120,7 @@ def test_the_runs_own_targets_are_the_marks(tmp_path: Path) -> None:
         },
     }
     (tmp_path / "summary.json").write_text(json.dumps(summary))
-    targets = read_summary(tmp_path / "summary.json").targets
+    targets = Step1Summary.read(tmp_path / "summary.json").targets
     assert (targets.accuracy_overall, targets.accuracy_strategy) == (0.9, 0.5)
     assert (targets.token_usage["step"], targets.token_usage["thinking"]) == (0.95, 0.8)
 
@@ -169,4 +169,4 @@ def test_an_unknown_strategy_is_refused(tmp_path: Path) -> None:
     summary = {**make_summary(), "accuracy": {"guessing": 1.0}}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(InputError, match="its keys must be among"):
-        read_summary(tmp_path / "summary.json")
+        Step1Summary.read(tmp_path / "summary.json")

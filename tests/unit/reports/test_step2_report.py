@@ -12,10 +12,9 @@ from matplotlib.image import imread
 
 from distforge.data.strategies import STRATEGIES
 from distforge.errors import InputError
-from distforge.reports.step1_summary import write_summary
 from distforge.reports.step2_plots import ReinforcementPlots
 from distforge.reports.step2_report import write_reinforcement_report
-from distforge.reports.step2_summary import read_reinforcement_summary
+from distforge.reports.step2_summary import Step2Summary
 from distforge.telemetry import metrics as names
 from distforge.telemetry import read_metrics
 from tests.unit.reports.html_page import Page
@@ -81,7 +80,7 @@ def test_the_pictures_open_and_are_not_blank(made: tuple[Path, str, Page]) -> No
 def plots_of(directory: Path) -> ReinforcementPlots:
     return ReinforcementPlots(
         read_metrics(directory / "metrics.jsonl"),
-        read_reinforcement_summary(directory / "summary.json"),
+        Step2Summary.read(directory / "summary.json"),
     )
 
 
@@ -156,12 +155,12 @@ def test_what_was_not_measured_survives_the_file(tmp_path: Path) -> None:
         "gain": nan,
         "intervals": {"gain": (nan, nan)},
     }
-    write_summary(tmp_path / "summary.json", written)
+    Step2Summary.parse(json.dumps(written)).write(tmp_path / "summary.json")
     on_disk = json.loads((tmp_path / "summary.json").read_text())
     assert on_disk["intervals"] == {"gain": [None, None]}
-    read = read_reinforcement_summary(tmp_path / "summary.json")
-    assert all(map(math.isnan, (read.gain.mean, read.gain.low, read.gain.high)))
-    assert not read.gain.is_clear
+    read = Step2Summary.read(tmp_path / "summary.json")
+    assert all(map(math.isnan, (read.gain, read.lead.mean, read.lead.low, read.lead.high)))
+    assert not read.lead.is_clear
 
 
 @pytest.mark.parametrize(
@@ -196,4 +195,4 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     del summary[key]
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(InputError, match=rf"summary\.json lacks '{key}'; run step 2 again"):
-        read_reinforcement_summary(tmp_path / "summary.json")
+        Step2Summary.read(tmp_path / "summary.json")

@@ -1,12 +1,14 @@
 """Progress on a terminal and elsewhere, and the final tables."""
 
 import io
+import json
 import re
 
 import pytest
 from rich.console import Console
 
-from distforge.reports.step1_summary import BakingSummary
+from distforge.reports.step1_summary import Step1Summary
+from distforge.reports.step2_summary import Step2Summary
 from distforge.reports.tables import accuracy_table, reinforcement_table, usage_table
 from distforge.telemetry import RLMetrics, RunConsole
 from distforge.telemetry import metrics as names
@@ -157,7 +159,7 @@ def rows(table_text: str) -> dict[str, list[str]]:
 
 
 def test_the_final_table_says_what_is_met() -> None:
-    summary = BakingSummary.from_mapping(make_summary())
+    summary = Step1Summary.parse(json.dumps(make_summary()))
     console = plain()
     console.print(accuracy_table(summary), usage_table(summary))
     shown = rows(output(console))
@@ -172,7 +174,7 @@ def test_the_final_table_says_what_is_met() -> None:
 
 def test_the_table_of_step_2_compares_with_baked_and_controls() -> None:
     console = plain()
-    console.print(reinforcement_table(make_rl_summary()))
+    console.print(reinforcement_table(Step2Summary.parse(json.dumps(make_rl_summary()))))
     shown = rows(output(console))
     assert shown["trained model"] == ["82.1%", "", "", ""]
     assert shown["baked model"] == ["60.6%", "+21.5 points", "[+19.8, +23.2]", "yes"]
@@ -180,7 +182,7 @@ def test_the_table_of_step_2_compares_with_baked_and_controls() -> None:
     assert shown["filler tokens"] == ["84.0%", "-1.9 points", "[-3.1, -0.8]", "no"]
     assert "improved: yes   verdict: not judged yet   9,600 episodes" in output(console)
     console = plain()
-    console.print(reinforcement_table(make_text_summary()))
+    console.print(reinforcement_table(Step2Summary.parse(json.dumps(make_text_summary()))))
     gain = rows(output(console))["gain over the baked model"]
     assert gain == ["", "+0.010 bits", "[-0.004, +0.024]", "no"]
     assert "improved: no   verdict: THEATRE" in output(console)

@@ -1,6 +1,7 @@
 """The fan-out: what one call leaves in every sink, and what a broken sink leaves in the others."""
 
 import io
+import json
 import logging
 import os
 import subprocess
@@ -14,7 +15,8 @@ from rich.table import Table
 
 from distforge.durable import AppendOnly
 from distforge.errors import InputError
-from distforge.reports.tables import baking_tables
+from distforge.reports.step1_summary import Step1Summary
+from distforge.reports.tables import usage_table
 from distforge.telemetry import RunLogger, TelemetryConfig, read_metrics
 from distforge.telemetry import metrics as names
 from tests.unit.reports.reinforcement_directory import make_probe
@@ -41,8 +43,7 @@ def test_every_sink_gets_the_same(tmp_path: Path) -> None:
         with logger.progress(2, "baking"):
             logger.log(1, {names.TRAIN_LOSS: torch.tensor(1.5)})  # type: ignore[dict-item]
             logger.log_baking_epoch(2, metrics)
-        for table in baking_tables(make_summary()):
-            logger.show(table)
+        logger.show(usage_table(Step1Summary.parse(json.dumps(make_summary()))))
         logger.say("done")
 
     first, second = read_metrics(tmp_path / "run" / "metrics.jsonl")

@@ -8,17 +8,15 @@ import math
 
 from rich.console import Console
 
-from distforge.baking.prompt.prompt_report import (
+from distforge.baking.prompt.prompt_report import forgetting_table, report_table, score
+from distforge.evaluation.adherence import layout
+from distforge.evaluation.scoring import Answered
+from distforge.reports.prompt_summary import (
     BakeReport,
     Condition,
     ForgettingMatrix,
-    forgetting_table,
-    report_table,
-    score,
+    PromptSummary,
 )
-from distforge.evaluation.adherence import layout
-from distforge.evaluation.scoring import Answered
-from distforge.reports.step1_summary import write_summary
 from tests.baking_cases import examples
 
 MATRIX = ForgettingMatrix(
@@ -66,14 +64,23 @@ def test_what_a_prompt_lost_since_its_own_bake() -> None:
 
 
 def test_a_report_is_json_without_nan(tmp_path) -> None:
-    path = tmp_path / "report.json"
-    write_summary(path, {"reports": [report().as_dict(), report(kl_after=0.0).as_dict()]})
+    path = tmp_path / "summary.json"
+    summary = PromptSummary(
+        mode="prompt",
+        reports=(report(), report(kl_after=0.0)),
+        model_dir="model",
+        registry_version="",
+        champion="champion",
+        champion_sha256="a" * 64,
+        config_sha256="b" * 64,
+    )
+    summary.write(path)
     first, second = json.loads(path.read_text())["reports"]
     assert first["kl_fall"] == 20
     assert second["kl_fall"] is None  # infinite
     assert first["forgetting"]["self_doubt"][1]["accuracy"] is None
     assert first["conditions"]["baked"] == {"accuracy": 0.5, "adherence": 0.75, "questions": 4}
-    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
 
 
 def test_tables_show_every_number() -> None:
