@@ -8,6 +8,7 @@ from transformers import BloomConfig, BloomForCausalLM, MistralConfig, MistralFo
 
 from distforge.errors import InputError
 from distforge.quietstar import branch_attention
+from distforge.quietstar.sampling import restricted_logits
 from distforge.quietstar.tags import Tags
 from distforge.quietstar.target_scores import Places
 from distforge.quietstar.thinking_model import ThinkingModel
@@ -183,6 +184,14 @@ def test_tags_are_masked_and_closing_is_as_asked():
         assert (scores[:length] < 0).all()
         assert (scores[length:] == 0).all()
     assert 0 < learned.closed.float().mean() < 0.3
+
+
+def test_the_temperature_divides_the_logits():
+    logits = torch.randn(3, VOCAB, generator=seeded())
+    tempered = restricted_logits(logits, TAGS, replace(FIXED, temperature=2.0))
+    allowed = tempered.isfinite()
+    assert allowed.sum() > 2 * VOCAB
+    assert torch.equal(tempered[allowed], logits[allowed] / 2)
 
 
 def test_tokens_are_drawn_from_the_distribution_that_is_reported():
