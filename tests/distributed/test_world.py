@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from distforge.training.distributed import World
+from distforge.training.signals import StopRequest
 from tests.distributed.harness import RankFailure, run_ranks
 
 
@@ -36,6 +37,17 @@ def test_collectives(size):
         assert largest == [size - 1, 0]
         assert objects == gathered
         assert sent == ["from", 0]
+
+
+def told_on_last(world: World, number: int):
+    request = StopRequest()
+    request.signal = number if world.rank == world.size - 1 else 0
+    return request.agreed(world)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, 0])
+def test_a_signal_to_one_rank_is_heard_by_all(number):
+    assert run_ranks(2, told_on_last, number) == [bool(number)] * 2
 
 
 def fail_on_last(world: World):

@@ -14,7 +14,7 @@ from distforge.data.text import completion_text, question_text
 from distforge.models.tokenizer import train_tokenizer
 from distforge.optim import build_optimizer
 from distforge.training.distributed import World
-from distforge.training.engine import TrainingEngine
+from distforge.training.engine import StepResult, TrainingEngine
 from distforge.training.guards import (
     DivergedError,
     GuardConfig,
@@ -172,3 +172,19 @@ def test_so_many_in_a_row_end_the_run_on_every_rank(tmp_path: Path) -> None:
         assert "lower learning rate" in failure
         assert finite
     assert len(path.read_text().splitlines()) == 4
+
+
+def test_a_resumed_guard_goes_on_counting_and_keeps_its_limit() -> None:
+    world = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+    config = GuardConfig(spike_nats=1.0, max_in_a_row=3)
+    skipped = NonFiniteLossError("not finite", StepResult(math.nan, math.nan, 0.1, 0.0, 0))
+    before, after = StepGuard(config, world), StepGuard(config, world)
+    for step in range(20):
+        before.accept(step / 10)
+    for step in (21, 22):
+        before.skip(step, skipped, [])
+    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    assert after.loss_limit == pytest.approx(0.95 + 1.0)
+    with pytest.raises(DivergedError, match="3 steps in a row"):
+        after.skip(23, skipped, [])
+    assert after.skipped == 3

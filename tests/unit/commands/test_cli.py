@@ -7,7 +7,32 @@ import sys
 
 import pytest
 
-from distforge.cli import OUTPUT_CLOSED
+from distforge.cli import OUTPUT_CLOSED, main
+from distforge.errors import InputError, RunStopped
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "said"),
+    [
+        (InputError("x is 3; expected 4"), 2, "error: x is 3; expected 4\n"),
+        (FloatingPointError("5 steps in a row"), 3, "stopped: 5 steps in a row\n"),
+        (RunStopped("step 5 of 8 is saved"), 75, "told to stop: step 5 of 8 is saved; "),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_the_exit_status_tells_how_a_command_ended(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    ending: Exception,
+    status: int,
+    said: str,
+) -> None:
+    def end(_config: object) -> int:
+        raise ending
+
+    monkeypatch.setattr("distforge.commands.doctor.doctor", end)
+    assert main(["doctor"]) == status
+    assert capsys.readouterr().err.startswith(said)
 
 
 @pytest.mark.parametrize("words", [["bake", "--help"], ["--help"]], ids=" ".join)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from distforge.errors import InputError
-from distforge.evaluation.intervals import bootstrap_mean
+from distforge.evaluation.intervals import bootstrap_mean, proportion
 
 
 def test_it_is_the_normal_interval_where_that_is_right():
@@ -36,6 +36,17 @@ def test_equal_arguments_give_equal_intervals():
     values = np.random.default_rng(3).normal(size=50)
     assert bootstrap_mean(values) == bootstrap_mean(values)
     assert bootstrap_mean(values) != bootstrap_mean(values, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"),
+    [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0)],
+)
+def test_a_fraction_has_wilsons_interval(hits, count, low, high):
+    found = proportion(hits, count)
+    assert (found.mean, found.low, found.high) == pytest.approx((hits / count, low, high), abs=1e-4)
+    with pytest.raises(InputError, match="hits of"):
+        proportion(count + 1, count)
 
 
 @pytest.mark.parametrize(("values", "clusters"), [([], None), ([1.0], ["a", "b"])])

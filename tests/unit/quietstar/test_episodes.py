@@ -1,20 +1,28 @@
 """Which items are thought about when, and how thoughts come into micro-batches."""
 
+from contextlib import nullcontext
+from dataclasses import asdict
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from distforge.data import make_examples
 from distforge.errors import InputError
+from distforge.quietstar.advantages import Advantages
 from distforge.quietstar.config import EpisodeConfig, RewardConfig
+from distforge.quietstar.episode_batches import EpisodeBatches
 from distforge.quietstar.episode_plan import EpisodePlan
 from distforge.quietstar.episodes import Episode, told_apart
 from distforge.quietstar.items import question_items
 from distforge.quietstar.rewards import compute_rewards
 from distforge.quietstar.scorer import Scorer
+from distforge.rollouts import Rollout
 from distforge.thinking.places import TargetScores
 from distforge.thinking.positions import PositionsConfig, placed
 from distforge.thinking.tags import Tags
 from distforge.thinking.thoughts import Thoughts
+from distforge.training.distributed import World
 from tests.thinking_cases import question_like_items, text_like_items, thinking_pair
 
 CONFIG = EpisodeConfig(episodes=40, batch_size=4, episodes_per_request=2, seed=3)
@@ -127,3 +135,41 @@ def test_episodes_that_tell_nothing_apart_are_not_learned_from():
     assert kept(min_spread=2.0, micro_batches=3) == [1, 2, 4]
     with pytest.raises(InputError, match="min_spread is -1"):
         EpisodeConfig(min_spread=-1)
+
+
+def test_each_thought_is_credited_with_its_own_rewards():
+    """Two thoughts of one token an episode, whose rewards name the episode."""
+    config = EpisodeConfig(
+        episodes=4, batch_size=4, thoughts=2, episodes_per_request=1, micro_batches=2
+    )
+    plan = EpisodePlan(question_like_items(4), config)
+
+    def rollout(number: int) -> Rollout:
+        ends = torch.tensor([plan.payload(number)[0].positions[0]] * 2)
+        thoughts = Thoughts(
+            rows=torch.zeros(2, dtype=torch.int64),
+            positions=ends,
+            tokens=torch.tensor([[20 + number], [30 + number]]),
+            lengths=torch.ones(2, dtype=torch.int64),
+            closed=torch.zeros(2, dtype=torch.bool),
+            log_probs=torch.tensor([[-1.0], [-2.0]]) * (number + 1),
+        )
+        outcome = {"targets": torch.tensor([[7], [7]]), "rewards": torch.tensor([0.0, number + 1])}
+        return Rollout(number, 0, "", {**asdict(thoughts), **outcome}, 0.0)
+
+    pool = SimpleNamespace(
+        publish=lambda _version, _weights: None,
+        take=lambda _step: [rollout(number) for number in range(4)],
+    )
+    engine = SimpleNamespace(whole_model=lambda: nullcontext(torch.nn.Linear(1, 1)))
+    world = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+    tags = Tags.from_tokenizer(thinking_pair()[1])
+    source = EpisodeBatches(plan, pool, engine, Advantages("rloo"), config, tags, world, 1)
+    found = {}
+    for batch in next(source.steps(0)).micro_batches:
+        written = batch["labels"][batch["kind"] == 1].tolist()
+        pairs = zip(batch["advantages"].tolist(), batch["behaviour"].tolist(), strict=True)
+        found |= dict(zip(written, pairs, strict=True))
+    worse = {20 + n: (-(n + 1.0), -(n + 1.0)) for n in range(4)}
+    better = {30 + n: (n + 1.0, -2.0 * (n + 1)) for n in range(4)}
+    assert found == worse | better

@@ -191,6 +191,14 @@ def test_a_group_of_one_is_refused(baseline):
         Advantages(baseline)(torch.ones(3, 1))
 
 
+def test_the_running_mean_is_that_of_earlier_batches():
+    """Without it the gradient would be unbiased too, but every good reward would push up."""
+    advantages = Advantages("ema", ema_decay=0.5)
+    advantages(torch.tensor([[1.0, 3.0]]))
+    assert advantages(torch.tensor([[4.0, 2.0]])).tolist() == [[2.0, 0.0]]
+    assert advantages(torch.tensor([[2.5, 5.0]])).tolist() == [[0.0, 2.5]]
+
+
 def test_the_running_mean_survives_a_checkpoint():
     first = Advantages("ema")
     first(torch.ones(2, 2))

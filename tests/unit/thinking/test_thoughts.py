@@ -10,6 +10,7 @@ from distforge.errors import InputError
 from distforge.thinking import branch_attention
 from distforge.thinking.model import ThinkingModel
 from distforge.thinking.places import Places
+from distforge.thinking.sampling import restricted_logits
 from distforge.thinking.tags import Tags
 from distforge.thinking.thoughts import ThoughtConfig, sample_thoughts
 from tests.peak_memory import peak_bytes
@@ -183,6 +184,14 @@ def test_tags_are_masked_and_closing_is_as_asked():
         assert (scores[:length] < 0).all()
         assert (scores[length:] == 0).all()
     assert 0 < learned.closed.float().mean() < 0.3
+
+
+def test_the_temperature_divides_the_logits():
+    logits = torch.randn(3, VOCAB, generator=seeded())
+    tempered = restricted_logits(logits, TAGS, replace(FIXED, temperature=2.0))
+    allowed = tempered.isfinite()
+    assert allowed.sum() > 2 * VOCAB
+    assert torch.equal(tempered[allowed], logits[allowed] / 2)
 
 
 def test_tokens_are_drawn_from_the_distribution_that_is_reported():

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,27 @@ def test_a_kill_between_any_two_steps_leaves_one_to_resume_from(
     assert find_latest(tmp_path) == tmp_path / survivor
     save(tmp_path, 3, keep_last=1)
     assert names(tmp_path) == {"step_3", "latest"}
+
+
+def test_all_of_it_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    """No kill shows this, only a power cut; so it is read off the calls to the system."""
+    flushed, unflushed = set(), {}
+    sync, rename = os.fsync, os.rename
+
+    def note_sync(descriptor):
+        sync(descriptor)
+        flushed.add(os.fstat(descriptor).st_ino)
+
+    def note_rename(source, target, *args, **kwargs):
+        inside = [Path(source), *Path(source).rglob("*")]
+        unflushed[Path(target)] = [p.name for p in inside if p.stat().st_ino not in flushed]
+        rename(source, target, *args, **kwargs)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    saved = save(tmp_path, 1)
+    assert unflushed == {saved: []}
+    assert tmp_path.stat().st_ino in flushed  # the new name itself
 
 
 def test_state_that_is_not_json_is_refused_and_nothing_is_left(tmp_path):
