@@ -321,3 +321,22 @@ def test_no_file_is_written_in_another_way() -> None:
         and (calls := pattern.findall(re.sub(r"durable\.write_\w+", "", path.read_text())))
     }
     assert found == {**ELSEWHERE, "files.py": ['open("w"']}, "write files by distforge.durable"
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch) -> None:
+    path, done = tmp_path / "weights", []
+    fsync, replace = os.fsync, os.replace
+
+    def flushed(descriptor: int) -> None:
+        fsync(descriptor)
+        done.append(os.fstat(descriptor).st_ino)
+
+    def renamed(source: Path, target: Path) -> None:
+        done.append("renamed")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", renamed)
+    with durable.replacing(path) as partial:
+        partial.write_text("whole")
+    assert done == [path.stat().st_ino, "renamed", tmp_path.stat().st_ino]
