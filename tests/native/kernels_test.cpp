@@ -45,8 +45,9 @@ void check_iteration(const BlockKernel<T>& kernel, Shape shape, double tolerance
   const size_t count = shape.rows * shape.columns;
   const auto in = exactly<Element>(count);
   auto out = exactly<Element>(count), again = exactly<Element>(count);
+  const std::vector<Task> tasks = ProgramBuilder(shape).build(schedule);
   MatrixIteration<T> iteration(kernel, shape, team_of_one());
-  iteration.run(schedule, in.get(), out.get());
+  iteration.run(tasks, in.get(), out.get());
   const Dense wanted = iterate_in_double(in.get(), shape, schedule);
   double error = 0.0, norm = 0.0;
   for (size_t i = 0; i < count; ++i) {
@@ -56,7 +57,7 @@ void check_iteration(const BlockKernel<T>& kernel, Shape shape, double tolerance
   expect(std::sqrt(error / norm) < tolerance, "differs from double", kernel.name, shape.rows,
          shape.columns);
   // The scratch of the first run must not show in the second.
-  iteration.run(schedule, in.get(), again.get());
+  iteration.run(tasks, in.get(), again.get());
   for (size_t i = 0; i < count; ++i) {
     if (static_cast<float>(out[i]) != static_cast<float>(again[i])) {
       expect(false, "a second run differs", kernel.name, shape.rows, shape.columns);
