@@ -280,7 +280,7 @@ class MuonGrokfast(torch.optim.Optimizer):
                 assert self._peers is not None
                 self._edits.apply_to_flat(self._shards[id(param)], self._peers.rank)
             elif param.grad is not None:
-                self._edits.apply([param])
+                self._edits.apply(param)
 
     def _adamw_step(self, group: ParamGroup) -> None:
         counts: StepCounts = {}
