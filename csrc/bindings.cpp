@@ -13,15 +13,12 @@
 
 STABLE_TORCH_LIBRARY(distforge, m) {
   m.def(
-      "grokfast_momentum_(Tensor grad, Tensor(a!)? ema, Tensor(b!) momentum, float alpha, "
-      "float lamb, float beta, bool nesterov) -> Tensor");
-  m.def(
       "grokfast_momentum_into_(Tensor[] grads, Tensor(a!)[] emas, Tensor(b!)[] momenta, "
       "Tensor(c!)[] updates, float alpha, float lamb, float beta, bool nesterov) -> ()");
   m.def("newton_schulz(Tensor x, float[] coefficients) -> Tensor");
   m.def(
-      "orthogonal_update_(Tensor(a!)[] weights, Tensor[] updates, Tensor(b!)[] copies, float lr, "
-      "float weight_decay, float scale) -> ()");
+      "orthogonal_update_(Tensor(a!)[] weights, Tensor[] updates, float lr, float weight_decay, "
+      "float scale) -> ()");
 }
 
 PYBIND11_MODULE(_C, m) {

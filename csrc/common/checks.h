@@ -9,44 +9,57 @@
 #include <utility>
 #include <vector>
 
+#include "common/bfloat16.h"
+#include "common/float16.h"
+
 namespace distforge {
 
-// All arguments are checked before anything is written. The Python side has the sentences: it looks
-// for what is wrong where these checks have refused.
-inline void check_float32_contiguous(const torch::stable::Tensor& tensor, const char* name) {
-  STD_TORCH_CHECK(tensor.scalar_type() == torch::headeronly::ScalarType::Float, name,
-                  " must be float32");
-  STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
+using torch::headeronly::ScalarType;
+using Tensors = std::vector<torch::stable::Tensor>;
+
+template <typename T>
+constexpr ScalarType kScalarType = ScalarType::Undefined;
+template <>
+inline constexpr ScalarType kScalarType<float> = ScalarType::Float;
+template <>
+inline constexpr ScalarType kScalarType<bfloat16> = ScalarType::BFloat16;
+template <>
+inline constexpr ScalarType kScalarType<float16> = ScalarType::Half;
+
+// Calls run(T{}) with that of Ts which the list, not empty, begins with.
+template <typename... Ts, typename Run>
+void with_type_of(const Tensors& list, const char* name, const Run& run) {
+  STD_TORCH_CHECK(!list.empty(), name, " is empty");
+  const auto type = list[0].scalar_type();
+  const bool known = ((type == kScalarType<Ts> && (run(Ts{}), true)) || ...);
+  STD_TORCH_CHECK(known, name, " has a dtype that no kernel takes on this device");
 }
 
-inline void check_same_shape(const torch::stable::Tensor& tensor,
-                             const torch::stable::Tensor& reference, const char* name,
-                             const char* reference_name) {
-  const auto sizes = tensor.sizes();
-  const auto expected = reference.sizes();
-  STD_TORCH_CHECK(
-      sizes.size() == expected.size() && std::equal(sizes.begin(), sizes.end(), expected.begin()),
-      name, " must have the shape of ", reference_name);
-}
-
-inline void check_same_device(const torch::stable::Tensor& tensor,
-                              const torch::stable::Tensor& reference, const char* name,
-                              const char* reference_name) {
-  STD_TORCH_CHECK(tensor.is_cpu() == reference.is_cpu() &&
-                      tensor.get_device_index() == reference.get_device_index(),
-                  name, " must be on the device of ", reference_name);
-}
-
-// The addresses of buffers, of which no two may overlap: a step would read what it has just
-// overwritten.
-class Spans {
+// What a kernel relies on in the lists of an operator, all of it before anything is written. What
+// users are refused is stated in distforge/ops/checks.py, which finds the sentence for what fails
+// here.
+class ListChecks {
  public:
-  void add(const torch::stable::Tensor& tensor, int64_t element_size) {
-    if (tensor.numel() == 0) return;
-    const auto begin = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
-    spans_.emplace_back(begin, begin + tensor.numel() * element_size);
+  // The list that the others go along with.
+  explicit ListChecks(const Tensors& first) : first_(first) {}
+
+  // `any_shape`: with as many elements as its partner, otherwise of its shape.
+  template <typename T>
+  void add(const Tensors& list, const char* name, bool any_shape = false) {
+    STD_TORCH_CHECK(list.size() == first_.size(), name, " has the wrong length");
+    for (size_t i = 0; i < list.size(); ++i) {
+      const auto &tensor = list[i], &partner = first_[i];
+      STD_TORCH_CHECK(tensor.scalar_type() == kScalarType<T> && tensor.is_contiguous() &&
+                          tensor.numel() == partner.numel() && on_one_device(tensor) &&
+                          (any_shape || same_shape(tensor, partner)),
+                      name, "[", i, "] does not fit");
+      if (tensor.numel() == 0) continue;
+      const auto begin = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+      spans_.emplace_back(begin, begin + tensor.numel() * sizeof(T));
+    }
   }
 
+  // A step would read what it has just overwritten.
   void check_disjoint() {
     std::sort(spans_.begin(), spans_.end());
     for (size_t i = 1; i < spans_.size(); ++i) {
@@ -55,6 +68,17 @@ class Spans {
   }
 
  private:
+  bool on_one_device(const torch::stable::Tensor& tensor) const {
+    return tensor.is_cpu() == first_[0].is_cpu() &&
+           tensor.get_device_index() == first_[0].get_device_index();
+  }
+
+  static bool same_shape(const torch::stable::Tensor& x, const torch::stable::Tensor& y) {
+    const auto sizes = x.sizes(), expected = y.sizes();
+    return std::equal(sizes.begin(), sizes.end(), expected.begin(), expected.end());
+  }
+
+  const Tensors& first_;
   std::vector<std::pair<uintptr_t, uintptr_t>> spans_;
 };
 

@@ -20,8 +20,8 @@ bool cpu_has_amx();
 
 }  // namespace distforge
 
-// A kernel body is written once, always_inline, and instantiated in one function per instruction
-// set. On other processors than x86 the portable body is all there is.
+// The targets of a kernel body, which is written once and compiled for each of them (compiled.h).
+// On other processors than x86 the portable one is all there is.
 #if defined(__x86_64__) && defined(__GNUC__)
 #define DISTFORGE_X86 1
 #define DISTFORGE_TARGET_AVX2 __attribute__((target("avx2,fma")))

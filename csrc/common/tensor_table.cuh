@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "common/macros.h"
@@ -58,5 +59,19 @@ struct TensorTable {
     return end < items[tensor].numel ? end : items[tensor].numel;
   }
 };
+
+// Calls launch(table) for a whole list, with as many tables as it fills.
+template <typename Item, int kCapacity, typename Launch>
+void for_each_table(const Item* all, size_t count, const Launch& launch) {
+  TensorTable<Item, kCapacity> table;
+  table.clear();
+  for (size_t i = 0; i < count; ++i) {
+    if (table.push(all[i])) continue;
+    launch(table);
+    table.clear();
+    table.push(all[i]);
+  }
+  if (table.chunks() > 0) launch(table);
+}
 
 }  // namespace distforge

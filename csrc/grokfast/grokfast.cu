@@ -10,8 +10,9 @@ namespace {
 constexpr int kThreads = 256;
 
 // With the coefficients within the 4 KiB of a kernel's arguments.
+constexpr int kCapacity = 80;
 template <typename Update>
-using Table = TensorTable<Buffers<Update>, 80>;
+using Table = TensorTable<Buffers<Update>, kCapacity>;
 
 template <typename Update>
 DISTFORGE_HOST_DEVICE bool aligned(const Buffers<Update>& b) {
@@ -59,31 +60,18 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <typename Update>
-void launch_table(const Coefficients& coefficients, const Table<Update>& table, bool has_ema,
-                  bool nesterov, cudaStream_t stream) {
-  if (table.chunks() == 0) return;
-  dispatch(has_ema, nesterov, [&](auto filtered, auto is_nesterov) {
-    momentum_kernel<Update, decltype(filtered)::value, decltype(is_nesterov)::value>
-        <<<static_cast<unsigned>(table.chunks()), kThreads, 0, stream>>>(coefficients, table);
-  });
-}
-
 }  // namespace
 
 template <typename Update>
 const char* launch_cuda(const Coefficients& coefficients, const Buffers<Update>* all, size_t count,
                         bool has_ema, bool nesterov, void* stream) {
-  auto* const cuda_stream = static_cast<cudaStream_t>(stream);
-  Table<Update> table;
-  table.clear();
-  for (size_t i = 0; i < count; ++i) {
-    if (table.push(all[i])) continue;
-    launch_table(coefficients, table, has_ema, nesterov, cuda_stream);
-    table.clear();
-    table.push(all[i]);
-  }
-  launch_table(coefficients, table, has_ema, nesterov, cuda_stream);
+  for_each_table<Buffers<Update>, kCapacity>(all, count, [&](const Table<Update>& table) {
+    dispatch(has_ema, nesterov, [&](auto filtered, auto is_nesterov) {
+      momentum_kernel<Update, decltype(filtered)::value, decltype(is_nesterov)::value>
+          <<<static_cast<unsigned>(table.chunks()), kThreads, 0,
+             static_cast<cudaStream_t>(stream)>>>(coefficients, table);
+    });
+  });
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }

@@ -8,9 +8,6 @@
 namespace distforge::grokfast {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 // 64 KiB of each buffer: below this a second thread costs more than it brings.
 constexpr int64_t kGrainSize = 16384;
 
@@ -28,35 +25,17 @@ void run(const Coefficients& coefficients, const std::vector<Buffers<Update>>& a
   });
 }
 
-Tensor grokfast_momentum_cpu(const Tensor& grad, std::optional<Tensor> ema, const Tensor& momentum,
-                             double alpha, double lamb, double beta, bool nesterov) {
-  Tensor update = torch::stable::empty_like(grad);
-  const auto buffers = check_and_unpack<float>(grad, ema, momentum, update, lamb);
-  run<float>(make_coefficients(alpha, lamb, beta), {buffers}, buffers.ema != nullptr, nesterov);
-  return update;
-}
-
-void grokfast_momentum_into_cpu(std::vector<Tensor> grads, std::vector<Tensor> emas,
-                                std::vector<Tensor> momenta, std::vector<Tensor> updates,
+void grokfast_momentum_into_cpu(Tensors grads, Tensors emas, Tensors momenta, Tensors updates,
                                 double alpha, double lamb, double beta, bool nesterov) {
-  if (grads.empty()) return;
-  const Coefficients coefficients = make_coefficients(alpha, lamb, beta);
-  const bool half = !updates.empty() && updates[0].scalar_type() == ScalarType::BFloat16;
-  STD_TORCH_CHECK(updates.empty() || half || updates[0].scalar_type() == ScalarType::Float,
-                  "updates must be float32 or bfloat16");
-  if (half) {
-    run(coefficients, check_and_unpack<bfloat16>(grads, emas, momenta, updates, lamb),
-        !emas.empty(), nesterov);
-  } else {
-    run(coefficients, check_and_unpack<float>(grads, emas, momenta, updates, lamb), !emas.empty(),
-        nesterov);
-  }
+  with_type_of<float, bfloat16>(updates, "updates", [&]<typename Update>(Update) {
+    run(make_coefficients(alpha, lamb, beta),
+        check_and_unpack<Update>(grads, emas, momenta, updates, lamb), !emas.empty(), nesterov);
+  });
 }
 
 }  // namespace
 }  // namespace distforge::grokfast
 
 STABLE_TORCH_LIBRARY_IMPL(distforge, CPU, m) {
-  m.impl("grokfast_momentum_", TORCH_BOX(&distforge::grokfast::grokfast_momentum_cpu));
   m.impl("grokfast_momentum_into_", TORCH_BOX(&distforge::grokfast::grokfast_momentum_into_cpu));
 }

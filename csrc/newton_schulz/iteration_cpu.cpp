@@ -58,13 +58,13 @@ Team team_of_one() {
 
 template <typename T>
 MatrixIteration<T>::MatrixIteration(const BlockKernel<T>& kernel, Shape shape, Team team)
-    : kernel_(kernel), shape_(shape), team_(std::move(team)), n_(shape.n()), k_(shape.k()) {
-  const int64_t squares = shape.gram_form() ? 5 : 2;
+    : kernel_(kernel), shape_(shape), team_(std::move(team)) {
+  const int64_t n = shape.n(), k = shape.k(), squares = square_buffers(shape);
   const auto bytes = [&](int64_t rows, int64_t columns) {
     const int64_t elements = round_up(rows, kernel.depth) * round_up(columns, kernel.panel_width);
     return round_up(elements * sizeof(T), kAlignment);
   };
-  const int64_t wide = bytes(n_, k_), high = bytes(k_, n_), square = bytes(n_, n_);
+  const int64_t wide = bytes(n, k), high = bytes(k, n), square = bytes(n, n);
   // X^T and the square matrices are left factors as well.
   const int64_t left = kernel.reads_turned ? 2 : 1;
   const int64_t matrices = 2 * wide + left * (high + squares * square);
@@ -79,10 +79,13 @@ MatrixIteration<T>::MatrixIteration(const BlockKernel<T>& kernel, Shape shape, T
     clear_margins(matrix, rows, columns, kernel.panel_width);
     return matrix;
   };
-  x_ = take(wide, n_, k_, false);
-  next_x_ = take(wide, n_, k_, false);
-  xt_ = take(high, k_, n_, kernel.reads_turned);
-  for (int64_t i = 0; i < squares; ++i) square_[i] = take(square, n_, n_, kernel.reads_turned);
+  buffers_[kX] = take(wide, n, k, false);
+  buffers_[kNextX] = take(wide, n, k, false);
+  // One for both: the product that writes the transpose of the next X reads none.
+  buffers_[kXt] = buffers_[kNextXt] = take(high, k, n, kernel.reads_turned);
+  for (int64_t i = 0; i < squares; ++i) {
+    buffers_[kSquare + i] = take(square, n, n, kernel.reads_turned);
+  }
   workspaces_ = reinterpret_cast<Workspace*>(next);
 }
 
@@ -105,7 +108,7 @@ MatrixIteration<T>::~MatrixIteration() {
 
 template <typename T>
 template <typename Element>
-void MatrixIteration<T>::run(const Schedule& schedule, const Element* in, Element* out) {
+void MatrixIteration<T>::run(const std::vector<Task>& tasks, const Element* in, Element* out) {
   const int64_t chunks = ceil_div(shape_.rows, kBlock);
   std::vector<double> sums(chunks);
   team_.run(chunks, [&](int64_t chunk, int64_t) {
@@ -121,21 +124,24 @@ void MatrixIteration<T>::run(const Schedule& schedule, const Element* in, Elemen
     return;
   }
   load(in, 1.0 / std::sqrt(sum));
-  Output output{};
-  if constexpr (std::is_same_v<Element, float>) {
-    output.as_float = {out, shape_.columns, shape_.tall()};
-  } else {
-    output.as_bfloat16 = {out, shape_.columns, shape_.tall()};
+  for (const Task& task : tasks) {
+    Product<T> product = product_of(task);
+    const RowMajor<Element> target{task.out ? out : nullptr, shape_.columns, task.out == 2};
+    if constexpr (std::is_same_v<Element, float>) {
+      product.out_float = target;
+    } else {
+      product.out_bfloat16 = target;
+    }
+    multiply(product);
   }
-  shape_.gram_form() ? gram_form(schedule, output) : direct_form(schedule, output);
 }
 
 // Fills X and X^T with the scaled input.
 template <typename T>
 template <typename Element>
 void MatrixIteration<T>::load(const Element* in, double scale) {
-  const Matrix same = shape_.tall() ? xt_ : x_;
-  const Matrix turned = shape_.tall() ? x_ : xt_;
+  const Matrix same = buffers_[shape_.tall() ? kXt : kX];
+  const Matrix turned = buffers_[shape_.tall() ? kX : kXt];
   const int64_t block_columns = ceil_div(shape_.columns, kBlock);
   team_.run(ceil_div(shape_.rows, kBlock) * block_columns, [&](int64_t index, int64_t worker) {
     const Block block = rectangle_block(index, block_columns);
@@ -147,6 +153,26 @@ void MatrixIteration<T>::load(const Element* in, double scale) {
     input_of<Element>(kernel_).scale(from, shape_.columns, rows, columns, scale, workspace.values);
     kernel_.place(workspace, block, rows, columns, same, turned, team_.workers > 1);
   });
+}
+
+// Panels are read along their columns where the rows of a task's factors are: both factors are the
+// transposes of what it names. Addends and results are what it says.
+template <typename T>
+Product<T> MatrixIteration<T>::product_of(const Task& task) const {
+  return {.m = task.m,
+          .n = task.n,
+          .k = task.k,
+          .a = buffers_[transpose_of(task.a)],
+          .b = buffers_[transpose_of(task.bt)],
+          .product_scale = task.product_scale,
+          .d1 = buffers_[task.d1],
+          .d2 = buffers_[task.d2],
+          .d1_scale = task.d1_scale,
+          .d2_scale = task.d2_scale,
+          .identity = task.identity,
+          .c = buffers_[task.c],
+          .ct = buffers_[task.ct],
+          .symmetric = task.symmetric != 0};
 }
 
 template <typename T>
@@ -162,116 +188,10 @@ void MatrixIteration<T>::multiply(Product<T> product) {
   });
 }
 
-// An addend whose factor is 0 is not read.
-template <typename T>
-void MatrixIteration<T>::add(Product<T>& product, float scale, Matrix d) {
-  if (scale == 0.0f) return;
-  if (!product.d1) {
-    product.d1 = d;
-    product.d1_scale = scale;
-  } else {
-    product.d2 = d;
-    product.d2_scale = scale;
-  }
-}
-
-// out = X X^T.
-template <typename T>
-void MatrixIteration<T>::gram(Matrix out) {
-  multiply({.m = n_, .n = n_, .k = k_, .a = xt_, .b = xt_, .c = out, .symmetric = true});
-}
-
-// out = b R + c R^2 + identity I.
-template <typename T>
-void MatrixIteration<T>::polynomial(const Step& step, float identity, Matrix r, Matrix out) {
-  Product<T> product{.m = n_,
-                     .n = n_,
-                     .k = n_,
-                     .a = r,
-                     .b = r,
-                     .product_scale = step.c,
-                     .identity = identity,
-                     .c = out,
-                     .symmetric = true};
-  add(product, step.b, r);
-  multiply(product);
-}
-
-// out = A B + d1_scale D1 + d2_scale D2 of n x n symmetric matrices that commute.
-template <typename T>
-void MatrixIteration<T>::symmetric(Matrix a, Matrix b, float d1_scale, Matrix d1, float d2_scale,
-                                   Matrix d2, Matrix out) {
-  Product<T> product{.m = n_, .n = n_, .k = n_, .a = a, .b = b, .c = out, .symmetric = true};
-  add(product, d1_scale, d1);
-  add(product, d2_scale, d2);
-  multiply(product);
-}
-
-// X <- x_scale X + Q X, and X^T with it.
-template <typename T>
-void MatrixIteration<T>::apply(float x_scale, Matrix q) {
-  Product<T> product{.m = n_, .n = k_, .k = n_, .a = q, .b = x_, .c = next_x_, .ct = xt_};
-  add(product, x_scale, x_);
-  multiply(product);
-  std::swap(x_, next_x_);
-}
-
-// The last of them, straight to the caller's matrix.
-template <typename T>
-void MatrixIteration<T>::finish(float x_scale, Matrix q, const Output& output) {
-  Product<T> product{.m = n_,
-                     .n = k_,
-                     .k = n_,
-                     .a = q,
-                     .b = x_,
-                     .out_float = output.as_float,
-                     .out_bfloat16 = output.as_bfloat16};
-  add(product, x_scale, x_);
-  multiply(product);
-}
-
-template <typename T>
-void MatrixIteration<T>::direct_form(const Schedule& schedule, const Output& output) {
-  for (size_t i = 0; i < schedule.size(); ++i) {
-    const float z_scale = separate_scale(schedule, i);
-    gram(square_[0]);
-    polynomial(schedule[i], schedule[i].a - z_scale, square_[0], square_[1]);
-    i + 1 < schedule.size() ? apply(z_scale, square_[1]) : finish(z_scale, square_[1], output);
-  }
-}
-
-// A step is also R <- (z_scale + Z) R (z_scale + Z), which spares X. The product of the factors
-// over a segment is kept as q_scale + Q, with Q apart for the same reason as Z.
-template <typename T>
-void MatrixIteration<T>::gram_form(const Schedule& schedule, const Output& output) {
-  Matrix r = square_[0], t = square_[1], z = square_[2], q = square_[3], next_q = square_[4];
-  size_t index = 0;
-  for (const int64_t length : gram_segments(schedule)) {
-    gram(r);
-    float q_scale = 1.0f;
-    for (int64_t i = 0; i < length; ++i, ++index) {
-      const float z_scale = separate_scale(schedule, index);
-      polynomial(schedule[index], schedule[index].a - z_scale, r, z);
-      if (i + 1 < length) {
-        symmetric(z, r, z_scale, r, 0.0f, r, t);
-        symmetric(t, z, z_scale, t, 0.0f, t, r);
-      }
-      if (i == 0) {
-        std::swap(q, z);
-      } else {
-        symmetric(z, q, z_scale, q, q_scale, z, next_q);
-        std::swap(q, next_q);
-      }
-      q_scale *= z_scale;
-    }
-    index < schedule.size() ? apply(q_scale, q) : finish(q_scale, q, output);
-  }
-}
-
 template class MatrixIteration<float>;
-template void MatrixIteration<float>::run(const Schedule&, const float*, float*);
-template void MatrixIteration<float>::run(const Schedule&, const bfloat16*, bfloat16*);
+template void MatrixIteration<float>::run(const std::vector<Task>&, const float*, float*);
+template void MatrixIteration<float>::run(const std::vector<Task>&, const bfloat16*, bfloat16*);
 template class MatrixIteration<bfloat16>;
-template void MatrixIteration<bfloat16>::run(const Schedule&, const bfloat16*, bfloat16*);
+template void MatrixIteration<bfloat16>::run(const std::vector<Task>&, const bfloat16*, bfloat16*);
 
 }  // namespace distforge::newton_schulz

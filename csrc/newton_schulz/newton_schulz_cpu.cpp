@@ -39,6 +39,7 @@ Team team_of(int64_t workers) {
 template <typename T, typename Element>
 void run_batch(const BlockKernel<T>& kernel, const Schedule& schedule, Shape shape,
                const Element* in, Element* out, int64_t count) {
+  const std::vector<Task> tasks = ProgramBuilder(shape).build(schedule);
   const int64_t size = shape.rows * shape.columns;
   const double work = 4.0 * schedule.size() * shape.n() * shape.n() * shape.k();
   const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
@@ -53,12 +54,12 @@ void run_batch(const BlockKernel<T>& kernel, const Schedule& schedule, Shape sha
     if (!iteration) {
       iteration = std::make_unique<MatrixIteration<T>>(kernel, shape, team_of_one());
     }
-    iteration->run(schedule, in + i * size, out + i * size);
+    iteration->run(tasks, in + i * size, out + i * size);
   });
   if (alone == count) return;
   iterations.clear();
   MatrixIteration<T> iteration(kernel, shape, team_of(threads));
-  for (int64_t i = alone; i < count; ++i) iteration.run(schedule, in + i * size, out + i * size);
+  for (int64_t i = alone; i < count; ++i) iteration.run(tasks, in + i * size, out + i * size);
 }
 
 Tensor newton_schulz_cpu(const Tensor& x, std::vector<double> coefficients) {

@@ -7,8 +7,8 @@
 #include "common/macros.h"
 #include "newton_schulz/plan.h"
 
-// The iteration of a whole batch on a GPU as a list of products, which a persistent kernel walks
-// through, or a launch each runs. No torch in here; a host test interprets the same list.
+// The iteration as a list of products. On a CPU the threads walk through it matrix by matrix; on a
+// GPU a persistent kernel does for a whole batch, or a launch each runs them. No torch in here.
 
 namespace distforge::newton_schulz {
 
@@ -23,6 +23,22 @@ enum BufferIndex : uint8_t {
   kOut = 10,    // the caller's matrix, rows x columns
   kNumBuffers = 11,
 };
+
+// A matrix whose rows are the columns of another one; a square one is symmetric.
+inline uint8_t transpose_of(uint8_t index) {
+  switch (index) {
+    case kX:
+      return kXt;
+    case kNextX:
+      return kNextXt;
+    case kXt:
+      return kX;
+    case kNextXt:
+      return kNextX;
+    default:
+      return index;
+  }
+}
 
 // C = product_scale A B + d1_scale D1 + d2_scale D2 + identity I. A is m x k by rows and B is given
 // by its transpose, n x k by rows, so that both are read along the summed dimension.

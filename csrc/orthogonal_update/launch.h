@@ -10,8 +10,8 @@ namespace distforge::orthogonal_update {
 
 // Updates all tensors on a CUDA device's stream (orthogonal_update.cu). Returns null, or what CUDA
 // complains of.
-template <typename Update, typename Copy>
-const char* launch_cuda(const Coefficients& coefficients, const Buffers<Update, Copy>* all,
-                        size_t count, bool has_copy, void* stream);
+template <typename Update>
+const char* launch_cuda(const Coefficients& coefficients, const Buffers<Update>* all, size_t count,
+                        void* stream);
 
 }  // namespace distforge::orthogonal_update

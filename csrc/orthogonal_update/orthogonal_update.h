@@ -22,12 +22,11 @@ DISTFORGE_HOST_DEVICE float step(const Coefficients& c, float weight, float upda
   return c.decay * weight - c.rate * update;
 }
 
-// One tensor, checked. `copy` is null where there is none.
-template <typename Update, typename Copy>
+// One tensor, checked.
+template <typename Update>
 struct Buffers {
   float* weight;
   const Update* update;
-  Copy* copy;
   int64_t numel;
 };
 

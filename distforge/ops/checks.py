@@ -1,4 +1,7 @@
-"""Refusals shared by the reference and the native operators; nothing is modified before them."""
+"""What the operators refuse, reference and native alike; nothing is modified before it.
+
+The native code looks for as much as it relies on (csrc/common/checks.h), without a sentence.
+"""
 
 from __future__ import annotations
 
@@ -81,30 +84,18 @@ def check_grokfast_momentum_into(
 def check_orthogonal_update(
     weights: Sequence[Tensor],
     updates: Sequence[Tensor],
-    copies: Sequence[Tensor],
     lr: float,
     weight_decay: float,
     scale: float,
 ) -> None:
     """Dtype, element count, device, layout and ranges of ``orthogonal_update_``'s arguments."""
     check_factors(lr, weight_decay, scale)
-    lists = {"weight": weights, "update": updates}
-    if len(copies) > 0:
-        lists["copy"] = copies
+    lists = {"weights": weights, "updates": updates}
     _check_lengths(lists)
     for index, weight in enumerate(weights):
-        _check_like(f"weight[{index}]", weight, "weight[0]", weights[0], ("dtype", "device"))
-        _check_elementwise("update", index, updates, weight, f"weight[{index}]")
-        if len(copies) > 0:
-            _check_elementwise("copy", index, copies, weight, f"weight[{index}]")
+        _check_like(f"weights[{index}]", weight, "weights[0]", weights[0], ("dtype", "device"))
+        _check_elementwise("updates", index, updates, weight, f"weights[{index}]")
     _check_disjoint(_flattened(lists))
-
-
-def as_list(tensors: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
-    """One tensor, many, or none, as a list."""
-    if tensors is None:
-        return []
-    return [tensors] if isinstance(tensors, Tensor) else list(tensors)
 
 
 def check_filter(alpha: float, lamb: float, beta: float) -> None:

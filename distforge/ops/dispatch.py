@@ -14,26 +14,25 @@ from torch import Tensor
 
 from distforge.ops import native, reference
 from distforge.ops.checks import (
-    as_list,
     check_factors,
     check_filter,
     check_grokfast_momentum,
     check_grokfast_momentum_into,
     check_matrices,
     check_orthogonal_update,
+    has_ema,
 )
 
 
 def newton_schulz(x: Tensor, coefficients: str = "quintic", steps: int = 5) -> Tensor:
-    problem = native.misfit("newton_schulz", [x])
+    problem = native.why_not_native("newton_schulz", [x])
     if not problem and x.requires_grad and torch.is_grad_enabled():
         problem = "the native kernel has no derivative"
     if problem:
         native.tell_once("newton_schulz", problem)
         return reference.newton_schulz(x, coefficients, steps)
     check_matrices(x)
-    schedule = reference.coefficient_schedule(coefficients, steps)
-    flat = [number for triple in schedule for number in triple]
+    flat = reference.flat_schedule(coefficients, steps)
     result: Tensor = torch.ops.distforge.newton_schulz(x.detach().contiguous(), flat)
     return result
 
@@ -48,16 +47,11 @@ def grokfast_momentum_(
     beta: float,
     nesterov: bool,
 ) -> Tensor:
-    problem = native.misfit("grokfast_momentum_", [grad])
-    if problem:
-        native.tell_once("grokfast_momentum_", problem)
-        return reference.grokfast_momentum_(
-            grad, ema, momentum, alpha=alpha, lamb=lamb, beta=beta, nesterov=nesterov
-        )
     check_grokfast_momentum(grad, ema, momentum, alpha, lamb, beta)
-    update: Tensor = torch.ops.distforge.grokfast_momentum_(
-        grad, ema, momentum, alpha, lamb, beta, nesterov
-    )
+    emas = [ema] if ema is not None and has_ema(grad, ema) else None
+    update = torch.empty_like(grad)
+    lists = [grad], emas, [momentum], [update]
+    grokfast_momentum_into_(*lists, alpha=alpha, lamb=lamb, beta=beta, nesterov=nesterov)
     return update
 
 
@@ -72,61 +66,52 @@ def grokfast_momentum_into_(
     beta: float,
     nesterov: bool,
 ) -> None:
-    name = "grokfast_momentum_into_"
-    problem = native.misfit(name, grads) or native.misfit(name, updates, role="update")
-    if problem:
-        native.tell_once(name, problem)
+    if _runs_as_reference("grokfast_momentum_into_", grads, updates):
         reference.grokfast_momentum_into_(
             grads, emas, momenta, updates, alpha=alpha, lamb=lamb, beta=beta, nesterov=nesterov
         )
         return
     check_filter(alpha, lamb, beta)
-    if len(grads) == 0:
-        check_grokfast_momentum_into(grads, emas, momenta, updates, alpha, lamb, beta)
-        return
     try:
-        torch.ops.distforge.grokfast_momentum_into_(
-            grads, emas or [], momenta, updates, alpha, lamb, beta, nesterov
-        )
+        with torch.no_grad():
+            torch.ops.distforge.grokfast_momentum_into_(
+                grads, emas or [], momenta, updates, alpha, lamb, beta, nesterov
+            )
     except RuntimeError:
         check_grokfast_momentum_into(grads, emas, momenta, updates, alpha, lamb, beta)
         raise
 
 
 def orthogonal_update_(
-    weight: Tensor | Sequence[Tensor],
-    update: Tensor | Sequence[Tensor],
+    weights: Sequence[Tensor],
+    updates: Sequence[Tensor],
     *,
     lr: float,
     weight_decay: float,
     scale: float,
-    copy: Tensor | Sequence[Tensor] | None = None,
 ) -> None:
-    name = "orthogonal_update_"
-    weights, updates, copies = as_list(weight), as_list(update), as_list(copy)
-    problem = (
-        native.misfit(name, weights)
-        or native.misfit(name, updates, role="update")
-        or native.misfit(name, copies, role="copy")
-    )
-    if problem:
-        native.tell_once(name, problem)
+    if _runs_as_reference("orthogonal_update_", weights, updates):
         reference.orthogonal_update_(
-            weights, updates, lr=lr, weight_decay=weight_decay, scale=scale, copy=copies
+            weights, updates, lr=lr, weight_decay=weight_decay, scale=scale
         )
         return
     check_factors(lr, weight_decay, scale)
-    if not weights:
-        check_orthogonal_update(weights, updates, copies, lr, weight_decay, scale)
-        return
     try:
         with torch.no_grad():
-            torch.ops.distforge.orthogonal_update_(
-                weights, updates, copies, lr, weight_decay, scale
-            )
+            torch.ops.distforge.orthogonal_update_(weights, updates, lr, weight_decay, scale)
     except RuntimeError:
-        check_orthogonal_update(weights, updates, copies, lr, weight_decay, scale)
+        check_orthogonal_update(weights, updates, lr, weight_decay, scale)
         raise
+
+
+def _runs_as_reference(operator: str, tensors: Sequence[Tensor], updates: Sequence[Tensor]) -> bool:
+    """Whether it has to; the log says why. No tensors need no kernel, and no torch operator knows
+    its device without one."""
+    problem = native.why_not_native(operator, tensors)
+    problem = problem or native.why_not_native(operator, updates, role="update")
+    if problem:
+        native.tell_once(operator, problem)
+    return bool(problem) or len(tensors) == 0
 
 
 for _function in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -16,12 +16,7 @@ from distforge.ops.self_check import fault
 
 log = logging.getLogger("distforge.ops")
 
-OPERATORS = (
-    "grokfast_momentum_",
-    "grokfast_momentum_into_",
-    "newton_schulz",
-    "orthogonal_update_",
-)
+OPERATORS = ("grokfast_momentum_into_", "newton_schulz", "orthogonal_update_")
 
 # The oldest GPU that the kernels are compiled for (setup.py lists all), and the oldest whose tensor
 # cores multiply bfloat16.
@@ -38,12 +33,10 @@ _FLOAT_HALVES = (torch.float32, torch.bfloat16, torch.float16)
 # What the kernels take by operator and by the role of the tensor in it, on the CPU and on CUDA.
 _DTYPES: dict[tuple[str, str], dict[str, tuple[torch.dtype, ...]]] = {
     ("newton_schulz", ""): {"cpu": _FLOAT_BFLOAT, "cuda": _FLOAT_HALVES},
-    ("grokfast_momentum_", ""): {"cpu": _FLOAT, "cuda": _FLOAT},
     ("grokfast_momentum_into_", ""): {"cpu": _FLOAT, "cuda": _FLOAT},
     ("grokfast_momentum_into_", "update"): {"cpu": _FLOAT_BFLOAT, "cuda": _FLOAT_HALVES},
     ("orthogonal_update_", ""): {"cpu": _FLOAT, "cuda": _FLOAT},
     ("orthogonal_update_", "update"): {"cpu": _FLOAT_BFLOAT, "cuda": _FLOAT_HALVES},
-    ("orthogonal_update_", "copy"): {"cpu": (torch.bfloat16,), "cuda": _FLOAT_HALVES[1:]},
 }
 
 
@@ -53,7 +46,6 @@ class Backend:
 
     name: str  # "native" or "reference"
     reason: str  # one sentence
-    operators: Mapping[str, str]  # operator -> "native" or "reference"
 
 
 @dataclass(frozen=True)
@@ -79,32 +71,20 @@ def _load() -> _Extension:
 
 
 def _register_fakes() -> None:
-    @torch.library.register_fake("distforge::grokfast_momentum_")
-    def _(
-        grad: Tensor,
-        ema: Tensor | None,
-        momentum: Tensor,
-        alpha: float,
-        lamb: float,
-        beta: float,
-        nesterov: bool,
-    ) -> Tensor:
-        return torch.empty_like(grad)
-
     @torch.library.register_fake("distforge::newton_schulz")
     def _(x: Tensor, coefficients: Sequence[float]) -> Tensor:
         return torch.empty_like(x)
 
-    # These two return nothing: what they write has its shape already.
+    # The others return nothing: what they write has its shape already.
     torch.library.register_fake("distforge::grokfast_momentum_into_", lambda *_: None)
     torch.library.register_fake("distforge::orthogonal_update_", lambda *_: None)
 
 
-def misfit(operator: str, tensors: Sequence[Tensor], role: str = "") -> str:
+def why_not_native(operator: str, tensors: Sequence[Tensor], role: str = "") -> str:
     """Why the native operator cannot take these tensors; empty when it can.
 
     ``role`` says which of its arguments they are, where another than the first has dtypes of its
-    own ("update" or "copy").
+    own ("update").
     """
     extension = _load()
     if extension.module is None:
@@ -113,10 +93,10 @@ def misfit(operator: str, tensors: Sequence[Tensor], role: str = "") -> str:
     for kind in {type(tensor) for tensor in tensors} - {Tensor, torch.nn.Parameter}:
         return f"the native kernels take plain tensors, not {kind.__name__}"
     for dtype, device in {(tensor.dtype, tensor.device) for tensor in tensors}:
-        problem = _kind_misfit(_DTYPES[operator, role], dtype, device.type, role)
+        problem = _why_not_kind(_DTYPES[operator, role], dtype, device.type, role)
         if not problem and device.type == "cuda":
             products = operator == "newton_schulz" and dtype == torch.bfloat16
-            problem = _cuda_misfit(extension.module, device, products)
+            problem = _why_not_cuda(extension.module, device, products)
         if not problem and device.type in CHECKED_DEVICES:
             problem = fault(operator, device, dtype)
         if problem:
@@ -124,7 +104,7 @@ def misfit(operator: str, tensors: Sequence[Tensor], role: str = "") -> str:
     return ""
 
 
-def _kind_misfit(
+def _why_not_kind(
     dtypes: dict[str, tuple[torch.dtype, ...]], dtype: torch.dtype, device: str, role: str
 ) -> str:
     if device not in dtypes:
@@ -136,7 +116,7 @@ def _kind_misfit(
     return ""
 
 
-def _cuda_misfit(module: ModuleType, device: torch.device, bfloat16_products: bool) -> str:
+def _why_not_cuda(module: ModuleType, device: torch.device, bfloat16_products: bool) -> str:
     if module.build_info()["cuda_architectures"] == "none":
         return "the native extension was built without CUDA"
     capability = torch.cuda.get_device_capability(device)
@@ -159,7 +139,8 @@ def check_kernels(device: torch.device) -> dict[str, str]:
         role = "update" if (operator, "update") in _DTYPES else ""
         for dtype in _DTYPES[operator, role].get(device.type, ()):
             example = torch.empty(0, dtype=dtype, device=device)
-            problem = misfit(operator, [example], role) or fault(operator, example.device, dtype)
+            problem = why_not_native(operator, [example], role)
+            problem = problem or fault(operator, example.device, dtype)
             found[f"{operator} {str(dtype).removeprefix('torch.')}"] = problem
     return found
 
@@ -174,11 +155,10 @@ def backend() -> Backend:
     """Which implementation of the operators runs here on float32 CPU tensors, and why."""
     problem = _load().problem
     if problem:
-        return Backend("reference", problem, dict.fromkeys(OPERATORS, "reference"))
+        return Backend("reference", problem)
     info = build_info()
     targets = f"CPU: {info['cpu_capability']}, CUDA: {info['cuda_architectures']}"
-    reason = f"distforge._C is loaded ({targets})"
-    return Backend("native", reason, dict.fromkeys(OPERATORS, "native"))
+    return Backend("native", f"distforge._C is loaded ({targets})")
 
 
 def build_info() -> dict[str, str]:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from distforge.errors import InputError
 from distforge.ops.checks import (
-    as_list,
     check_grokfast_momentum,
     check_grokfast_momentum_into,
     check_matrices,
@@ -64,6 +63,11 @@ def coefficient_schedule(coefficients: str, steps: int) -> tuple[Triple, ...]:
         raise InputError(f"steps is {steps!r}: expected an integer of at least 1")
     schedule = COEFFICIENTS[coefficients]
     return schedule[:steps] + schedule[-1:] * (steps - len(schedule))
+
+
+def flat_schedule(coefficients: str, steps: int) -> list[float]:
+    """``coefficient_schedule`` as the native operator takes it: a, b, c of each step in a row."""
+    return [number for step in coefficient_schedule(coefficients, steps) for number in step]
 
 
 def newton_schulz(x: Tensor, coefficients: str = "quintic", steps: int = 5) -> Tensor:
@@ -200,40 +204,33 @@ def grokfast_momentum_into_(
 
 @torch.no_grad()
 def orthogonal_update_(
-    weight: Tensor | Sequence[Tensor],
-    update: Tensor | Sequence[Tensor],
+    weights: Sequence[Tensor],
+    updates: Sequence[Tensor],
     *,
     lr: float,
     weight_decay: float,
     scale: float,
-    copy: Tensor | Sequence[Tensor] | None = None,
 ) -> None:
     """Decoupled weight decay and the orthogonal update, in place: W ← (1 − lr·wd)·W − lr·s·O.
 
-    Elementwise, hence right for a shard of a matrix too, and for a list of tensors in one call
+    Elementwise, hence right for shards of matrices too, and for many of them in one call
     (Jordan et al. 2024, "Muon", with the decay of Loshchilov and Hutter 2019, arXiv 1711.05101).
 
     Args:
-        weight: W, contiguous, one tensor or a list of one dtype and device; usually the float32
-            master. Computed in float32 at least and rounded once.
-        update: O, contiguous, as many elements as its weight in any shape and dtype: what
-            ``newton_schulz`` returned, or a slice of it.
+        weights: W of each tensor, contiguous, of one dtype and device; usually the float32 masters.
+            Computed in float32 at least and rounded once.
+        updates: O of each, contiguous, as many elements as its weight in any shape, one dtype for
+            all: what ``newton_schulz`` returned, or a slice of it.
         lr: learning rate, ≥ 0.
         weight_decay: wd, ≥ 0.
         scale: s, ≥ 0, of the shape of the whole matrix.
-        copy: overwritten with the new W rounded to copy's dtype; contiguous, as many elements as
-            its weight. None for no copy.
 
     Raises:
         InputError: a tensor of the wrong type, device, size or layout, tensors that share memory,
             lists of different lengths, or a scalar out of range; nothing has been modified then.
     """
-    weights, updates, copies = as_list(weight), as_list(update), as_list(copy)
-    check_orthogonal_update(weights, updates, copies, lr, weight_decay, scale)
-    for index, master in enumerate(weights):
-        wide = torch.promote_types(master.dtype, torch.float32)
-        o = updates[index].view(master.shape).to(wide)
-        new = torch.add(master.to(wide) * (1 - lr * weight_decay), o, alpha=-lr * scale)
-        master.copy_(new)
-        if copies:
-            copies[index].copy_(new.view(copies[index].shape))
+    check_orthogonal_update(weights, updates, lr, weight_decay, scale)
+    for weight, update in zip(weights, updates, strict=True):
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        o = update.view(weight.shape).to(wide)
+        weight.copy_(torch.add(weight.to(wide) * (1 - lr * weight_decay), o, alpha=-lr * scale))

@@ -1,10 +1,9 @@
-"""Optimizers: MuonGrokfast, its configuration, schedules, and QK-Clip. Needs torch alone."""
+"""Optimizers: MuonGrokfast, its configuration, and schedules. Needs torch alone."""
 
 from distforge.optim.build import AdamWConfig, OptimizerConfig, build_optimizer
 from distforge.optim.config import MuonGrokfastConfig
 from distforge.optim.muon_grokfast import MuonGrokfast
 from distforge.optim.param_groups import split_parameters
-from distforge.optim.qk_clip import qk_clip_
 from distforge.optim.schedule import ScheduleConfig, apply_lr, lr_factor
 from distforge.optim.sharding import bind_zero, load_universal
 
@@ -20,5 +19,4 @@ __all__ = [
     "split_parameters",
     "bind_zero",
     "load_universal",
-    "qk_clip_",
 ]

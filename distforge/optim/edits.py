@@ -8,7 +8,7 @@ masters into low-precision weights does that afterwards, so all copies agree.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -38,11 +38,10 @@ class PendingEdits:
         self._edits.clear()
         self._kept.clear()
 
-    def apply(self, parameters: Sequence[Tensor]) -> None:
-        """Edit whole parameters."""
-        for parameter in parameters:
-            for in_place in self._edits.pop(id(parameter), ()):
-                in_place(parameter)
+    def apply(self, parameter: Tensor) -> None:
+        """Edit a whole parameter."""
+        for in_place in self._edits.pop(id(parameter), ()):
+            in_place(parameter)
 
     def apply_to_flat(self, shard: FlatShard, rank: int) -> None:
         """Edit this rank's fragments of the parameters in a flat tensor."""

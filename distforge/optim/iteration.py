@@ -11,8 +11,7 @@ from torch import Tensor
 
 from distforge.ops import newton_schulz
 from distforge.optim.config import UpdateScale
-from distforge.optim.layout import Matrix
-from distforge.optim.param_groups import as_matrices, from_matrices, matrix_shape
+from distforge.optim.layout import Matrix, as_matrices, from_matrices, matrix_shape
 from distforge.optim.plan import Batch
 
 

@@ -1,14 +1,59 @@
-"""Which elements of which matrix lie where: the one description that all ranks derive alike."""
+"""How a parameter is seen as matrices, and which elements of which matrix lie where: the one
+description that all ranks derive alike."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from distforge.optim.param_groups import Layout
+from distforge.errors import InputError
+
+# "matrix" takes the last two dimensions as a matrix and the others as a batch of them (experts);
+# "conv" flattens (out, in, k...) to (out, in k...); "fused_qkv" cuts one dimension, three times the
+# other, into three square matrices.
+Layout = Literal["matrix", "conv", "fused_qkv"]
+
+
+def as_matrices(tensor: Tensor, layout: Layout) -> Tensor:
+    """The matrices of a parameter-shaped tensor, as (batch, m, n); a view where torch allows it.
+
+    See Layout. Raises InputError when the shape does not fit the layout.
+    """
+    shape = tensor.shape
+    if layout == "conv" and tensor.ndim > 2:
+        return tensor.reshape(1, shape[0], -1)
+    if layout == "fused_qkv":
+        if tensor.ndim == 2 and shape[0] == 3 * shape[1]:
+            return tensor.reshape(3, shape[1], shape[1])
+        if tensor.ndim == 2 and shape[1] == 3 * shape[0]:
+            return tensor.reshape(shape[0], 3, shape[0]).transpose(0, 1)
+    elif tensor.ndim >= 2:
+        return tensor.reshape(-1, shape[-2], shape[-1])
+    raise InputError(
+        f"a tensor of shape {tuple(shape)} cannot be seen as matrices in the layout {layout!r}: "
+        "Muon needs whole matrices (a flattened or partitioned one has lost its shape; under ZeRO, "
+        "call distforge.optim.bind_zero right after deepspeed.initialize)."
+    )
+
+
+@functools.cache
+def matrix_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, int, int]:
+    """(batch, m, n) of ``as_matrices`` for a parameter of that shape; InputError as there."""
+    batch, m, n = as_matrices(torch.empty(shape, device="meta"), layout).shape
+    return batch, m, n
+
+
+def from_matrices(matrices: Tensor, shape: tuple[int, ...], layout: Layout) -> Tensor:
+    """The inverse of as_matrices: (batch, m, n) back to the parameter's ``shape``."""
+    if layout == "fused_qkv" and shape[1] == 3 * shape[0]:
+        matrices = matrices.transpose(0, 1)
+    return matrices.reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -39,7 +84,7 @@ class Fragment:
 class Matrix:
     """What is orthogonalised as a whole: a parameter, or a block of one (a projection, an expert).
 
-    shape, layout: of the block, as param_groups.as_matrices takes them.
+    shape, layout: of the block, as as_matrices takes them.
     held: the fragments of each rank, by rank. Together they are the matrix, once
         (``replicated`` = False), or each rank has all of it.
     """

@@ -10,9 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distforge.optim.layout import Fragment, Matrix
-from distforge.optim.param_groups import as_matrices
-from distforge.optim.peers import Peers
+from distforge.optim.layout import Fragment, Matrix, as_matrices
+from distforge.optim.precision import Peers
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,17 @@ from torch import Tensor
 
 from distforge.errors import InputError
 from distforge.optim.adamw import adamw_update_
-from distforge.optim.agreement import require_usable_gradients
-from distforge.optim.complete_group import complete_group
 from distforge.optim.config import MuonGrokfastConfig
 from distforge.optim.edits import InPlace, PendingEdits
 from distforge.optim.exchange import Routes
-from distforge.optim.layout import FlatShard, Fragment, Matrix, cut
+from distforge.optim.gradient_checks import require_usable_gradients
+from distforge.optim.layout import FlatShard, Fragment, Matrix, as_matrices, cut
 from distforge.optim.metrics import OptimizerMetrics, StepSample
 from distforge.optim.muon_step import muon_update, scratch_bytes
-from distforge.optim.param_groups import NamedParameters, as_matrices, split_parameters
-from distforge.optim.param_state import StepCounts, adamw_entry, muon_shard
-from distforge.optim.peers import Peers, alone, together
+from distforge.optim.param_groups import NamedParameters, split_parameters
+from distforge.optim.param_state import StepCounts, adamw_entry, complete_group, muon_shard
 from distforge.optim.plan import plan_buckets
+from distforge.optim.precision import Peers, alone, together
 
 ParamGroup = dict[str, Any]
 
@@ -281,7 +280,7 @@ class MuonGrokfast(torch.optim.Optimizer):
                 assert self._peers is not None
                 self._edits.apply_to_flat(self._shards[id(param)], self._peers.rank)
             elif param.grad is not None:
-                self._edits.apply([param])
+                self._edits.apply(param)
 
     def _adamw_step(self, group: ParamGroup) -> None:
         counts: StepCounts = {}

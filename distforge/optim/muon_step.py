@@ -19,8 +19,7 @@ from distforge.optim.exchange import Gather, Parts, Routes, Transfer, stretch
 from distforge.optim.iteration import Stacks, travel_dtype, update_scale
 from distforge.optim.layout import Fragment
 from distforge.optim.metrics import StepSample
-from distforge.optim.peers import Peers
-from distforge.optim.precision import wide_dtype
+from distforge.optim.precision import Peers, wide_dtype
 
 
 def scratch_bytes(dtype: torch.dtype) -> int:

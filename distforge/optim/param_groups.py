@@ -1,4 +1,4 @@
-"""Which parameter is trained by Muon and which by AdamW, and how a tensor is seen as matrices.
+"""Which parameter is trained by Muon and which by AdamW.
 
 Muon is for the hidden matrices: its update has all singular values near one, which suits a linear
 map between activations, not a lookup table (embedding, head) and not a vector (norm, bias).
@@ -6,21 +6,19 @@ map between activations, not a lookup table (embedding, head) and not a vector (
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from distforge.errors import InputError
 from distforge.optim.config import Algorithm, MuonGrokfastConfig
+from distforge.optim.layout import Layout
 
-Layout = Literal["matrix", "conv", "fused_qkv"]
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 # One component of a dotted name that marks a lookup table or an output head.
@@ -41,9 +39,7 @@ class Role:
     """How one parameter is trained.
 
     algorithm: "muon" or "adamw".
-    layout: "matrix" takes the last two dimensions as a matrix and the others as a batch of them
-        (experts); "conv" flattens (out, in, k...) to (out, in k...); "fused_qkv" cuts one
-        dimension, three times the other, into three square matrices.
+    layout: how it is seen as matrices, see distforge.optim.layout.
     transposed: stored as (in, out), as transformers' Conv1D does. Orthogonalisation commutes with
         the transpose; the spectral scale does not.
     reason: the rule that chose, in words; it does not make two roles differ.
@@ -247,39 +243,3 @@ def _group(
     if role.algorithm == "muon":
         group |= {"layout": role.layout, "transposed": role.transposed}
     return group
-
-
-def as_matrices(tensor: Tensor, layout: Layout) -> Tensor:
-    """The matrices of a parameter-shaped tensor, as (batch, m, n); a view where torch allows it.
-
-    See Role for the layouts. Raises InputError when the shape does not fit the layout.
-    """
-    shape = tensor.shape
-    if layout == "conv" and tensor.ndim > 2:
-        return tensor.reshape(1, shape[0], -1)
-    if layout == "fused_qkv":
-        if tensor.ndim == 2 and shape[0] == 3 * shape[1]:
-            return tensor.reshape(3, shape[1], shape[1])
-        if tensor.ndim == 2 and shape[1] == 3 * shape[0]:
-            return tensor.reshape(shape[0], 3, shape[0]).transpose(0, 1)
-    elif tensor.ndim >= 2:
-        return tensor.reshape(-1, shape[-2], shape[-1])
-    raise InputError(
-        f"a tensor of shape {tuple(shape)} cannot be seen as matrices in the layout {layout!r}: "
-        "Muon needs whole matrices (a flattened or partitioned one has lost its shape; under ZeRO, "
-        "call distforge.optim.bind_zero right after deepspeed.initialize)."
-    )
-
-
-@functools.cache
-def matrix_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, int, int]:
-    """(batch, m, n) of ``as_matrices`` for a parameter of that shape; InputError as there."""
-    batch, m, n = as_matrices(torch.empty(shape, device="meta"), layout).shape
-    return batch, m, n
-
-
-def from_matrices(matrices: Tensor, shape: tuple[int, ...], layout: Layout) -> Tensor:
-    """The inverse of as_matrices: (batch, m, n) back to the parameter's ``shape``."""
-    if layout == "fused_qkv" and shape[1] == 3 * shape[0]:
-        matrices = matrices.transpose(0, 1)
-    return matrices.reshape(shape)

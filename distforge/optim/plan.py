@@ -10,8 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from distforge.optim.layout import Matrix
-from distforge.optim.param_groups import matrix_shape
+from distforge.optim.layout import Matrix, matrix_shape
 
 # An owner may have this much more than its share of the work where that saves moving a matrix.
 _SLACK = 1.05

@@ -3,6 +3,10 @@
 Source: Kimi K2 technical report (2025), "MuonClip". Muon's updates have full rank and let
 attention logits grow; scaling the weights of the heads that grew too far bounds them at once, where
 a decay would only slow them down and a soft cap would change the model.
+
+Rotary position embedding commutes with the scaling, so a head's logits shrink by exactly gamma_h.
+Where queries and keys are normalised after the projection, scaling these weights has no effect: the
+gains of the norms are scaled instead.
 """
 
 from __future__ import annotations
@@ -66,42 +70,6 @@ def scale_heads_(rows: Tensor, factors: Tensor) -> None:
     heads = rows.unflatten(0, (len(factors), -1))
     shape = (len(factors),) + (1,) * (heads.ndim - 1)
     heads.mul_(factors.to(device=rows.device, dtype=rows.dtype).view(shape))
-
-
-@torch.no_grad()
-def qk_clip_(
-    w_q: Tensor,
-    w_k: Tensor,
-    max_logits: Tensor,
-    threshold: float,
-    *,
-    bias_q: Tensor | None = None,
-    bias_k: Tensor | None = None,
-) -> int:
-    """Clips one attention layer in place; returns how many heads were above the threshold.
-
-    Args:
-        w_q: (H * d, n) query projection; w_k: (H_kv * d, n) key projection, rows grouped by head.
-        max_logits: (H,) largest scaled logit of each query head.
-        threshold: tau > 0. See clip_factors for the rule.
-        bias_q, bias_k: (H * d,) and (H_kv * d,), scaled along with the weights.
-
-    Rotary position embedding commutes with the scaling, so a head's logits shrink by exactly
-    gamma_h. Where queries and keys are normalised after the projection, scaling these weights has
-    no effect: scale the gains of the norms instead.
-    """
-    num_heads = len(max_logits)
-    if num_heads == 0 or w_q.shape[0] % num_heads or w_k.shape[0] % (w_q.shape[0] // num_heads):
-        raise InputError(
-            f"projections of {w_q.shape[0]} and {w_k.shape[0]} rows do not fit {num_heads} query "
-            "heads: give one logit for each query head."
-        )
-    num_kv_heads = w_k.shape[0] // (w_q.shape[0] // num_heads)
-    query, key = clip_factors(max_logits, threshold, num_kv_heads)
-    for rows, factors in ((w_q, query), (bias_q, query), (w_k, key), (bias_k, key)):
-        if rows is not None:
-            scale_heads_(rows, factors)
-    return count_clipped(max_logits, threshold)
 
 
 def count_clipped(max_logits: Tensor, threshold: float) -> int:

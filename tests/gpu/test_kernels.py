@@ -45,7 +45,7 @@ def randn(*shape, dtype=torch.float32, seed=0):
 
 
 def require_native(dtype: torch.dtype) -> None:
-    problem = native.misfit("newton_schulz", [torch.ones(2, 2, dtype=dtype, device="cuda")])
+    problem = native.why_not_native("newton_schulz", [torch.ones(2, 2, dtype=dtype, device="cuda")])
     if "need compute capability" in problem:
         pytest.skip(problem)
     assert problem == ""
@@ -120,19 +120,15 @@ def test_the_step_of_a_list_matches_the_reference(dtype, offset):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
-@pytest.mark.parametrize("copy_dtype", [None, *HALVES])
-def test_the_weight_update_matches_float64(dtype, copy_dtype):
+def test_the_weight_update_matches_float64(dtype):
     sizes = [1, 7, 4096, 16385, 70_001]
     weights = [randn(size, seed=i) for i, size in enumerate(sizes)]
     updates = [randn(size, dtype=dtype, seed=10 + i) for i, size in enumerate(sizes)]
-    copies = copy_dtype and [torch.empty(s, dtype=copy_dtype, device="cuda") for s in sizes]
     decay, rate = 1 - UPDATE["lr"] * UPDATE["weight_decay"], UPDATE["lr"] * UPDATE["scale"]
     wanted = [decay * w.double() - rate * o.double() for w, o in zip(weights, updates, strict=True)]
-    ops.orthogonal_update_(weights, updates, **UPDATE, copy=copies)
+    ops.orthogonal_update_(weights, updates, **UPDATE)
     for index, weight in enumerate(weights):
         torch.testing.assert_close(weight.double(), wanted[index], rtol=2e-7, atol=2e-7)
-        if copies:
-            assert torch.equal(copies[index], weight.to(copy_dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
@@ -144,7 +140,7 @@ def test_a_whole_step_is_captured_in_a_graph(shape, dtype):
 
     def step() -> None:
         ops.grokfast_momentum_into_([g], [h], [m], [u], **SCALARS)
-        ops.orthogonal_update_(w, ops.newton_schulz(u), **UPDATE)
+        ops.orthogonal_update_([w], [ops.newton_schulz(u)], **UPDATE)
 
     start = [t.clone() for t in (h, m, w)]
     step()
@@ -163,27 +159,25 @@ def test_a_whole_step_is_captured_in_a_graph(shape, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 def test_the_check_before_first_use_passes(operator, dtype):
     require_native(dtype)
-    if operator == "grokfast_momentum_" and dtype != torch.float32:
-        pytest.skip("its update has the gradient's dtype")
     assert self_check.fault(operator, torch.device("cuda", 0), dtype) == ""
 
 
 def test_no_operator_waits_for_the_device():
     x = randn(4, 200, 200)
     w = torch.zeros_like(x)
-    ops.orthogonal_update_(w, ops.newton_schulz(x), **UPDATE)  # the kernels' check waits for it
+    ops.orthogonal_update_([w], [ops.newton_schulz(x)], **UPDATE)  # the kernels' check waits for it
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        ops.orthogonal_update_(w, ops.newton_schulz(x), **UPDATE)
+        ops.orthogonal_update_([w], [ops.newton_schulz(x)], **UPDATE)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert w.isfinite().all()
 
 
 def test_tensors_of_two_devices_are_refused():
-    with pytest.raises(InputError, match=r"update\[0\] has device cpu"):
-        ops.orthogonal_update_(randn(3), torch.ones(3), **UPDATE)
+    with pytest.raises(InputError, match=r"updates\[0\] has device cpu"):
+        ops.orthogonal_update_([randn(3)], [torch.ones(3)], **UPDATE)
     with pytest.raises(InputError, match=r"momenta\[0\] has device cpu"):
         ops.grokfast_momentum_into_([randn(3)], [randn(3)], [torch.ones(3)], [randn(3)], **SCALARS)
 

@@ -28,7 +28,7 @@ def copies(items: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def test_this_machine_runs_the_native_operator():
-    assert native.misfit("grokfast_momentum_into_", tensors(0)) == ""
+    assert native.why_not_native("grokfast_momentum_into_", tensors(0)) == ""
 
 
 @pytest.mark.parametrize("step", IMPLEMENTATIONS)
@@ -110,6 +110,11 @@ BAD_ARGUMENTS = {
         {},
         r"emas\[1\] has shape .* where grads\[1\]",
     ),
+    "momentum shape": (
+        lambda g, h, m, u: (g, h, [m[0].view(4, 3), m[1]], u),
+        {},
+        r"momenta\[0\] has shape .* where grads\[0\]",
+    ),
     "momentum dtype": (
         lambda g, h, m, u: (g, h, [m[0], m[1].double()], u),
         {},
@@ -164,6 +169,9 @@ def test_the_registered_operator_guards_itself():
         (g, h, m, [u[0], u[1].double()]),
         (g, h, m, [torch.empty(4, 3).mT, u[1]]),
         ([g[0], g[1].double()], h, m, u),
+        ([t.double() for t in g], h, m, u),
+        (g, h, [m[0].view(4, 3), m[1]], u),
+        ([g[0].mT, g[1]], [h[0].mT, h[1]], [m[0].mT, m[1]], u),
         (g, [], m, u),
     ):
         with pytest.raises(RuntimeError, match=r"grad|ema|moment|update"):

@@ -11,7 +11,6 @@ from distforge.ops import native, reference, self_check
 CPU = torch.device("cpu")
 DTYPES = {
     "newton_schulz": [torch.float32, torch.bfloat16],
-    "grokfast_momentum_": [torch.float32],
     "grokfast_momentum_into_": [torch.float32, torch.bfloat16],
     "orthogonal_update_": [torch.float32, torch.bfloat16],
 }
@@ -39,12 +38,10 @@ def sabotage(monkeypatch, spoil) -> None:
 
 def last_row(result: torch.Tensor | None, *arguments) -> None:
     """Spoils one row of 600 in what Newton–Schulz returns, or one element of 70,001."""
-    if result is not None:
-        written = result
-    elif arguments[2]:
-        written = arguments[2][1]  # of the momenta, or of the copies
-    else:
-        return  # an update without copies: it comes with copies, too
+    written = result
+    if written is None:
+        lists = [argument for argument in arguments if isinstance(argument, list)]
+        written = lists[2 if len(lists) == 4 else 0][1]  # of the momenta, or of the weights
     if written.dim() == 3 and written.shape[1] == 600:
         written[0, -1] = 0
     elif written.shape == (70_001,):

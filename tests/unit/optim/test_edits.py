@@ -40,7 +40,8 @@ def test_an_edit_is_applied_once_and_to_its_own_parameter():
     edits = PendingEdits()
     edits.add(mine, halve)
     for _ in range(2):
-        edits.apply([mine, other])
+        edits.apply(mine)
+    edits.apply(other)
     assert torch.equal(mine, torch.full((3,), 0.5))
     assert torch.equal(other, torch.ones(3))
 
@@ -50,5 +51,5 @@ def test_what_is_dropped_is_not_applied():
     edits = PendingEdits()
     edits.add(mine, halve)
     edits.clear()
-    edits.apply([mine])
+    edits.apply(mine)
     assert torch.equal(mine, torch.ones(3))

@@ -1,4 +1,4 @@
-"""Every element of a parameter is in one matrix, and in one fragment of it, whatever the cut."""
+"""A parameter seen as matrices; every element is in one of them, and in one fragment of it."""
 
 import itertools
 import math
@@ -6,8 +6,7 @@ import math
 import pytest
 import torch
 
-from distforge.optim.layout import Fragment, cut
-from distforge.optim.param_groups import as_matrices
+from distforge.optim.layout import Fragment, as_matrices, cut, from_matrices
 
 
 def spread(numel: int, bounds: list[int]) -> list[list[Fragment]]:
@@ -52,3 +51,32 @@ def test_stacked_matrices_and_projections_are_cut_apart_interleaved_ones_are_not
     assert len(cut((3, 4, 5), "matrix", [[Fragment(0, 0, 0, 60)]])) == 3
     assert len(cut((12, 4), "fused_qkv", [[Fragment(0, 0, 0, 48)]])) == 3
     assert len(cut((4, 12), "fused_qkv", [[Fragment(0, 0, 0, 48)]])) == 1
+
+
+@pytest.mark.parametrize(
+    "shape,layout,matrices",
+    [
+        ((4, 6), "matrix", (1, 4, 6)),
+        ((5, 4, 6), "matrix", (5, 4, 6)),
+        ((4, 3, 2, 2), "conv", (1, 4, 12)),
+        ((12, 4), "fused_qkv", (3, 4, 4)),
+        ((4, 12), "fused_qkv", (3, 4, 4)),
+    ],
+)
+def test_matrices_and_back(shape, layout, matrices):
+    tensor = torch.randn(shape)
+    seen = as_matrices(tensor, layout)
+    assert seen.shape == matrices
+    assert torch.equal(from_matrices(seen, tensor.shape, layout), tensor)
+
+
+def test_fused_blocks_are_query_key_and_value():
+    stored_out_in, stored_in_out = torch.randn(12, 4), torch.randn(4, 12)
+    for block, expected in zip(
+        as_matrices(stored_out_in, "fused_qkv"), stored_out_in.chunk(3), strict=True
+    ):
+        assert torch.equal(block, expected)
+    for block, expected in zip(
+        as_matrices(stored_in_out, "fused_qkv"), stored_in_out.chunk(3, dim=1), strict=True
+    ):
+        assert torch.equal(block, expected)

@@ -4,7 +4,6 @@ from torch import nn
 
 from distforge.errors import InputError
 from distforge.optim import MuonGrokfastConfig, split_parameters
-from distforge.optim.param_groups import as_matrices, from_matrices
 from tests.tiny_models import tiny_gpt2, tiny_llama
 
 CONFIG = MuonGrokfastConfig.baking()
@@ -183,32 +182,3 @@ def test_bad_patterns_are_refused(changes, message):
 def test_parameters_without_names_are_refused():
     with pytest.raises(InputError, match=r"Parameter is not a \(name, parameter\) pair"):
         split_parameters(nn.Linear(4, 4).parameters(), CONFIG)
-
-
-@pytest.mark.parametrize(
-    "shape,layout,matrices",
-    [
-        ((4, 6), "matrix", (1, 4, 6)),
-        ((5, 4, 6), "matrix", (5, 4, 6)),
-        ((4, 3, 2, 2), "conv", (1, 4, 12)),
-        ((12, 4), "fused_qkv", (3, 4, 4)),
-        ((4, 12), "fused_qkv", (3, 4, 4)),
-    ],
-)
-def test_matrices_and_back(shape, layout, matrices):
-    tensor = torch.randn(shape)
-    seen = as_matrices(tensor, layout)
-    assert seen.shape == matrices
-    assert torch.equal(from_matrices(seen, tensor.shape, layout), tensor)
-
-
-def test_fused_blocks_are_query_key_and_value():
-    stored_out_in, stored_in_out = torch.randn(12, 4), torch.randn(4, 12)
-    for block, expected in zip(
-        as_matrices(stored_out_in, "fused_qkv"), stored_out_in.chunk(3), strict=True
-    ):
-        assert torch.equal(block, expected)
-    for block, expected in zip(
-        as_matrices(stored_in_out, "fused_qkv"), stored_in_out.chunk(3, dim=1), strict=True
-    ):
-        assert torch.equal(block, expected)

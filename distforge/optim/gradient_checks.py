@@ -10,8 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distforge.errors import InputError
-from distforge.optim.peers import Peers
-from distforge.optim.precision import wide_dtype
+from distforge.optim.precision import Peers, wide_dtype
 
 
 def require_usable_gradients(groups: list[dict[str, Any]], peers: Peers | None) -> None:
