@@ -10,6 +10,7 @@ from pathlib import Path
 
 from distforge.baking.config import Step1Config
 from distforge.evaluation.scoring import Answered
+from distforge.extras import optional
 from distforge.telemetry import RunLogger, write_report
 from distforge.telemetry.samples import SAMPLES_NAME, write_samples
 from distforge.telemetry.summary import write_summary
@@ -80,7 +81,8 @@ def publish(
     log.artifact(Path(summary.model_dir), f"{config.name}-model", "model")
     content = dataclasses.asdict(summary)
     write_summary(directory / SUMMARY_FILE, content)
-    write_report(directory)
+    with optional("report"):
+        write_report(directory)
     log.table(content)
     registered = summary.registry_version or ("spooled" if config.registry.enabled else "off")
     log.say(

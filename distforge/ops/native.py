@@ -7,6 +7,7 @@ import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -70,12 +71,22 @@ def _load() -> _Extension:
     except ImportError as error:
         # Absent, or built against a torch that this one cannot serve: either way the reference is
         # right, and the reason is told where it is first used.
-        return _Extension(None, f"the native extension cannot be loaded ({error})")
+        return _Extension(
+            None, _why_not_built() or f"the native extension cannot be loaded ({error})"
+        )
     missing = [name for name in OPERATORS if not hasattr(torch.ops.distforge, name)]
     if missing:
         return _Extension(None, f"the native extension is older than this code ({missing[0]})")
     _register_fakes()
     return _Extension(module, "")
+
+
+def _why_not_built() -> str:
+    """What setup.py wrote down where it left the native part out; empty where it built it."""
+    note = Path(__file__).parents[1] / "native_part.txt"
+    if not note.exists() or any(note.parent.glob("_C.*")):
+        return ""
+    return f"distforge was installed without its native part: {note.read_text().strip()}"
 
 
 def _register_fakes() -> None:

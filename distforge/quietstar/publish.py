@@ -11,6 +11,7 @@ import numpy as np
 
 from distforge.evaluation.intervals import Interval, bootstrap_mean
 from distforge.evaluation.scoring import summarize
+from distforge.extras import optional
 from distforge.models.handover import write_handoff
 from distforge.quietstar.examine import Examined
 from distforge.quietstar.probes import CONTROLS, Condition, ProbeResult
@@ -140,7 +141,8 @@ def publish(
     log.artifact(model, f"{config.name}-model", "model")
     content = dataclasses.asdict(summary)
     write_summary(directory / SUMMARY_FILE, content)
-    write_reinforcement_report(directory)
+    with optional("report"):
+        write_reinforcement_report(directory)
     log.show(reinforcement_table(content))
     low, high = summary.intervals["gain"]
     unit = "bits a token" if config.task == "text" else "accuracy"

@@ -20,9 +20,9 @@ FLOORS = {
     **dict.fromkeys(["baking", "quietstar", "theater", "pipeline"], 3),
     **dict.fromkeys(["cli", "commands", "__main__"], 4),
 }
-# The package root and the error type are the ground that every floor stands on.
+# The package root and the error types are the ground that every floor stands on.
 GROUND = -1
-FLOORS.update({"__init__": GROUND, "errors": GROUND})
+FLOORS.update({"__init__": GROUND, "errors": GROUND, "extras": GROUND})
 
 TORCH_ALONE = ("ops", "optim")
 
