@@ -24,6 +24,8 @@ OPERATORS = (
     "orthogonal_update_",
 )
 
+_ALL = "every operator"
+
 # The oldest GPU that the kernels are compiled for (setup.py lists all), and the oldest whose tensor
 # cores multiply bfloat16.
 _OLDEST_CAPABILITY = (7, 5)
@@ -177,8 +179,12 @@ def check_kernels(device: torch.device) -> dict[str, str]:
 
 @functools.cache
 def tell_once(operator: str, reason: str) -> None:
-    """Log why the reference runs in the place of a native operator, once for each reason."""
-    log.warning("%s runs as the torch reference: %s", operator, reason)
+    """Log why the reference runs in the place of a native operator, once for each reason; where
+    there is no native part, once for all operators."""
+    if reason == _load().problem and operator != _ALL:
+        tell_once(_ALL, reason)
+    else:
+        log.warning("%s runs as the torch reference: %s", operator, reason)
 
 
 def backend() -> Backend:
