@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup server run test test-gpu check bench bench-kernels clean
+.PHONY: help setup server environments wheel lock run test test-gpu test-pythons check bench bench-kernels clean
 
 VENV := .venv
 SERVER := .venv-server
@@ -16,6 +16,12 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 
 NATIVE_SOURCES := $(shell find csrc -type f)
 
+# pip, with what is worth reading of the native build. Without build isolation: it is compiled against the torch that
+# will run it.
+build = mkdir -p build; $(PIP) $(1) --no-build-isolation --no-deps -v 2>&1 | tee build/$(2).log \
+	| { grep --line-buffered -E '^ *(distforge:|\[[0-9]+/[0-9]+\]|Successfully)' || true; }; status=$${PIPESTATUS[0]}; \
+	if [ $$status -ne 0 ]; then tail -n 40 build/$(2).log >&2; exit $$status; fi
+
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
@@ -23,14 +29,32 @@ setup: $(VENV)/.package-installed ## Create .venv, install what the lock pins, b
 
 server: $(SERVER)/.installed ## The registry's server in .venv-server, for its tests and for serving
 
+environments:
+	@$(MAKE) --no-print-directory --jobs=2 setup server
+
+# What lies in build/lib* from before would be packed too, files that are gone by now among it.
+wheel: setup ## dist/*.whl, with the native part and the configurations
+	rm -rf build/lib* build/bdist*
+	@$(call build,wheel --wheel-dir dist .,wheel)
+	@ls dist/*.whl
+
+lock: ## Write the hashes into requirements*.lock after a change of pins (needs uv)
+	@mkdir -p build
+	for lock in requirements.lock requirements-server.lock; do \
+		{ grep '^#' $$lock && uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate $$lock; } \
+			> build/$$lock && mv build/$$lock $$lock || exit 1; done
+
 run: setup ## Phase 3 on configs/quick.toml: champion, step 1, step 2 (CONFIG=... for another)
 	$(BIN)/distforge run --config $(CONFIG)
 
 # A worker for each core; then, with the machine to themselves, the tests that measure time.
-test: setup server ## All tests that need no GPU
+test: environments ## All tests that need no GPU
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder \
 		-m "not gpu and not alone" tests
 	$(BIN)/python -m pytest -m "alone and not gpu" tests
+
+test-pythons: ## The unit tests on Python 3.12 and 3.13, where they are installed (in .venv-3.12, .venv-3.13)
+	tests/pythons.sh 3.12 3.13
 
 test-gpu: setup ## The tests that need an NVIDIA GPU: the CUDA kernels against float64
 	$(BIN)/python -m pytest -m gpu tests/gpu
@@ -54,17 +78,18 @@ clean: ## Remove builds and caches; keeps .venv, .venv-server, runs and champion
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache distforge/_C.*.so $(VENV)/.package-installed
 	find distforge tests launch benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-# torch goes first and by its exact pin: whatever pulls torch in later finds it there.
-$(VENV)/.dependencies-installed: requirements.lock
+# Without the resolver: the lock is complete, and nothing in it can choose a torch. torch comes last,
+# by its exact pin, and finds what it needs at the locked versions.
+$(VENV)/.dependencies-installed: requirements.lock requirements-torch.lock
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "distforge needs Python 3.11 or newer: none of python3.11, python3.12, python3.13, python3," \
 			"python is; install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; fi
 	@echo "==> 1/4 virtual environment: $(VENV) ($$($(PYTHON) --version))"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "==> 2/4 torch (the largest download)"
-	$(PIP) install "$$(grep '^torch==' requirements.lock)"
-	@echo "==> 3/4 the other packages of requirements.lock"
-	$(PIP) install -r requirements.lock
+	@echo "==> 2/4 the packages of requirements.lock"
+	$(PIP) install --no-deps --require-hashes -r requirements.lock
+	@echo "==> 3/4 torch (the largest download)"
+	$(PIP) install -r requirements-torch.lock
 	@touch $@
 
 # An environment of its own: MLflow's server wants an older pyarrow than training, and the two never
@@ -72,15 +97,11 @@ $(VENV)/.dependencies-installed: requirements.lock
 $(SERVER)/.installed: requirements-server.lock
 	@echo "==> the registry's server: $(SERVER)"
 	test -x $(SERVER)/bin/python || $(PYTHON) -m venv $(SERVER)
-	$(SERVER)/bin/python -m pip --disable-pip-version-check install -r requirements-server.lock
+	$(SERVER)/bin/python -m pip --disable-pip-version-check install --no-deps --require-hashes \
+		-r requirements-server.lock
 	@touch $@
 
-# Without build isolation: the extension is compiled against the torch that will run it.
 $(VENV)/.package-installed: $(VENV)/.dependencies-installed setup.py pyproject.toml $(NATIVE_SOURCES)
 	@echo "==> 4/4 distforge itself, with its native extension (well under a minute; minutes with CUDA)"
-	@mkdir -p build
-	@$(PIP) install --no-build-isolation --no-deps --editable . -v 2>&1 | tee build/setup.log \
-		| { grep --line-buffered -E '^ *(distforge:|\[[0-9]+/[0-9]+\]|Successfully)' || true; }; \
-		status=$${PIPESTATUS[0]}; \
-		if [ $$status -ne 0 ]; then tail -n 40 build/setup.log >&2; fi; exit $$status
+	@$(call build,install --editable .,setup)
 	@touch $@

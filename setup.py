@@ -1,5 +1,8 @@
-"""Builds distforge._C through ninja: the C++ part always, the CUDA part where it can run.
+"""Packs distforge and builds its native part, distforge._C: C++, and CUDA where it can run.
 
+DISTFORGE_BUILD_NATIVE=auto|0|1 auto: where torch, pybind11, ninja and a C++ compiler are found; if
+                                one is missing, or it does not compile, distforge says so and
+                                installs without; 1: an error if it cannot be built; 0: never
 DISTFORGE_BUILD_CUDA=auto|0|1   auto: when nvcc is found and torch is a CUDA build of the same major
                                 version; 1: always (an error without nvcc; with a CPU torch the
                                 kernels are compiled and linked, and never reached)
@@ -11,6 +14,8 @@ called by a plain ninja rule: torch's CUDAExtension refuses to work with a CPU t
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
 import re
 import shlex
@@ -23,9 +28,14 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
+CONFIGS = ROOT / "configs"
+
+# Beside the module that is not there: why. pip shows nothing of what a build prints.
+REASON_FILE = "distforge/native_part.txt"
 
 # The oldest torch that the package admits: using nothing newer, one build serves all.
 TORCH_TARGET_VERSION = (2, 11)
@@ -55,19 +65,63 @@ def fail(message: str) -> SystemExit:
     return SystemExit(f"distforge: {message}")
 
 
-def import_torch():
-    try:
-        import torch
-    except ImportError:
-        raise fail(
-            "torch is not importable in the environment that builds the extension; install torch "
-            "first, then run `pip install --no-build-isolation .` (`make setup` does both)"
-        ) from None
-    installed = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if installed < TORCH_TARGET_VERSION:
+def wish(variable: str) -> str:
+    """auto, 0 or 1, as the environment has it."""
+    value = os.environ.get(variable, "auto")
+    if value not in ("auto", "0", "1"):
+        raise fail(f"{variable}={value!r}: expected auto, 0 or 1")
+    return value
+
+
+def what_is_missing() -> str:
+    """What building the native part lacks, with the remedy; empty when all is there.
+
+    torch is looked up and not imported: this is asked at every step of an installation.
+    """
+    if importlib.util.find_spec("torch") is None:
+        return (
+            "torch is not in the environment that builds; install torch, then "
+            "`pip install --no-build-isolation .` (pip builds in an environment without it)"
+        )
+    version = importlib.metadata.version("torch")
+    if tuple(int(part) for part in version.split(".")[:2]) < TORCH_TARGET_VERSION:
         wanted = ".".join(map(str, TORCH_TARGET_VERSION))
-        raise fail(f"torch {torch.__version__} is too old: install torch >= {wanted}")
-    return torch
+        return f"torch {version} is too old; install torch >= {wanted}"
+    if shutil.which(cxx()) is None:
+        return f"the C++ compiler {cxx()!r} was not found; install g++ or set CXX"
+    if importlib.util.find_spec("pybind11") is None:
+        return "pybind11 was not found; `pip install pybind11`"
+    if find_ninja() is None:
+        return "ninja was not found; `pip install ninja`"
+    return ""
+
+
+def why_not_native() -> str:
+    """Why the native part is not to be built; empty when it is."""
+    if wish("DISTFORGE_BUILD_NATIVE") == "0":
+        return "DISTFORGE_BUILD_NATIVE=0"
+    return what_is_missing()
+
+
+def go_without(reason: str, package: Path) -> None:
+    """Say why there is no native part, here and in the package at ``package``'s first use of it.
+
+    Raises:
+        SystemExit: DISTFORGE_BUILD_NATIVE=1.
+    """
+    if wish("DISTFORGE_BUILD_NATIVE") == "1":
+        raise fail(f"DISTFORGE_BUILD_NATIVE=1, but {reason}")
+    print(f"distforge: native part: none ({reason})", flush=True)
+    if package == ROOT:
+        # One from before would go on running, whatever has become of its source.
+        (ROOT / "distforge" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}").unlink(missing_ok=True)
+        return
+    (package / REASON_FILE).parent.mkdir(parents=True, exist_ok=True)
+    (package / REASON_FILE).write_text(f"{reason}\n")
+
+
+def cxx() -> str:
+    return os.environ.get("CXX", "g++")
 
 
 def find_nvcc() -> str | None:
@@ -109,20 +163,18 @@ def gencode_flags(architectures: list[str]) -> list[str]:
 
 def choose_nvcc(torch_cuda: str | None) -> tuple[str | None, str]:
     """The nvcc to compile the CUDA part with, or None; and the reason in words."""
-    wish = os.environ.get("DISTFORGE_BUILD_CUDA", "auto")
-    if wish not in ("auto", "0", "1"):
-        raise fail(f"DISTFORGE_BUILD_CUDA={wish!r}: expected auto, 0 or 1")
-    if wish == "0":
+    cuda = wish("DISTFORGE_BUILD_CUDA")
+    if cuda == "0":
         return None, "DISTFORGE_BUILD_CUDA=0"
     nvcc = find_nvcc()
     if nvcc is None:
-        if wish == "1":
+        if cuda == "1":
             raise fail(
                 "DISTFORGE_BUILD_CUDA=1, but nvcc was found neither under CUDA_HOME nor on PATH "
                 "nor in /usr/local/cuda; install the CUDA toolkit or set DISTFORGE_BUILD_CUDA=0"
             )
         return None, "no nvcc"
-    if wish == "1":
+    if cuda == "1":
         return nvcc, f"DISTFORGE_BUILD_CUDA=1, {nvcc}"
     if torch_cuda is None:
         return None, "torch is a CPU build"
@@ -157,14 +209,15 @@ class Toolchain:
 
     @classmethod
     def find(cls) -> Toolchain:
-        torch = import_torch()
+        import torch
+
         nvcc, reason = choose_nvcc(torch.version.cuda)
         architectures = supported_architectures(nvcc) if nvcc else []
         print(
             f"distforge: CUDA kernels: {' '.join(architectures) or 'none'} ({reason})", flush=True
         )
         return cls(
-            cxx=os.environ.get("CXX", "g++"),
+            cxx=cxx(),
             nvcc=nvcc,
             architectures=architectures,
             torch_version=torch.__version__,
@@ -249,12 +302,23 @@ def write_if_changed(path: Path, text: str) -> None:
         path.write_text(text)
 
 
-def find_ninja() -> str:
+def find_ninja() -> str | None:
     beside_python = Path(sys.executable).parent / "ninja"
-    found = str(beside_python) if beside_python.exists() else shutil.which("ninja")
-    if found is None:
-        raise fail("ninja was not found; `pip install ninja` and run the build again")
-    return found
+    return str(beside_python) if beside_python.exists() else shutil.which("ninja")
+
+
+def run_ninja(folder: Path) -> bool:
+    """Whether ninja built all; what it and the compilers said is shown and kept in build.log."""
+    jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
+    command = [find_ninja(), "-f", str(folder / "build.ninja"), *jobs]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    with (ROOT / folder / "build.log").open("w") as log:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            log.write(line)
+    return process.wait() == 0
 
 
 class NinjaBuild(build_ext):
@@ -262,8 +326,6 @@ class NinjaBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         tools = Toolchain.find()
-        if shutil.which(tools.cxx) is None:
-            raise fail(f"the C++ compiler {tools.cxx!r} was not found; install g++ or set CXX")
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
         # One folder per interpreter: pip's own temporary folder would forget every object.
@@ -272,20 +334,50 @@ class NinjaBuild(build_ext):
         module = folder / output.name
         write_if_changed(ROOT / folder / "build_config.h", config_header(tools))
         write_if_changed(ROOT / folder / "build.ninja", ninja_file(tools, folder, module))
-        jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
-        ninja = [find_ninja(), "-f", str(folder / "build.ninja"), *jobs]
-        if subprocess.run(ninja, cwd=ROOT).returncode != 0:
-            raise fail(
-                "the native extension did not compile; the message of the compiler stands above "
-                "(a missing Python.h means that the headers of Python are not installed)"
-            )
-        self.copy_file(str(ROOT / module), str(output))
+        if run_ninja(folder):
+            self.copy_file(str(ROOT / module), str(output))
+            return
+        # Not `output`'s own folder: an editable build has it elsewhere and copies it in place.
+        in_place = self.inplace or self.editable_mode
+        go_without(
+            f"it did not compile; {ROOT / folder / 'build.log'} has the compiler's message (a "
+            "missing Python.h means that the headers of Python are not installed)",
+            ROOT if in_place else Path(self.build_lib),
+        )
+
+
+class PackedBuild(build_py):
+    """build_py that packs configs/ into the package, and says where there is no native part."""
+
+    def run(self) -> None:
+        super().run()
+        reason = why_not_native()
+        if reason:
+            go_without(reason, ROOT if self.editable_mode else Path(self.build_lib))
+        if not self.editable_mode:
+            for source, target in self.configurations().items():
+                self.mkpath(str(Path(target).parent))
+                self.copy_file(source, target)
+
+    def configurations(self) -> dict[str, str]:
+        files = sorted(CONFIGS.glob("*.toml"))
+        inside = Path(self.build_lib) / "distforge" / "configs"
+        return {str(file.relative_to(ROOT)): str(inside / file.name) for file in files}
+
+    def get_source_files(self) -> list[str]:
+        # What a source distribution needs, wherever it is made: ninja has its own list of csrc.
+        native = [str(path.relative_to(ROOT)) for path in sorted(CSRC.rglob("*.*"))]
+        return [*super().get_source_files(), *self.configurations(), *native]
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        own = [] if self.editable_mode else list(self.configurations().values())
+        return [*super().get_outputs(include_bytecode), *own]
 
 
 if __name__ == "__main__":
-    headers_and_sources = [str(p.relative_to(ROOT)) for p in sorted(CSRC.rglob("*.*"))]
     setup(
-        # `depends` carries csrc into a source distribution; the list of sources is ninja's own.
-        ext_modules=[Extension("distforge._C", sources=[], depends=headers_and_sources)],
-        cmdclass={"build_ext": NinjaBuild},
+        # Without one, the wheel is a pure one. It is optional to setuptools, which must not miss it
+        # where a compiler is there and fails.
+        ext_modules=[] if why_not_native() else [Extension("distforge._C", [], optional=True)],
+        cmdclass={"build_ext": NinjaBuild, "build_py": PackedBuild},
     )

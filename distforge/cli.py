@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distforge.errors import InputError, RunStopped
+from distforge.extras import MissingExtra
 
 OK, BAD_INPUT, GOAL_MISSED, STOPPED = 0, 2, 3, 75
 # What a shell tells of a program that a closed pipe ended: 128 and the signal's number.
@@ -87,7 +88,7 @@ COMMANDS: dict[str, Command] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = _without_launcher(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _dispatch(words)
         sys.stdout.flush()  # a closed pipe is met here, not when the interpreter ends
@@ -121,11 +122,18 @@ def _dispatch(words: list[str]) -> int:
     name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
     if name not in COMMANDS:
         raise InputError(f"unknown command {' '.join(words[:2])!r}\n{_usage()}")
+    try:
+        return _call(name, words[len(name.split()) :])
+    except MissingExtra as missing:
+        raise missing.needed_by(f"`distforge {name}`") from missing
+
+
+def _call(name: str, words: list[str]) -> int:
     from distforge.config import load_config
 
     command = COMMANDS[name]
     module = importlib.import_module(f"distforge.commands.{command.module}")
-    path, overrides = split_config(words[len(name.split()) :])
+    path, overrides = split_config(words)
     config = load_config(
         getattr(module, command.config),
         path,
@@ -137,23 +145,27 @@ def _dispatch(words: list[str]) -> int:
     return int(getattr(module, command.function)(config))
 
 
+def _without_launcher(words: Sequence[str]) -> list[str]:
+    """Take out ``--local_rank=N``, which the deepspeed launcher puts before all other words."""
+    return [word for word in words if not word.startswith(("--local_rank=", "--local-rank="))]
+
+
 def split_config(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Take ``--config FILE`` out, and ``--local_rank N``, which the deepspeed launcher adds."""
+    """Take ``--config FILE`` out."""
     path: Path | None = None
     rest: list[str] = []
     queue = list(words)
     while queue:
         word = queue.pop(0)
         flag, has_value, value = word.partition("=")
-        if flag not in ("--config", "--local_rank", "--local-rank"):
+        if flag != "--config":
             rest.append(word)
             continue
         if not has_value:
             if not queue:
                 raise InputError(f"{flag} has no value; expected one after it")
             value = queue.pop(0)
-        if flag == "--config":
-            path = Path(value)
+        path = Path(value)
     return path, rest
 
 

@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
-import tomli_w
-import tyro
-
 from distforge.errors import InputError
 
 T = TypeVar("T")
+
+# Inside the package in a wheel, beside it in a checkout.
+_SHIPPED = [Path(__file__).with_name("configs"), Path(__file__).parents[1] / "configs"]
 
 _MISSING = dataclasses.MISSING
 _NONE = "none"
@@ -45,7 +45,8 @@ def load_config(
     Args:
         cls: a frozen dataclass. Where `path` is given, fields without a default must be in the
             file; otherwise they must be on the command line.
-        path: the TOML file, or None for defaults alone.
+        path: the TOML file, or None for defaults alone. A bare name that is no file here, such as
+            ``quick`` or ``quick.toml``, is that of a shipped configuration.
         overrides: command-line words; `--help` lists every field with its docstring.
         prog: the command's name in the help text.
         table: the file's table of that name is read instead of the whole file, where it is there.
@@ -58,17 +59,34 @@ def load_config(
     """
     pairs = zip(overrides, ["", *overrides], strict=False)  # the last word precedes nothing
     words = [_none_word(cls, word, before) for word, before in pairs]
-    # One flat page of options: a nested optional section must not become a subcommand.
-    layout = (tyro.conf.AvoidSubcommands,)
     if path is None:
-        return tyro.cli(cls, args=words, prog=prog, config=layout)
+        return _override(cls, _MISSING, words, prog)
+    path = find_config(path)
     content = _read_toml(path)
     prefix = ""
     if table and isinstance(content.get(table), dict):
         content, prefix = content[table], f"{table}."
     content = {key: value for key, value in content.items() if key not in ignore}
     default = _build(cls, _MISSING, content, str(path), prefix)
-    return tyro.cli(cls, args=words, default=default, prog=prog, config=layout)
+    return _override(cls, default, words, prog)
+
+
+def find_config(path: Path) -> Path:
+    """The file that ``path`` names: itself, or the shipped one where it is a bare name.
+
+    Raises:
+        InputError: a bare name, neither that of a file here nor of a shipped configuration.
+    """
+    if path.exists() or path.name != str(path):
+        return path
+    for folder in _SHIPPED:
+        shipped = folder / f"{path.name.removesuffix('.toml')}.toml"
+        if shipped.is_file():
+            return shipped
+    raise InputError(
+        f"there is no file {str(path)!r} here and no shipped configuration of that name; "
+        f"give a TOML file or one of {_shipped_names()}"
+    )
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -80,6 +98,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def dump_toml(config: Any) -> str:
     """The config as TOML text that `load_config` reads back to an equal object."""
+    import tomli_w  # not at the top, for the same reason as tyro below
+
     return tomli_w.dumps(_without_none(to_dict(config)))
 
 
@@ -106,12 +126,35 @@ def config_sha256(config: Any, exclude: Sequence[str] = ()) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def _shipped_names() -> str:
+    return ", ".join(sorted(file.stem for folder in _SHIPPED for file in folder.glob("*.toml")))
+
+
+def _override(cls: type[T], default: Any, words: list[str], prog: str | None) -> T:
+    """``default`` (where it is missing, that of ``cls``) with the words of the command line."""
+    if not words and default is _MISSING and not _required(cls):
+        default = cls()
+    if not words and default is not _MISSING:
+        return typing.cast(T, default)
+    import tyro  # only where there is something to read: `distforge doctor` needs torch alone
+
+    # One flat page of options: a nested optional section must not become a subcommand.
+    layout = (tyro.conf.AvoidSubcommands,)
+    given = {} if default is _MISSING else {"default": default}
+    return tyro.cli(cls, args=words, prog=prog, config=layout, **given)
+
+
+def _required(cls: type[Any]) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls) if f.init and _default_of(f) is _MISSING]
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
-            f"cannot read the configuration {path}: {error.strerror or error}; give a TOML file"
+            f"cannot read the configuration {path}: {error.strerror or error}; "
+            f"give a TOML file or one of {_shipped_names()}"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}; mend the file there") from error
@@ -131,7 +174,7 @@ def _build(cls: type[Any], base: Any, table: Mapping[str, Any], file: str, prefi
         dotted = f"{prefix}{key}"
         current = getattr(base, key) if isinstance(base, cls) else _default_of(fields[key])
         values[key] = _convert(value, hints[key], current, file, dotted)
-    missing = [n for n, f in fields.items() if n not in values and _default_of(f) is _MISSING]
+    missing = [name for name in _required(cls) if name not in values]
     if missing and not isinstance(base, cls):
         raise InputError(f"{file}: {prefix}{missing[0]} is required; add it to the file")
     try:

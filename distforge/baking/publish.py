@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distforge.baking.config import Step1Config
 from distforge.evaluation.scoring import Answered
+from distforge.extras import optional
 from distforge.reports.samples import SAMPLES_NAME, write_samples
 from distforge.reports.step1_report import write_report
 from distforge.reports.step1_summary import Step1Summary
@@ -38,7 +39,8 @@ def publish(
         summary = summary.model_copy(update={"registry_version": version})
     log.artifact(Path(summary.model_dir), f"{config.name}-model", "model")
     summary.write(directory / SUMMARY_FILE)
-    write_report(directory)
+    with optional("report"):
+        write_report(directory)
     for table in (accuracy_table(summary), usage_table(summary)):
         log.show(table)
     registered = summary.registry_version or ("spooled" if config.registry.enabled else "off")

@@ -7,9 +7,8 @@ import platform
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from distforge.extras import EXTRAS, missing_modules
 from distforge.ops import backend, build_info, check_kernels
 from distforge.optim.precision import fastest_dtype
 from distforge.training.engine_config import resolve_dtype
@@ -23,28 +22,31 @@ class DoctorConfig:
 
 
 def doctor(config: DoctorConfig) -> int:
-    """Print the table."""
-    table = Table("part", "found")
-    table.add_row("python", platform.python_version())
-    for name in _PACKAGES:
-        table.add_row(name, _version(name))
+    """Print the table; in plain text, since it is asked where torch alone is installed as well."""
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    table.add_row(
-        "device", torch.cuda.get_device_name(0) if cuda else platform.processor() or "cpu"
-    )
-    table.add_row("dtype 'auto'", resolve_dtype("auto", device))
-    table.add_row("ns_dtype 'auto'", str(fastest_dtype(device)).removeprefix("torch."))
-    table.add_row("kernels", str(backend()))
-    for key, value in build_info().items():
-        table.add_row(f"native {key}", str(value))
+    rows = {"python": platform.python_version()}
+    rows |= {name: _version(name) for name in _PACKAGES}
+    rows |= {f"extra {name}": _extra(name) for name in EXTRAS}
+    rows["device"] = torch.cuda.get_device_name(0) if cuda else platform.processor() or "cpu"
+    rows["dtype 'auto'"] = resolve_dtype("auto", device)
+    rows["ns_dtype 'auto'"] = str(fastest_dtype(device)).removeprefix("torch.")
+    rows["kernels"] = str(backend())
+    rows |= {f"native {key}": str(value) for key, value in build_info().items()}
     problems = {name: problem for name, problem in check_kernels(device).items() if problem}
     verdict = "run as the torch reference:" if problems else "compute what the reference does"
-    table.add_row(f"kernels on {device}", verdict)
-    for name, problem in problems.items():
-        table.add_row(name, problem)
-    Console().print(table)
+    rows[f"kernels on {device}"] = verdict
+    rows |= problems
+    width = max(map(len, rows))
+    print("\n".join(f"{part:{width}}  {found}" for part, found in rows.items()))
     return 0
+
+
+def _extra(name: str) -> str:
+    missing = missing_modules(name)
+    if not missing:
+        return "installed"
+    return f"without {', '.join(missing)}; pip install 'distforge[{name}]'"
 
 
 def _version(name: str) -> str:

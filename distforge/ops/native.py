@@ -7,6 +7,7 @@ import importlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -17,6 +18,8 @@ from distforge.ops.self_check import fault
 log = logging.getLogger("distforge.ops")
 
 OPERATORS = ("grokfast_momentum_into_", "newton_schulz", "orthogonal_update_")
+
+_ALL = "every operator"
 
 # The oldest GPU that the kernels are compiled for (setup.py lists all), and the oldest whose tensor
 # cores multiply bfloat16.
@@ -62,12 +65,22 @@ def _load() -> _Extension:
     except ImportError as error:
         # Absent, or built against a torch that this one cannot serve: either way the reference is
         # right, and the reason is told where it is first used.
-        return _Extension(None, f"the native extension cannot be loaded ({error})")
+        return _Extension(
+            None, _why_not_built() or f"the native extension cannot be loaded ({error})"
+        )
     missing = [name for name in OPERATORS if not hasattr(torch.ops.distforge, name)]
     if missing:
         return _Extension(None, f"the native extension is older than this code ({missing[0]})")
     _register_fakes()
     return _Extension(module, "")
+
+
+def _why_not_built() -> str:
+    """What setup.py wrote down where it left the native part out; empty where it built it."""
+    note = Path(__file__).parents[1] / "native_part.txt"
+    if not note.exists() or any(note.parent.glob("_C.*")):
+        return ""
+    return f"distforge was installed without its native part: {note.read_text().strip()}"
 
 
 def _register_fakes() -> None:
@@ -147,8 +160,12 @@ def check_kernels(device: torch.device) -> dict[str, str]:
 
 @functools.cache
 def tell_once(operator: str, reason: str) -> None:
-    """Log why the reference runs in the place of a native operator, once for each reason."""
-    log.warning("%s runs as the torch reference: %s", operator, reason)
+    """Log why the reference runs in the place of a native operator, once for each reason; where
+    there is no native part, once for all operators."""
+    if reason == _load().problem and operator != _ALL:
+        tell_once(_ALL, reason)
+    else:
+        log.warning("%s runs as the torch reference: %s", operator, reason)
 
 
 def backend() -> Backend:

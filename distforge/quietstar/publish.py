@@ -9,6 +9,7 @@ import numpy as np
 
 from distforge.evaluation.intervals import Interval, bootstrap_mean
 from distforge.evaluation.scoring import summarize
+from distforge.extras import optional
 from distforge.handoff.to_phase4 import write_handoff
 from distforge.quietstar.step2_config import Step2Config
 from distforge.reports.samples import SAMPLES_NAME, write_samples
@@ -93,7 +94,8 @@ def publish(
         summary = summary.model_copy(update={"registry_version": version})
     log.artifact(model, f"{config.name}-model", "model")
     summary.write(directory / SUMMARY_FILE)
-    write_reinforcement_report(directory)
+    with optional("report"):
+        write_reinforcement_report(directory)
     log.show(reinforcement_table(summary))
     low, high = summary.intervals["gain"]
     unit = "bits a token" if config.task == "text" else "accuracy"

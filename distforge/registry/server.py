@@ -45,7 +45,7 @@ class ServeConfig:
     allowed_hosts: names that clients may call the server by, such as models.example.org.
     user, password_file: the administrator. The password is in the file, or in
         DISTFORGE_REGISTRY_PASSWORD; with it, authentication is on. There is no default.
-    python: the interpreter that has the extra distforge[registry-server]; by default this one.
+    python: the interpreter that has the extra distforge[server]; by default this one.
     """
 
     host: str = "127.0.0.1"
@@ -195,7 +195,7 @@ def _require_server(python: str) -> None:
         missing = True
     if missing:
         raise InputError(
-            f"{python} has no MLflow server; install the extra distforge[registry-server], or name "
+            f"{python} has no MLflow server; pip install 'distforge[server]', or name "
             "an interpreter that has it with --python"
         )
 

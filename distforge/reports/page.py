@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from distforge.registry.manifest import MANIFEST_NAME, manifest_id
 from distforge.telemetry.console import format_seconds
 
@@ -95,6 +93,8 @@ class Page:
 
 def render(run_dir: Path, page: Page) -> str:
     """The whole page as self-contained HTML, with the run's name and its ``config.toml``."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("distforge.reports"),
         autoescape=True,

@@ -115,13 +115,8 @@ def _import_ray(config: RolloutConfig) -> Any:
     if not config.address and "ray" not in sys.modules:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError(
-            f"num_actors is {config.num_actors}, but Ray cannot be imported ({error}); "
-            "pip install 'distforge[rollouts]', or set num_actors to 0"
-        ) from error
+    import ray
+
     return ray
 
 

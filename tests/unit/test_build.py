@@ -6,10 +6,14 @@ import importlib.util
 import re
 import subprocess
 import sys
+import sysconfig
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,21 +93,72 @@ def test_an_unknown_wish_is_refused(monkeypatch):
         setup.choose_nvcc(None)
 
 
-def test_a_missing_torch_says_how_to_build(monkeypatch):
+def test_what_the_native_part_lacks_is_said_with_the_remedy(monkeypatch):
+    assert setup.what_is_missing() == ""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "'no-such-compiler' was not found; install g++" in setup.what_is_missing()
+    monkeypatch.setattr(setup.importlib.metadata, "version", lambda name: "2.10.1+cpu")
+    assert setup.what_is_missing() == "torch 2.10.1+cpu is too old; install torch >= 2.11"
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(SystemExit, match="--no-build-isolation"):
-        setup.import_torch()
+    monkeypatch.setattr(setup.importlib.util, "find_spec", lambda name: None)
+    assert "--no-build-isolation" in setup.what_is_missing()
 
 
-def test_the_lock_pins_every_requirement_and_names_no_place():
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    pins = [line for line in lines if not line.startswith("#")]
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", pin) for pin in pins)
-    names = {re.sub(r"[-_.]+", "-", pin.split("==")[0]).lower() for pin in pins}
-    project = (ROOT / "pyproject.toml").read_text()
-    asked = re.findall(r'^    "([A-Za-z0-9._-]+)(?:\[\w+\])?[<>=!~]', project, flags=re.MULTILINE)
-    assert {"torch", "deepspeed", "setuptools", "pybind11"} <= set(asked)
-    assert {name.lower() for name in asked} <= names
+def test_when_the_native_part_is_built(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    for value in ("auto", "0"):
+        monkeypatch.setenv("DISTFORGE_BUILD_NATIVE", value)
+        reason = setup.why_not_native()
+        setup.go_without(reason, tmp_path)
+        assert capsys.readouterr().out == f"distforge: native part: none ({reason})\n"
+        assert (tmp_path / setup.REASON_FILE).read_text() == f"{reason}\n"
+    assert reason == "DISTFORGE_BUILD_NATIVE=0"
+    monkeypatch.setenv("DISTFORGE_BUILD_NATIVE", "1")
+    with pytest.raises(SystemExit, match="=1, but the C\\+\\+ compiler 'no-such-compiler'"):
+        setup.go_without(setup.why_not_native(), tmp_path)
+    monkeypatch.setenv("DISTFORGE_BUILD_NATIVE", "yes")
+    with pytest.raises(SystemExit, match="expected auto, 0 or 1"):
+        setup.why_not_native()
+
+
+def test_a_build_in_place_without_a_native_part_removes_the_old_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(setup, "ROOT", tmp_path)
+    (tmp_path / "distforge").mkdir()
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    mine, other = tmp_path / f"distforge/_C{suffix}", tmp_path / "distforge/_C.other.so"
+    mine.touch()
+    other.touch()
+    setup.go_without("it did not compile", tmp_path)
+    assert (mine.exists(), other.exists()) == (False, True)
+
+
+def locked(name: str) -> dict[str, list[str]]:
+    """By package as it is spelt in a lock file with its version, the hashes of its files."""
+    text = (ROOT / name).read_text()
+    found: dict[str, list[str]] = {}
+    for line in text.replace(" \\\n", " ").splitlines():
+        if not line.startswith("#"):
+            pin, *hashes = line.split()
+            assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", pin)
+            assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", word) for word in hashes)
+            found[pin] = hashes
+    return found
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-server.lock"])
+def test_a_lock_pins_every_requirement_with_hashes_and_names_no_place(name):
+    pins = locked(name)
+    assert all(pins.values())
+    names = {canonicalize_name(pin.partition("==")[0]) for pin in pins}
+    assert "torch" not in names
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    server = extras.pop("server")
+    groups = [server] if "server" in name else extras.values()
+    asked = {Requirement(text).name for group in groups for text in group} - {"distforge"}
+    assert {canonicalize_name(name) for name in asked} <= names
+    assert [*locked("requirements-torch.lock")] == ["torch==2.13.0"]
 
 
 @pytest.mark.skipif(NVCC is None, reason="no nvcc on this machine")

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from distforge.config import config_sha256, dump_toml, load_config, to_dict
+from distforge.config import config_sha256, dump_toml, find_config, load_config, to_dict
 from distforge.errors import InputError
 
 
@@ -252,3 +252,24 @@ def test_one_file_can_describe_several_commands(tmp_path):
     path.write_text("[inner]\nstops = 3\n")
     with pytest.raises(InputError, match=r"unknown key inner\.stops; did you mean inner\.steps"):
         load_config(Part, path, [], table="inner")
+
+
+def test_a_bare_name_is_that_of_a_shipped_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = Path(__file__).resolve().parents[2] / "configs" / "quick.toml"
+    assert find_config(Path("quick")).samefile(shipped)
+    assert find_config(Path("quick.toml")).samefile(shipped)
+    Path("quick").write_text("")
+    assert find_config(Path("quick")) == Path("quick")
+    with pytest.raises(InputError, match=r"'quack' here.*one of champion_25m.*, quick, single"):
+        find_config(Path("quack"))
+
+
+def test_a_path_is_never_that_of_a_shipped_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"configs/quick\.toml: No such file.* or one of .*quick"):
+        load_config(Run, Path("configs/quick.toml"), [])

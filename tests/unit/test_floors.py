@@ -25,9 +25,9 @@ FLOORS = {
     **dict.fromkeys(["pipeline"], 4),
     **dict.fromkeys(["cli", "commands", "__main__"], 5),
 }
-# The package root and the error type are the ground that every floor stands on.
+# The package root and the error types are the ground that every floor stands on.
 GROUND = -1
-FLOORS.update({"__init__": GROUND, "errors": GROUND, "durable": GROUND})
+FLOORS.update({"__init__": GROUND, "errors": GROUND, "extras": GROUND, "durable": GROUND})
 
 TORCH_ALONE = ("ops", "optim")
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from distforge.cli import OUTPUT_CLOSED, main
+from distforge.cli import BAD_INPUT, OK, OUTPUT_CLOSED, main
 from distforge.errors import InputError, RunStopped
 
 
@@ -50,3 +50,17 @@ def test_a_reader_that_leaves_is_no_fault(words: list[str]) -> None:
         _, errors = process.communicate(timeout=60)
     assert process.returncode == OUTPUT_CLOSED
     assert errors == ""
+
+
+def test_the_launchers_word_may_stand_before_the_command(capsys):
+    # deepspeed --module distforge.cli bake … starts `python -m distforge.cli --local_rank=0 bake …`
+    assert main(["--local_rank=1", "--version"]) == OK
+    assert main(["--local_rank=1", "no-such-command"]) == BAD_INPUT
+    assert "unknown command 'no-such-command'" in capsys.readouterr().err
+
+
+def test_an_unknown_configuration_is_one_line_that_lists_the_shipped_ones(capsys):
+    assert main(["bake", "--config", "quack"]) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "quick" in said

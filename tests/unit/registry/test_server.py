@@ -72,6 +72,6 @@ def test_the_pattern_takes_what_the_server_itself_stores() -> None:
 
 def test_a_missing_server_is_said(tmp_path: Path) -> None:
     config = ServeConfig(directory=tmp_path / "s", python="/bin/false")
-    with pytest.raises(InputError, match=r"distforge\[registry-server\]"):
+    with pytest.raises(InputError, match=r"distforge\[server\]"):
         serve(config)
     assert not (tmp_path / "s").exists()

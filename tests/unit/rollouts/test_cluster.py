@@ -1,8 +1,7 @@
-"""Addresses where no Ray cluster is, or no Ray."""
+"""Addresses where no Ray cluster is."""
 
 import signal
 import socket
-import sys
 
 import pytest
 
@@ -37,11 +36,6 @@ def test_a_server_that_is_no_ray_is_given_up(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         assert f"no Ray cluster answers at '{address}' within 2 s" in refusal(address)
-
-
-def test_without_ray_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    assert "pip install 'distforge[rollouts]'" in refusal("127.0.0.1:1")
 
 
 @pytest.mark.parametrize(
