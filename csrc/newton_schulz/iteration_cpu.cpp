@@ -172,12 +172,12 @@ Product<T> MatrixIteration<T>::product_of(const Task& task) const {
           .identity = task.identity,
           .c = buffers_[task.c],
           .ct = buffers_[task.ct],
+          .shared = team_.workers > 1,
           .symmetric = task.symmetric != 0};
 }
 
 template <typename T>
-void MatrixIteration<T>::multiply(Product<T> product) {
-  product.shared = team_.workers > 1;
+void MatrixIteration<T>::multiply(const Product<T>& product) {
   const int64_t block_rows = ceil_div(product.m, kBlock);
   const int64_t block_columns = ceil_div(product.n, kBlock);
   const int64_t count = product.symmetric ? triangle_count(block_rows) : block_rows * block_columns;

@@ -40,7 +40,7 @@ class MatrixIteration {
   template <typename Element>
   void load(const Element* in, double scale);
   Product<T> product_of(const Task& task) const;
-  void multiply(Product<T> product);
+  void multiply(const Product<T>& product);
 
   const BlockKernel<T>& kernel_;
   Shape shape_;
