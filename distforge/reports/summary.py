@@ -95,8 +95,8 @@ class Part(BaseModel):
 class Summary(Part):
     """A summary file: written from an instance, and read into one of the same class.
 
-    A field with a default may be absent in an older file; what only a newer or a user's own file
-    says is kept beside the fields. A class that writes nothing of the kind refuses it.
+    A field with a default may be absent in an older file, and what a file says beyond the fields is
+    kept. The constructor takes the fields alone, so that none is written under a wrong name.
     """
 
     remedy: ClassVar[str]
