@@ -9,7 +9,7 @@ from distforge.baking.prompt.prompt_config import PromptBakingConfig
 from distforge.baking.supervised.convergence import ConvergenceConfig
 from distforge.champion.make import ChampionConfig
 from distforge.data import DataConfig
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 from distforge.optim import OptimizerConfig
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
@@ -90,11 +90,9 @@ class Step1Config:
     registry: RegistryConfig = field(default_factory=RegistryConfig)
 
     def __post_init__(self) -> None:
-        if self.existing not in get_args(Existing):
-            raise InputError(f"existing is {self.existing!r}; expected one of {get_args(Existing)}")
+        require_choice("existing", self.existing, get_args(Existing))
         if self.resume not in ("auto", "off"):
             raise InputError(f"resume is {self.resume!r}; expected 'auto' or 'off'")
-        if self.mode not in get_args(Mode):
-            raise InputError(f"mode is {self.mode!r}; expected one of {get_args(Mode)}")
+        require_choice("mode", self.mode, get_args(Mode))
         if self.checkpoint_every < 0:
             raise InputError(f"checkpoint_every is {self.checkpoint_every}; expected 0 or more")

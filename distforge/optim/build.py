@@ -8,11 +8,10 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 from distforge.optim.config import (
     MuonGrokfastConfig,
     require_betas,
-    require_choice,
     require_range,
 )
 from distforge.optim.muon_grokfast import MuonGrokfast

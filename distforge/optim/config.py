@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 
 Algorithm = Literal["muon", "adamw"]
 NewtonSchulzCoefficients = Literal["quintic", "polar_express"]
@@ -25,12 +25,6 @@ def require_range(
         raise InputError(
             f"{field} = {value!r} is not allowed: give a number in [{low:g}, {high:g}{bracket}."
         )
-
-
-def require_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raises InputError unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise InputError(f"{field} = {value!r} is not known: choose one of {', '.join(choices)}.")
 
 
 def require_bool(field: str, value: Any) -> None:

@@ -9,9 +9,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 from distforge.optim.adamw import AdamWEntry
-from distforge.optim.config import Algorithm, MuonGrokfastConfig, require_choice, require_range
+from distforge.optim.config import Algorithm, MuonGrokfastConfig, require_range
 from distforge.optim.layout import Layout, as_matrices
 from distforge.optim.muon_step import Shard
 from distforge.optim.precision import wide_dtype

@@ -12,8 +12,8 @@ from typing import Literal, get_args
 
 import torch
 
-from distforge.errors import InputError
-from distforge.optim.config import require_choice, require_range
+from distforge.errors import InputError, require_choice
+from distforge.optim.config import require_range
 
 ScheduleKind = Literal["cosine", "constant", "linear"]
 

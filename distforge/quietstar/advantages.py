@@ -14,7 +14,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 from distforge.quietstar.config import Baseline
 
 # Below this spread of a whole batch's rewards there is nothing to learn from it.
@@ -39,8 +39,7 @@ class Advantages:
     """
 
     def __init__(self, baseline: Baseline, ema_decay: float = 0.9) -> None:
-        if baseline not in get_args(Baseline):
-            raise InputError(f"baseline is {baseline!r}; expected one of {get_args(Baseline)}")
+        require_choice("baseline", baseline, get_args(Baseline))
         self._baseline = baseline
         self._decay = ema_decay
         self._mean: float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 from distforge.evaluation.benchmarks import BenchmarksConfig
 from distforge.optim import MuonGrokfastConfig, OptimizerConfig
 from distforge.optim.schedule import ScheduleConfig, ScheduleKind
@@ -38,8 +38,7 @@ class RewardConfig:
     scorer_decay: float = 0.99
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Reward):
-            raise InputError(f"kind is {self.kind!r}; expected one of {get_args(Reward)}")
+        require_choice("kind", self.kind, get_args(Reward))
         if not self.floor < 0 or not 0 <= self.scorer_decay < 1:
             raise InputError(
                 f"floor is {self.floor} and scorer_decay {self.scorer_decay}; expected a number "
@@ -78,12 +77,8 @@ class ObjectiveConfig:
     entropy_bonus: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.baseline not in get_args(Baseline):
-            raise InputError(f"baseline is {self.baseline!r}; expected one of {get_args(Baseline)}")
-        if self.kl_estimator not in get_args(KlEstimator):
-            raise InputError(
-                f"kl_estimator is {self.kl_estimator!r}; expected one of {get_args(KlEstimator)}"
-            )
+        require_choice("baseline", self.baseline, get_args(Baseline))
+        require_choice("kl_estimator", self.kl_estimator, get_args(KlEstimator))
         if not 0 <= self.ema_decay < 1 or not 0 <= self.min_ess < 1:
             raise InputError(
                 f"ema_decay is {self.ema_decay} and min_ess {self.min_ess}; expected both in [0, 1)"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distforge.data.dataset import IGNORE_INDEX
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 from distforge.quietstar.config import Reward, RewardConfig
 from distforge.thinking.places import TargetScores
 
@@ -35,8 +35,7 @@ def compute_rewards(
     Raises:
         InputError: an unknown reward, or one without what it needs.
     """
-    if config.kind not in get_args(Reward):
-        raise InputError(f"reward.kind is {config.kind!r}; expected one of {get_args(Reward)}")
+    require_choice("reward.kind", config.kind, get_args(Reward))
     there = targets != IGNORE_INDEX
     if config.kind == "exact_match":
         return (scores.hits | ~there).all(dim=1).float()

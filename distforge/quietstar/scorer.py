@@ -43,7 +43,7 @@ class Scorer:
         """Write the average into a checkpoint's directory."""
         save_file(self._average, directory / _FILE)
 
-    def load(self, directory: Path, version: int) -> None:
-        """Read what `save` wrote when the weights of ``version`` were the last taken in."""
+    def load(self, directory: Path, step: int) -> None:
+        """Read what `save` wrote after ``step`` steps: the weights before the last are in it."""
         self._average = load_file(directory / _FILE)
-        self._version = version
+        self._version = step - 1

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from distforge.data import DataConfig
 from distforge.data.free_text import TextConfig
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 from distforge.quietstar.config import LearnerConfig, ScreeningConfig
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
@@ -68,12 +68,10 @@ class Step2Config(LearnerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.existing not in get_args(Existing):
-            raise InputError(f"existing is {self.existing!r}; expected one of {get_args(Existing)}")
+        require_choice("existing", self.existing, get_args(Existing))
         if self.resume not in ("auto", "off"):
             raise InputError(f"resume is {self.resume!r}; expected 'auto' or 'off'")
-        if self.task not in get_args(Task):
-            raise InputError(f"task is {self.task!r}; expected one of {get_args(Task)}")
+        require_choice("task", self.task, get_args(Task))
         if not self.baked:
             raise InputError("baked is empty; name the model that step 1 baked")
         if (self.task == "text") != (self.reward.kind == "prediction_gain"):

@@ -106,9 +106,8 @@ class ThoughtTrainer:
         self._epoch = max(1, len(items) // config.episodes.batch_size)
         self._pool: RolloutPool | None = None
         self._pool_state: dict[str, object] | None = None
-        self._keeper = Keeper(
-            self, directory, world, config.probe.every_steps, config.checkpoint_every, record
-        )
+        every = config.probe.every_steps, config.checkpoint_every
+        self._keeper = Keeper(self, self.engine, directory, world, *every, record, self._scorer)
 
     def train(self) -> ThoughtOutcome:
         """Train to the end, from the last checkpoint if there is one.
@@ -179,18 +178,6 @@ class ThoughtTrainer:
             self.probe_log.log_probe(step, scores)
             if self._keeper.is_best(scores.score):
                 self._keeper.keep(scores.score, model, self._tokenizer)
-
-    def write(self, directory: Path) -> None:
-        """See `Trainee`."""
-        self.engine.save(directory)
-        if self._scorer is not None and self._world.is_main:
-            self._scorer.save(directory)
-
-    def load(self, directory: Path, step: int) -> None:
-        """See `Trainee`."""
-        self.engine.load(directory)
-        if self._scorer is not None:
-            self._scorer.load(directory, step - 1)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Trainee`."""

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_name
 
 ALIASES = ("champion", "baked-latest", "baked-best", "rl-latest", "rl-best")
 VERDICTS = ("PASS", "THEATRE", "INCONCLUSIVE")
 PARENT, MANIFEST, PATH = "parent", "manifest", "model_path"
 _OWN_TAGS = frozenset({"phase", "step", MANIFEST, PATH})
 _MAX_TAG = 5000
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 _VERSION = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})/([1-9][0-9]{0,9})")
 
@@ -111,15 +110,6 @@ def require_alias(alias: str) -> None:
     """`InputError` for an alias that is none of `ALIASES`."""
     if alias not in ALIASES:
         raise InputError(f"alias is {alias!r}; expected one of {', '.join(ALIASES)}")
-
-
-def require_name(what: str, name: object) -> None:
-    """`InputError` for a name outside ``[A-Za-z0-9._-]``."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InputError(
-            f"{what} is {name!r}; expected letters, digits, '.', '_' and '-', at most 100, "
-            "beginning with a letter or digit"
-        )
 
 
 def require_counts(**numbers: object) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_name
 from distforge.registry import artifacts, sessions
 from distforge.registry.events import EventLog
 from distforge.registry.manifest import MANIFEST_NAME, verify_manifest, write_manifest
@@ -27,7 +27,6 @@ from distforge.registry.records import (
     checked_metrics,
     checked_tags,
     require_alias,
-    require_name,
     split_version,
 )
 from distforge.registry.retention import choose_removed

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distforge.errors import InputError
-from distforge.registry.records import ModelVersion, require_name, split_version
+from distforge.errors import InputError, require_name
+from distforge.registry.records import ModelVersion, split_version
 
 
 def choose_removed(

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distforge import durable
-from distforge.errors import InputError
-from distforge.registry.records import require_name
+from distforge.errors import InputError, require_name
 from distforge.registry.store import with_driver
 
 PASSWORD_VARIABLE = "DISTFORGE_REGISTRY_PASSWORD"

@@ -10,13 +10,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_name
 from distforge.registry.records import (
     VERDICTS,
     Handoff,
     Session,
     require_counts,
-    require_name,
     split_version,
 )
 from distforge.registry.store import Store, experiment_id

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distforge import durable
 from distforge.registry.manifest import MANIFEST_NAME, manifest_id
 from distforge.telemetry.console import format_seconds
 
@@ -109,6 +110,13 @@ def render(run_dir: Path, page: Page) -> str:
         title=f"{page.title}: {run_dir.resolve().name}",
         config=config.read_text("utf-8") if config.exists() else "(no config.toml)",
     )
+
+
+def write(run_dir: Path, page: Page, overview: bytes) -> Path:
+    """Write the page and a PNG beside it, both whole or not at all; the page's path."""
+    path = run_dir / REPORT_HTML
+    durable.write_files({run_dir / REPORT_PNG: overview, path: render(run_dir, page).encode()})
+    return path
 
 
 def trained_card(title: str, run_dir: Path, details: Mapping[str, Any]) -> Card:

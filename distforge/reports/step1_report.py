@@ -3,7 +3,6 @@
 import math
 from pathlib import Path
 
-from distforge import durable
 from distforge.reports import page
 from distforge.reports.formats import percent
 from distforge.reports.samples import SAMPLES_NAME, read_samples
@@ -54,11 +53,7 @@ def write_report(run_dir: Path) -> Path:
         samples=samples,
         details={name: value for name, value in details.items() if name not in _ELSEWHERE},
     )
-    rendered = page.render(run_dir, content).encode("utf-8")
-    durable.write_files(
-        {run_dir / page.REPORT_PNG: plots.overview(), run_dir / page.REPORT_HTML: rendered}
-    )
-    return run_dir / page.REPORT_HTML
+    return page.write(run_dir, content, plots.overview())
 
 
 def _verdict(summary: Step1Summary) -> page.Badge:

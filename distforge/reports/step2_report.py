@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from distforge import durable
 from distforge.data.strategies import STRATEGIES
 from distforge.reports import page
 from distforge.reports.comparison import COMPARISON_HEADINGS, comparison_rows, lead_text
@@ -30,18 +29,7 @@ _VERDICTS = {
 
 
 def write_reinforcement_report(run_dir: Path) -> Path:
-    """Writes ``report.html`` (self-contained) and ``report.png`` into the directory of a step 2.
-
-    Reads ``summary.json`` and ``metrics.jsonl``, and, where they are, ``config.toml``,
-    ``samples.jsonl`` (``strategy, question, generated, answer, correct``) and the model's manifest.
-    Both files appear whole or not at all.
-
-    Returns:
-        The path of ``report.html``.
-
-    Raises:
-        InputError: ``summary.json`` or ``metrics.jsonl`` is missing, or a file is malformed.
-    """
+    """The same of a step 2; see `write_report` of step 1."""
     run_dir = Path(run_dir)
     summary = Step2Summary.read(run_dir / SUMMARY_NAME)
     plots = ReinforcementPlots(read_metrics(run_dir / METRICS_NAME), summary)
@@ -62,11 +50,7 @@ def write_reinforcement_report(run_dir: Path) -> Path:
         samples=samples,
         details={name: value for name, value in details.items() if name not in _ELSEWHERE},
     )
-    rendered = page.render(run_dir, content).encode("utf-8")
-    durable.write_files(
-        {run_dir / page.REPORT_PNG: plots.overview(), run_dir / page.REPORT_HTML: rendered}
-    )
-    return run_dir / page.REPORT_HTML
+    return page.write(run_dir, content, plots.overview())
 
 
 def _badges(summary: Step2Summary) -> list[page.Badge]:

@@ -4,13 +4,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, get_args
 
 from rich.console import Console
 from rich.table import Table
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 from distforge.telemetry.console import RunConsole
 from distforge.telemetry.guard import Guard
 from distforge.telemetry.jsonl import METRICS_NAME, MetricsWriter, as_number
@@ -39,10 +38,7 @@ class TelemetryConfig:
     console_interval_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.wandb_mode not in get_args(WandBMode):
-            raise InputError(
-                f"wandb_mode is {self.wandb_mode!r}; choose one of {', '.join(get_args(WandBMode))}"
-            )
+        require_choice("wandb_mode", self.wandb_mode, get_args(WandBMode))
         check_name("wandb_project", self.wandb_project)
         for tag in self.tags:
             check_name("tag", tag)
@@ -165,10 +161,5 @@ class RunLogger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.finish(exit_code=0 if kind is None else 1)

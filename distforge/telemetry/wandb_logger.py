@@ -5,10 +5,9 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 from distforge.telemetry.guard import Guard
 from distforge.telemetry.metrics import BakingMetrics, RLMetrics
 
@@ -49,10 +48,7 @@ class WandBLogger:
     ) -> None:
         for what, value in (("project", project), ("name", name), *(("tag", tag) for tag in tags)):
             check_name(f"W&B {what}", value)
-        if mode not in get_args(WandBMode):
-            raise InputError(
-                f"W&B mode is {mode!r}; choose one of {', '.join(get_args(WandBMode))}"
-            )
+        require_choice("W&B mode", mode, get_args(WandBMode))
         if not (deadline_seconds > 0 and math.isfinite(deadline_seconds)):
             raise InputError(
                 f"W&B deadline_seconds is {deadline_seconds}; give a positive number of seconds"
@@ -124,12 +120,7 @@ class WandBLogger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.finish(exit_code=0 if kind is None else 1)
 
 

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 from distforge.thinking.items import ThoughtItem, pad_texts
 from distforge.thinking.language_model import evaluating
 from distforge.thinking.sampling import entropy as entropy_of_log_probs
@@ -44,10 +44,7 @@ class PositionsConfig:
     horizon: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(PositionKind):
-            raise InputError(
-                f"positions {self.kind!r} should be one of {', '.join(get_args(PositionKind))}"
-            )
+        require_choice("positions.kind", self.kind, get_args(PositionKind))
         for name, least in (("interval", 1), ("count", 0), ("horizon", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} = {getattr(self, name)} should be at least {least}")

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import torch
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 from distforge.optim.precision import cpu_multiplies_bfloat16
 
 Backend = Literal["auto", "deepspeed", "plain"]
@@ -44,10 +44,8 @@ class EngineConfig:
     optimizer_metrics_every: int = 50
 
     def __post_init__(self) -> None:
-        if self.backend not in get_args(Backend):
-            raise InputError(f"backend is {self.backend!r}; expected one of {get_args(Backend)}")
-        if self.dtype not in get_args(Dtype):
-            raise InputError(f"dtype is {self.dtype!r}; expected one of {get_args(Dtype)}")
+        require_choice("backend", self.backend, get_args(Backend))
+        require_choice("dtype", self.dtype, get_args(Dtype))
         if self.zero_stage not in (0, 1, 2, 3):
             raise InputError(f"zero_stage is {self.zero_stage}; expected 0, 1, 2 or 3")
         if self.backend == "plain" and self.zero_stage > 0:

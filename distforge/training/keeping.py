@@ -21,6 +21,7 @@ from distforge.models.export import export_model
 from distforge.registry.manifest import write_manifest
 from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
 from distforge.training.distributed import World
+from distforge.training.engine import TrainingEngine
 from distforge.training.run_record import RunRecord
 from distforge.training.signals import StopRequest, stop_between_steps
 
@@ -37,16 +38,10 @@ class Best:
 
 
 class Trainee(Protocol):
-    """What a `Keeper` asks of the trainer that it keeps for; every method is collective."""
+    """What a `Keeper` asks of the trainer that it keeps for."""
 
     def evaluate(self, step: int) -> None:
-        """Measure the weights as they are after ``step`` steps."""
-
-    def write(self, directory: Path) -> None:
-        """Write this rank's part of a checkpoint into ``directory``."""
-
-    def load(self, directory: Path, step: int) -> None:
-        """Read what `write` wrote when ``step`` steps had been taken."""
+        """Measure the weights as they are after ``step`` steps; collective."""
 
     def state_dict(self) -> dict[str, Any]:
         """What else a resumed run needs, as JSON."""
@@ -55,11 +50,21 @@ class Trainee(Protocol):
         """Continue as the trainer that `state_dict` was taken from."""
 
 
+class Saved(Protocol):
+    """What lies in a checkpoint beside the engine's part; the same on every rank."""
+
+    def save(self, directory: Path) -> None:
+        """Write it; on rank 0 alone."""
+
+    def load(self, directory: Path, step: int) -> None:
+        """Read what `save` wrote when ``step`` steps had been taken."""
+
+
 class Keeper:
     """Keeps for one trainer; every method is collective over the world's ranks.
 
     Args:
-        trainee: the trainer.
+        trainee: the trainer. engine: its.
         directory: the run's directory, on a file system that all ranks share; None keeps nothing
             on disk (a bake in memory), and a signal then ends the process as it always would.
         world: this process.
@@ -67,6 +72,7 @@ class Keeper:
         checkpoint_every: steps between two checkpoints, the last step included; 0 makes none but
             for a run that is told to stop.
         record: is told of every checkpoint.
+        beside: what else a checkpoint holds.
 
     Attributes:
         step: optimizer steps taken.
@@ -77,13 +83,16 @@ class Keeper:
     def __init__(
         self,
         trainee: Trainee,
+        engine: TrainingEngine,
         directory: Path | None,
         world: World,
         evaluate_every: int,
         checkpoint_every: int,
         record: RunRecord | None = None,
+        beside: Saved | None = None,
     ) -> None:
-        self._trainee, self._directory, self._world = trainee, directory, world
+        self._trainee, self._engine, self._beside = trainee, engine, beside
+        self._directory, self._world = directory, world
         self._evaluate_every, self._checkpoint_every = evaluate_every, checkpoint_every
         self._record = record
         self._stop = StopRequest()
@@ -102,7 +111,9 @@ class Keeper:
             return False
         state = load_state(root / name)
         self.step = state["step"]
-        self._trainee.load(root / name, self.step)
+        self._engine.load(root / name)
+        if self._beside is not None:
+            self._beside.load(root / name, self.step)
         self.best = _read_best(state.get("best"))
         # Before there was one keeper, step 2 called it "due" and a prompt bake owed nothing.
         self.evaluation_due = state.get("evaluation_due", state.get("due", False))
@@ -178,9 +189,14 @@ class Keeper:
             "evaluation_due": self.evaluation_due,
         }
         root = self._directory / CHECKPOINTS_DIRECTORY
-        saved = save_checkpoint(root, self.step, self._trainee.write, state, self._world)
+        saved = save_checkpoint(root, self.step, self._write, state, self._world)
         if self._record is not None:
             self._record.checkpoint(self.step, saved)
+
+    def _write(self, directory: Path) -> None:
+        self._engine.save(directory)
+        if self._beside is not None and self._world.is_main:
+            self._beside.save(directory)
 
 
 def _read_best(best: dict[str, Any] | None) -> Best | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from distforge import durable
-from distforge.errors import InputError
+from distforge.errors import InputError, require_name
 from distforge.training.distributed import World
 
 Existing = Literal["resume", "replace"]
@@ -28,7 +27,6 @@ class RunDirectory:
             shutil.rmtree(self.path)
 
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _IDENTITY_FILE = "config.sha256"
 CONFIG_FILE = "config.toml"
 SUMMARY_FILE = "summary.json"
@@ -58,11 +56,7 @@ def claim_run_directory(
         InputError: a bad name, or a directory that holds something else, another run, or (with
             "resume") this run finished. Nothing is touched then.
     """
-    if not _NAME.fullmatch(name):
-        raise InputError(
-            f"the run's name is {name!r}; expected letters, digits, '.', '_' and '-', "
-            "beginning with a letter or digit"
-        )
+    require_name("the run's name", name)
     directory = Path(output) / name
     if auto_resume and world.broadcast_object(_is_unfinished(directory, identity)):
         existing = "resume"

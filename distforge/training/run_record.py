@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import socket
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from distforge.errors import RunStopped
@@ -93,12 +92,7 @@ class RunRecord:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._publisher is None:
             return
         stopped = kind is not None and issubclass(kind, RunStopped | KeyboardInterrupt)

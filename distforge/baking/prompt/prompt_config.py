@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 from distforge.optim import AdamWConfig, OptimizerConfig, ScheduleConfig
 from distforge.training.engine_config import EngineConfig
 from distforge.training.supervised import SupervisedConfig
@@ -103,12 +103,8 @@ class PromptBakingConfig:
     engine: EngineConfig = field(default_factory=_engine)
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise InputError(f"method is {self.method!r}; expected one of {get_args(Method)}")
-        if self.questions not in get_args(Questions):
-            raise InputError(
-                f"questions is {self.questions!r}; expected one of {get_args(Questions)}"
-            )
+        require_choice("method", self.method, get_args(Method))
+        require_choice("questions", self.questions, get_args(Questions))
         for name in (
             "heldout_questions",
             "max_response_tokens",

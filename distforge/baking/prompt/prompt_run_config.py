@@ -8,7 +8,7 @@ from typing import get_args
 
 from distforge.baking.prompt.delta import check_strength
 from distforge.baking.prompt.prompt_config import PromptBakingConfig
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
 from distforge.training.run_directory import Existing
@@ -55,8 +55,7 @@ class BakePromptConfig:
 
     def __post_init__(self) -> None:
         check_strength(self.strength, self.graded)
-        if self.existing not in get_args(Existing):
-            raise InputError(f"existing is {self.existing!r}; expected one of {get_args(Existing)}")
+        require_choice("existing", self.existing, get_args(Existing))
         if self.questions < 0 or self.others < 0 or self.rounds < 1:
             raise InputError(
                 f"questions is {self.questions}, others {self.others} and rounds {self.rounds}; "

@@ -97,8 +97,7 @@ class BakeTraining:
         self._config = config
         self._world = world
         self._logger = logger
-        every = config.evaluate_every
-        self._keeper = Keeper(self, directory, world, every, every)
+        self._directory = directory
         self._curve: list[tuple[int, float]] = []
         self._stopped = False
         self._first_step = 0
@@ -122,6 +121,8 @@ class BakeTraining:
                 self._config.training.micro_batches,
                 loss=self._loss,
             )
+            every = self._config.evaluate_every
+            self._keeper = Keeper(self, self._engine, self._directory, self._world, every, every)
             guard = StepGuard(GuardConfig(), self._world)
             self._loop = TrainingLoop(self._engine, self._batches(), self._config.training, guard)
             self._train(first_step)
@@ -211,14 +212,6 @@ class BakeTraining:
         self._logger.log(self._first_step + step, {PROMPT_HELDOUT_KL: value})
         goal = self._config.stop_fraction * self._curve[0][1]
         self._stopped = self._config.stop_fraction > 0 and value <= goal
-
-    def write(self, directory: Path) -> None:
-        """See `Trainee`."""
-        self._engine.save(directory)
-
-    def load(self, directory: Path, step: int) -> None:
-        """See `Trainee`."""
-        self._engine.load(directory)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Trainee`."""

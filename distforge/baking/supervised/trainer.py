@@ -103,14 +103,8 @@ class PromptBakingTrainer:
         self._losses: list[float] = []
         self._last_lr = 0.0
         self._stopped = False
-        self._keeper = Keeper(
-            self,
-            directory,
-            world,
-            config.evaluation.every_steps,
-            config.checkpoint_every,
-            record,
-        )
+        every = config.evaluation.every_steps, config.checkpoint_every
+        self._keeper = Keeper(self, self.engine, directory, world, *every, record)
 
     def train(self) -> TrainingOutcome:
         """Train to the end or to convergence, from the last checkpoint if there is one.
@@ -213,14 +207,6 @@ class PromptBakingTrainer:
             self._stopped = self.check_convergence(summarize(self.ask(self.heldout))).converged
         if self._stopped or self._keeper.is_best(scores.accuracy_overall):
             self._keep(scores.accuracy_overall)
-
-    def write(self, directory: Path) -> None:
-        """See `Trainee`."""
-        self.engine.save(directory)
-
-    def load(self, directory: Path, step: int) -> None:
-        """See `Trainee`."""
-        self.engine.load(directory)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Trainee`."""

@@ -399,11 +399,11 @@ def test_a_parameter_in_two_groups_is_refused():
 @pytest.mark.parametrize(
     "group,message",
     [
-        ({"algorithm": "sgd"}, "'sgd' is not known"),
-        ({}, "None is not known"),
+        ({"algorithm": "sgd"}, "'sgd'; expected one of"),
+        ({}, "None; expected one of"),
         ({"algorithm": "muon", "params": [nn.Parameter(torch.ones(4))]}, r"\(4,\) cannot be seen"),
         ({"algorithm": "muon", "layout": "fused_qkv"}, r"\(8, 8\) cannot be seen"),
-        ({"algorithm": "muon", "layout": "banded"}, "'banded' is not known"),
+        ({"algorithm": "muon", "layout": "banded"}, "'banded'; expected one of"),
         ({"algorithm": "muon", "lr": -1.0}, r"-1\.0 is not allowed"),
     ],
 )

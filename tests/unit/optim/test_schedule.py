@@ -34,7 +34,7 @@ def test_a_run_shorter_than_its_warmup_never_decays():
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        ({"kind": "step"}, "'step' is not known"),
+        ({"kind": "step"}, "'step'; expected one of"),
         ({"warmup_steps": -1}, "warmup_steps = -1"),
         ({"final_fraction": 1.5}, r"final_fraction = 1\.5"),
     ],

@@ -21,7 +21,7 @@ WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 
 
 class Counter:
-    """Its weights are a number: one more after each step."""
+    """A trainer and its engine: the weights are a number, one more after each step."""
 
     def __init__(self) -> None:
         self.weights = 0
@@ -30,12 +30,11 @@ class Counter:
     def evaluate(self, step: int) -> None:
         self.evaluated.append(step)
 
-    def write(self, directory: Path) -> None:
+    def save(self, directory: Path) -> None:
         (directory / "weights").write_text(str(self.weights))
 
-    def load(self, directory: Path, step: int) -> None:
+    def load(self, directory: Path) -> None:
         self.weights = int((directory / "weights").read_text())
-        assert self.weights == step
 
     def state_dict(self) -> dict[str, Any]:
         return {"evaluated": self.evaluated}
@@ -46,7 +45,7 @@ class Counter:
 
 def keeper(directory: Path | None, evaluate_every: int = 4, checkpoint_every: int = 3):
     trainee = Counter()
-    return trainee, Keeper(trainee, directory, WORLD, evaluate_every, checkpoint_every)
+    return trainee, Keeper(trainee, trainee, directory, WORLD, evaluate_every, checkpoint_every)
 
 
 def train(trainee: Counter, kept: Keeper, total: int, told_at: int = 0) -> None:
@@ -115,6 +114,26 @@ def test_the_best_weights_survive_a_resume_and_are_taken_with_a_manifest(tmp_pat
     verify_manifest(tmp_path / "model")
     assert not (tmp_path / "model" / "half").exists()
     assert not (tmp_path / "best").exists()
+
+
+class Average:
+    """What a trainer has a checkpoint hold beside the engine's part."""
+
+    loaded: tuple[str, int] | None = None
+
+    def save(self, directory: Path) -> None:
+        (directory / "average").write_text("half")
+
+    def load(self, directory: Path, step: int) -> None:
+        self.loaded = ((directory / "average").read_text(), step)
+
+
+def test_what_lies_beside_the_engine_is_saved_and_read_with_its_step(tmp_path):
+    trainee = Counter()
+    train(trainee, Keeper(trainee, trainee, tmp_path, WORLD, 4, 3, beside=Average()), 3)
+    average = Average()
+    assert Keeper(trainee, trainee, tmp_path, WORLD, 4, 3, beside=average).resume()
+    assert average.loaded == ("half", 3)
 
 
 def test_in_memory_nothing_is_written_and_a_signal_is_not_caught(tmp_path):
