@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup server run test test-gpu check bench bench-kernels clean
+.PHONY: help setup server run test test-all test-gpu check bench bench-kernels clean
 
 VENV := .venv
 SERVER := .venv-server
@@ -26,11 +26,15 @@ server: $(SERVER)/.installed ## The registry's server in .venv-server, for its t
 run: setup ## Phase 3 on configs/quick.toml: champion, step 1, step 2 (CONFIG=... for another)
 	$(BIN)/distforge run --config $(CONFIG)
 
-# A worker for each core; then, with the machine to themselves, the tests that measure time.
-test: setup server ## All tests that need no GPU
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder \
-		-m "not gpu and not alone" tests
-	$(BIN)/python -m pytest -m "alone and not gpu" tests
+# A worker for each core.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+
+test: setup server ## The tests for every change: all but whole grids and long loops
+	$(PYTEST) -m "not gpu and not nightly" tests
+
+test-all: check server ## For the night: lint and types, every test that needs no GPU, planted faults
+	$(PYTEST) -m "not gpu" tests
+	$(BIN)/python tests/mutations/plant.py
 
 test-gpu: setup ## The tests that need an NVIDIA GPU: the CUDA kernels against float64
 	$(BIN)/python -m pytest -m gpu tests/gpu
