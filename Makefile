@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup server environments wheel lock run test test-gpu test-pythons check bench bench-kernels clean
+.PHONY: help setup server environments wheel lock run test test-all test-gpu test-pythons check bench bench-kernels clean
 
 VENV := .venv
 SERVER := .venv-server
@@ -47,11 +47,16 @@ lock: ## Write the hashes into requirements*.lock after a change of pins (needs 
 run: setup ## Phase 3 on configs/quick.toml: champion, step 1, step 2 (CONFIG=... for another)
 	$(BIN)/distforge run --config $(CONFIG)
 
-# A worker for each core; then, with the machine to themselves, the tests that measure time.
-test: environments ## All tests that need no GPU
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder \
-		-m "not gpu and not alone" tests
-	$(BIN)/python -m pytest -m "alone and not gpu" tests
+# A worker for each core.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+
+test: environments ## The tests for every change: all but whole grids and long loops
+	$(PYTEST) -m "not gpu and not nightly" tests
+
+test-all: check environments ## For the night: lint and types, every test that needs no GPU, planted faults
+	$(PYTEST) -m "not gpu" tests
+	$(BIN)/python tests/mutations/plant.py
+	@$(MAKE) --no-print-directory test-pythons
 
 test-pythons: ## The unit tests on Python 3.12 and 3.13, where they are installed (in .venv-3.12, .venv-3.13)
 	tests/pythons.sh 3.12 3.13

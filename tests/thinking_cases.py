@@ -95,7 +95,7 @@ def learner_config(**changes: Any) -> LearnerConfig:
         ),
         engine=EngineConfig(dtype="float32", qk_clip_every=0),
         probe=ProbeConfig(every_steps=3, items=6, batch_size=4, coherence_items=2),
-        rollouts=RolloutConfig(timeout_seconds=120, request_seconds=60),
+        rollouts=RolloutConfig(timeout_seconds=240, request_seconds=120),
     )
     return replace(base, **changes)
 

@@ -25,6 +25,12 @@ import deepspeed.runtime.zero.muon.muon_optimizer
 import transformers.models.gpt2.modeling_gpt2
 import transformers.models.llama.modeling_llama
 
+import distforge.baking
+import distforge.quietstar
 import distforge.training.engine
+from distforge.reports import canvas
+
+# As in conftest.py: plots of few pixels.
+canvas._DPI = 20
 
 __all__ = ["deepspeed", "distforge", "transformers"]

@@ -14,6 +14,7 @@ from distforge.models.architectures import ArchitectureConfig, build_model
 from distforge.models.export import export_model
 from distforge.models.tokenizer import train_tokenizer
 from tests.faults.registry_server import PASSWORD, running_server
+from tests.shared import build_once
 
 CONFIG = """
 name = "tiny"
@@ -40,14 +41,17 @@ enabled = false
 
 
 @pytest.fixture(scope="session")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config() -> Path:
     """The configuration's file: eight steps, checkpoints at 3, 6 and 8, evaluations at 4 and 8."""
-    root = tmp_path_factory.mktemp("faults")
+    return build_once("faults", make_champion) / "tiny.toml"
+
+
+def make_champion(root: Path) -> None:
     examples = make_examples(140, 0)
     texts = (question_text(e.question) + completion_text(e.reasoning, e.answer) for e in examples)
     tokenizer = train_tokenizer(texts, 700)
     shape = ArchitectureConfig(
-        hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=2, intermediate_size=64
+        hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=2, intermediate_size=64
     )
     model = build_model(
         shape,
@@ -57,9 +61,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pad_token_id=tokenizer.pad_token_id,
     )
     export_model(model, tokenizer, root / "champion")
-    path = root / "tiny.toml"
-    path.write_text(CONFIG.format(champion=root / "champion"))
-    return path
+    (root / "tiny.toml").write_text(CONFIG.format(champion=root / "champion"))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,7 +1,8 @@
 """Processes that write to a registry, forked from one that has imported MLflow once.
 
-    python -m tests.faults.registry_processes write URI DIRECTORY     many writers at once
-    python -m tests.faults.registry_processes kill DIRECTORY          killed all along a publish
+    python -m tests.faults.registry_processes write VERSIONS URI DIRECTORY   many writers at once
+    python -m tests.faults.registry_processes kill all DIRECTORY    killed all along a publish
+    python -m tests.faults.registry_processes kill kinds DIRECTORY  once after each kind of change
 
 Each prints one line of JSON.
 """
@@ -23,7 +24,7 @@ from distforge.registry import ModelRegistry
 from distforge.registry.spool import Spool
 from distforge.registry.store import Store, source_commit
 
-WRITERS, VERSIONS = 8, 10
+WRITERS = 8
 # Of MLflow's calls, those that change what is stored; between two of them nothing lasting happens.
 CHANGES = {
     "create_registered_model",
@@ -59,13 +60,13 @@ def fork(action: Callable[[], object]) -> int:
         os._exit(status)
 
 
-def write(uri: str, root: Path) -> dict[str, object]:
-    """Eight writers of ten models each, then eight of one and the same model."""
+def write(versions: int, uri: str, root: Path) -> dict[str, object]:
+    """Eight writers of ``versions`` models each, then eight of one and the same model."""
 
     def many(writer: int) -> None:
         ours = ModelRegistry(uri)
         found = []
-        for number in range(VERSIONS):
+        for number in range(versions):
             model = make_model(root / f"{writer}-{number}", f"{writer} {number}")
             metadata = {"writer": str(writer), "metrics": {"number": float(number)}}
             found.append(ours.register_model(3, 1, "crowd", model, metadata))
@@ -81,8 +82,8 @@ def write(uri: str, root: Path) -> dict[str, object]:
     ours = ModelRegistry(uri)
     return {
         "statuses": statuses,
-        "said": [version for versions in said for version in versions[:VERSIONS]],
-        "same": [versions[VERSIONS] for versions in said],
+        "said": [version for theirs in said for version in theirs[:versions]],
+        "same": [theirs[versions] for theirs in said],
         "held": {v.version: [v.tags["writer"], v.metrics["number"]] for v in ours.find("crowd")},
         "only": [v.version for v in ours.find("same")],
     }
@@ -137,8 +138,11 @@ def replay_until(root: Path, last: int) -> list[str]:
     return changes
 
 
-def kill(root: Path) -> list[dict[str, object]]:
-    """Kill a publish after each of its changes; what the registry holds after the next replay."""
+def kill(root: Path, every: bool) -> list[dict[str, object]]:
+    """Kill a publish after each of its changes; what the registry holds after the next replay.
+
+    Unless ``every``, of changes of one kind only the first and the last are taken.
+    """
     source_commit()  # cached, so that no fork has to ask git
     ModelRegistry(root / "empty" / "registry.db")
     listed = root / "changes.json"
@@ -146,7 +150,10 @@ def kill(root: Path) -> list[dict[str, object]]:
     os.waitpid(fork(lambda: listed.write_text(json.dumps(replay_until(whole, -1)))), 0)
     changes = json.loads(listed.read_text())
     outcomes = []
+    after = ["nothing", *changes]
     for last in range(len(changes)):  # after the very last, everything is settled
+        if not every and after[last] in after[:last] and after[last] in after[last + 1 : -1]:
+            continue
         place = shutil.copytree(root / "empty", root / str(last))
         _, status = os.waitpid(fork(lambda p=place, n=last: replay_until(p, n)), 0)
         waiting = Spool(place / "registry.spool.jsonl")
@@ -158,7 +165,7 @@ def kill(root: Path) -> list[dict[str, object]]:
         baked = found["baked_reasoning/1"]
         outcomes.append(
             {
-                "after": ["nothing", *changes][last],
+                "after": after[last],
                 "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
                 "pending_before": before,
                 "pending": len(waiting.pending()),
@@ -173,5 +180,8 @@ def kill(root: Path) -> list[dict[str, object]]:
 
 
 if __name__ == "__main__":
-    task, *rest = sys.argv[1:]
-    print(json.dumps(write(rest[0], Path(rest[1])) if task == "write" else kill(Path(rest[0]))))
+    task, how, *rest = sys.argv[1:]
+    if task == "write":
+        print(json.dumps(write(int(how), rest[0], Path(rest[1]))))
+    else:
+        print(json.dumps(kill(Path(rest[0]), how == "all")))

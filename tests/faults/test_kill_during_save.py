@@ -25,9 +25,9 @@ from tests.training_cases import engine_config, make_engine, train, weights
 WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 DEADLINE = 60
 WATCHED = {module.__file__ for module in (backends, checkpoint, durable, engine, manifest)}
-# Lines of a save at which the process is killed; the first visit of each.
-MOMENTS = 40
-RANDOM_KILLS = 20
+# Lines of a save at which the process is killed (the first visit of each), and kills at random.
+BY_DAY, BY_NIGHT = 8, 40
+RANDOM_BY_DAY, RANDOM_BY_NIGHT = 4, 20
 FLOATS = 3_000_000
 
 Weights = dict[str, torch.Tensor]
@@ -81,10 +81,11 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory):
     return found
 
 
-def test_killed_at_any_line_of_a_save(tmp_path: Path, unbroken) -> None:
+@pytest.mark.parametrize("kills", [BY_DAY, pytest.param(BY_NIGHT, marks=pytest.mark.nightly)])
+def test_killed_at_any_line_of_a_save(tmp_path: Path, unbroken, kills: int) -> None:
     lines, expected = unbroken
-    moments = lines[:: max(1, len(lines) // MOMENTS)]
-    assert len(moments) >= 20
+    moments = lines[:: max(1, len(lines) // kills)]
+    assert len(moments) >= kills // 2
     resumed = make_engine(WORLD, engine_config(backend="plain"))
     seen = []
     for number, moment in enumerate(moments):
@@ -122,10 +123,13 @@ def save_for_ever(root: Path, sender: Connection) -> None:
             sender.send(step)
 
 
-def test_killed_at_random_times(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kills", [RANDOM_BY_DAY, pytest.param(RANDOM_BY_NIGHT, marks=pytest.mark.nightly)]
+)
+def test_killed_at_random_times(tmp_path: Path, kills: int) -> None:
     rng = random.Random(0)
     corrupt = 0
-    for number in range(RANDOM_KILLS):
+    for number in range(kills):
         root = tmp_path / str(number)
         receiver, sender = _CONTEXT.Pipe(duplex=False)
         process = _CONTEXT.Process(target=save_for_ever, args=(root, sender))

@@ -5,17 +5,16 @@ The run that it is held against was not killed and has no actor.
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+from distforge.cli import main
 from distforge.telemetry import read_metrics
 from distforge.telemetry.metrics import RL
+from distforge.training.distributed import World
+from tests.distributed.harness import _CONTEXT, run_ranks
 
-ROOT = Path(__file__).parents[2]
 DEADLINE = 240.0
 STEPS = 6
 
@@ -49,29 +48,14 @@ enabled = false
 """
 
 
-def command(settings: Path, output: Path, actors: int) -> list[str]:
-    script = str(ROOT / "launch" / "step2.py")
+def think(_world: World | None, settings: Path, output: Path, actors: int) -> int:
     more = [f"--output={output}", f"--rollouts.num-actors={actors}"]
-    return [sys.executable, script, "--config", str(settings), *more]
+    return main(["think", "--config", str(settings), *more])
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        arguments,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    try:
-        said = process.communicate(timeout=DEADLINE)[0]
-    finally:
-        process.kill()
-    assert process.returncode in (0, 3), said  # 3: not better than the baked model
-    return said
+def finish(settings: Path, output: Path, actors: int) -> None:
+    [status] = run_ranks(1, think, settings, output, actors, deadline_seconds=DEADLINE)
+    assert status in (0, 3)  # 3: not better than the baked model
 
 
 def test_a_killed_learner_resumes_to_the_same_weights(config: Path, tmp_path: Path) -> None:
@@ -79,17 +63,19 @@ def test_a_killed_learner_resumes_to_the_same_weights(config: Path, tmp_path: Pa
     baked = config.parent / "champion"
     settings.write_text(CONFIG.format(baked=baked, episodes=4 * STEPS), encoding="utf-8")
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    finish(start(command(settings, straight, actors=0)))
-    process = start(command(settings, broken, actors=1))
+    finish(settings, straight, actors=0)
+    process = _CONTEXT.Process(target=think, args=(None, settings, broken, 1))
+    process.start()
     limit = time.monotonic() + DEADLINE
     while not (broken / "rl" / "checkpoints" / "step_3").exists():
-        assert process.poll() is None, process.communicate()[0]
+        process.join(0.01)
+        assert process.exitcode is None, f"it ended with {process.exitcode}"
         assert time.monotonic() < limit
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.kill()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     assert not (broken / "rl" / "summary.json").exists(), "it ended before it was killed"
-    finish(start(command(settings, broken, actors=1)))
+    finish(settings, broken, actors=1)
     weights = f"rl/checkpoints/step_{STEPS}/model.safetensors"
     assert (straight / weights).read_bytes() == (broken / weights).read_bytes()
     rewards = [

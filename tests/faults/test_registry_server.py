@@ -21,7 +21,7 @@ from tests.faults.registry_server import (
     running_postgres,
     running_server,
 )
-from tests.faults.test_spool import assert_eighty, processes
+from tests.faults.test_spool import assert_all_there, processes
 from tests.free_port import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -149,7 +149,8 @@ def test_secrets_are_for_this_user_alone(server: str, place: Path) -> None:
     assert PASSWORD not in shown.stdout
 
 
-def test_postgresql_from_down_to_eight_writers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("versions", [2, pytest.param(10, marks=pytest.mark.nightly)])
+def test_postgresql_from_down_to_eight_writers(tmp_path: Path, versions: int) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     for name in ("spooled", "life", "writers"):
@@ -168,7 +169,8 @@ def test_postgresql_from_down_to_eight_writers(tmp_path: Path) -> None:
         found = ModelRegistry(url).find(source="spooled")
         assert [v.version for v in found] == ["baked_reasoning/5", "champion/2"]
         assert found[0].aliases == ("baked-best", "baked-latest")
-        assert_eighty(processes("write", url, str(tmp_path / "writers")))
+        outcome = processes("write", str(versions), url, str(tmp_path / "writers"))
+        assert_all_there(outcome, versions)
     assert spool.failed() == []
 
 

@@ -73,10 +73,11 @@ class Run:
         assert len(self.ids) == self.step * BATCH
 
 
-def test_actors_killed_again_and_again(local_ray):
+@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.nightly)])
+def test_actors_killed_again_and_again(local_ray, kills):
     with open_pool(config(staleness=STALENESS), SleepingEngine, naps, BATCH) as pool:
         run, killed = Run(pool), set()
-        while len(killed) < 3:
+        while len(killed) < kills:
             processes = {int(rollout.result["pid"]) for rollout in run.advance()} - killed
             # The actor before is counted as dead first, so that each kill is one restart.
             if processes and pool.statistics().restarts == len(killed):
@@ -87,7 +88,7 @@ def test_actors_killed_again_and_again(local_ray):
             run.advance()
         run.finish()
         found = pool.statistics()
-    assert found.restarts == 3
+    assert found.restarts == kills
     assert found.consumed == len(run.ids)
 
 

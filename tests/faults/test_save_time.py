@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from pathlib import Path
 
-import pytest
 import torch
 
 from distforge.baking import Step1Config
@@ -24,7 +22,10 @@ VOCAB = 1208
 
 
 def measure(world: World, root: Path) -> tuple[float, float]:
-    """Median seconds of a step, and of a save, of the default architecture (1.3M parameters)."""
+    """Seconds of a step, and of a save, of the default architecture (1.3M parameters).
+
+    Of several the quickest: what else the machine does cannot make a step or a save shorter.
+    """
     model = build_model(ArchitectureConfig(), VOCAB, 0, eos_token_id=1, pad_token_id=0)
     engine = TrainingEngine(
         model,
@@ -36,17 +37,16 @@ def measure(world: World, root: Path) -> tuple[float, float]:
     ids = torch.randint(2, VOCAB, (8, 64), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     steps, saves = [], []
-    for number in range(1, 4):
+    for number in range(1, 6):
         began = time.perf_counter()
         engine.train_step([batch], 1.0, 8 * 63)
         trained = time.perf_counter()
         save_checkpoint(root, number, engine.save, {"step": number}, world)
         steps.append(trained - began)
         saves.append(time.perf_counter() - trained)
-    return statistics.median(steps), statistics.median(saves)
+    return min(steps), min(saves)
 
 
-@pytest.mark.alone
 def test_a_save_blocks_training_for_a_small_share_of_the_steps_between(tmp_path: Path) -> None:
     [(step, save)] = run_ranks(1, measure, tmp_path)
     every = Step1Config().checkpoint_every

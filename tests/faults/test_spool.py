@@ -19,7 +19,7 @@ from distforge.registry.publisher import Publisher
 from distforge.registry.spool import Spool
 from distforge.training.distributed import World
 from tests.distributed.harness import run_ranks
-from tests.faults.registry_processes import VERSIONS, WRITERS, make_model, note
+from tests.faults.registry_processes import WRITERS, make_model, note
 from tests.free_port import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -72,8 +72,9 @@ def test_the_registry_is_down_for_a_whole_run(
     assert Spool(spool).pending() == []
 
 
-def test_a_publish_killed_after_any_change_arrives_once(tmp_path: Path) -> None:
-    outcomes = processes("kill", str(tmp_path))
+@pytest.mark.parametrize("which", ["kinds", pytest.param("all", marks=pytest.mark.nightly)])
+def test_a_publish_killed_after_any_change_arrives_once(tmp_path: Path, which: str) -> None:
+    outcomes = processes("kill", which, str(tmp_path))
     killed_after = [outcome["after"] for outcome in outcomes]
     assert killed_after.count("create_model_version") == 2
     assert {"nothing", "create_run", "spool", "set_registered_model_alias"} <= set(killed_after)
@@ -91,15 +92,17 @@ def test_a_publish_killed_after_any_change_arrives_once(tmp_path: Path) -> None:
         assert outcome["parent"] == "champion/1", outcome
 
 
-def test_eight_writers_of_ten_versions(tmp_path: Path) -> None:
-    assert_eighty(processes("write", str(tmp_path / "registry.db"), str(tmp_path)))
+@pytest.mark.parametrize("versions", [2, pytest.param(10, marks=pytest.mark.nightly)])
+def test_eight_writers(tmp_path: Path, versions: int) -> None:
+    database = str(tmp_path / "registry.db")
+    assert_all_there(processes("write", str(versions), database, str(tmp_path)), versions)
 
 
-def assert_eighty(outcome: dict) -> None:
+def assert_all_there(outcome: dict, versions: int) -> None:
     assert outcome["statuses"] == [0] * WRITERS
-    assert len(outcome["said"]) == len(set(outcome["said"])) == WRITERS * VERSIONS
+    assert len(outcome["said"]) == len(set(outcome["said"])) == WRITERS * versions
     assert set(outcome["held"]) == set(outcome["said"])
-    written = [(str(w), float(n)) for w in range(WRITERS) for n in range(VERSIONS)]
+    written = [(str(w), float(n)) for w in range(WRITERS) for n in range(versions)]
     assert sorted(tuple(pair) for pair in outcome["held"].values()) == written
     # And of one content there is one version, whoever registers it at once.
     assert len(outcome["only"]) == 1

@@ -13,3 +13,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents and not torch.cuda.is_available():
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared() -> None:
+    """Nothing of what other tests share: these need torch and distforge alone."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from distforge.cli import main
+from tests.shared import build_once
 
 CONFIG = """
 name = "tiny"
@@ -42,20 +43,29 @@ adamw_lr = 3e-3
 [evaluation]
 every_steps = 6
 validation_questions = 14
+[telemetry]
+wandb_mode = "{wandb}"
 """
 
 
 @pytest.fixture(scope="session")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the champion in ``champion`` and its configuration in ``tiny.toml``."""
-    root = tmp_path_factory.mktemp("integration")
+def work() -> Path:
+    """A directory with the champion in ``champion`` and its configuration in ``tiny.toml``.
+
+    In ``first`` is the run that made the champion, the one that also writes to W&B. All workers
+    read it: whoever writes does so elsewhere.
+    """
+    return build_once("integration", make_work)
+
+
+def make_work(root: Path) -> None:
     champion = root / "champion"
     making = root / "making.toml"
-    making.write_text(CONFIG.format(champion=champion, make="true"))
-    (root / "tiny.toml").write_text(CONFIG.format(champion=champion, make="false"))
+    making.write_text(CONFIG.format(champion=champion, make="true", wandb="offline"))
+    text = CONFIG.format(champion=champion, make="false", wandb="disabled")
+    (root / "tiny.toml").write_text(text)
     output = str(root / "first")
     assert main(["bake", "--config", str(making), "--output", output]) == 3
-    return root
 
 
 @pytest.fixture

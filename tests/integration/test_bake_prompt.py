@@ -38,30 +38,36 @@ lr = 2e-3
 
 
 @pytest.fixture(scope="module")
-def settings(work: Path) -> list[str]:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bake_prompt")
+
+
+@pytest.fixture(scope="module")
+def settings(root: Path) -> list[str]:
     """Words that every command here begins with: a champion that follows prompts, and data."""
-    champion, data = work / "follower", work / "prompt-data.jsonl"
+    champion, data = root / "follower", root / "prompt-data.jsonl"
     model().save_pretrained(champion)
     tokenizer().save_pretrained(champion)
     write_examples(examples(), data)
-    path = work / "prompt.toml"
+    path = root / "prompt.toml"
     path.write_text(
         f'model = "{champion}"\ndata = "{data}"\nquestions = 3\nothers = 1\n'
+        '[telemetry]\nwandb_mode = "disabled"\n'
         "[baking]" + BAKING.format(section="baking.", tokens=12)
     )
     return ["bake-prompt", "--config", str(path)]
 
 
 @pytest.fixture(scope="module")
-def prompt(work: Path) -> Path:
-    path = work / "cot.txt"
+def prompt(root: Path) -> Path:
+    path = root / "cot.txt"
     path.write_text(COT + "\n")
     return path
 
 
 @pytest.fixture(scope="module")
-def finished(work: Path, settings: list[str], prompt: Path) -> Path:
-    output = work / "baked"
+def finished(root: Path, settings: list[str], prompt: Path) -> Path:
+    output = root / "baked"
     assert main([*settings, "--prompt", str(prompt), "--output", str(output)]) == 0
     return output / "prompt"
 
@@ -95,12 +101,12 @@ def test_lineage_is_in_the_registry(finished: Path) -> None:
 
 
 def test_an_adapter_is_merged_at_another_strength(
-    finished: Path, work: Path, settings: list[str]
+    finished: Path, tmp_path: Path, settings: list[str]
 ) -> None:
     adapter = finished / "bakes" / "bake" / "adapter"
     kl = {}
     for strength in ("0.0", "0.5"):
-        output = work / f"strength-{strength}"
+        output = tmp_path / f"strength-{strength}"
         words = ["--adapter", str(adapter), "--strength", strength, "--output", str(output)]
         main([*settings, *words])
         summary = json.loads((output / "prompt" / "summary.json").read_text())
@@ -113,7 +119,7 @@ def test_an_adapter_is_merged_at_another_strength(
 
 
 def test_strength_counted_in_answers(
-    finished: Path, work: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The tiny champion's layouts are all alike; what it writes tells its answers apart.
     monkeypatch.setattr("distforge.baking.prompt.prompt_report.layout", lambda text: (text[:2],))
@@ -121,7 +127,7 @@ def test_strength_counted_in_answers(
         "distforge.baking.prompt.measuring.strategy_layout", lambda example: ("cc",)
     )
     adapter = finished / "bakes" / "bake" / "adapter"
-    output = work / "graded"
+    output = tmp_path / "graded"
     words = ["--adapter", str(adapter), "--strength", "0.5", "--graded", "--output", str(output)]
     main([*settings, *words])
     summary = json.loads((output / "prompt" / "summary.json").read_text())
@@ -130,10 +136,12 @@ def test_strength_counted_in_answers(
     assert grades["strengths"][0] < report["strength"] < grades["strengths"][-1]
 
 
-def test_two_prompts_are_baked_in_sequence(work: Path, settings: list[str], prompt: Path) -> None:
-    second = work / "mece.txt"
+def test_two_prompts_are_baked_in_sequence(
+    tmp_path: Path, settings: list[str], prompt: Path
+) -> None:
+    second = tmp_path / "mece.txt"
     second.write_text(MECE)
-    output = work / "sequence"
+    output = tmp_path / "sequence"
     words = ["--prompt", str(prompt), str(second), "--output", str(output)]
     main([*settings, *words])
     summary = json.loads((output / "prompt" / "summary.json").read_text())
@@ -145,8 +153,8 @@ def test_two_prompts_are_baked_in_sequence(work: Path, settings: list[str], prom
     assert summary["reports"][0]["kl_after"] == pytest.approx(matrix["kl"][2][0], rel=1e-4)
 
 
-def test_rounds_of_pursuit(work: Path, settings: list[str], prompt: Path) -> None:
-    output = work / "pursuit"
+def test_rounds_of_pursuit(tmp_path: Path, settings: list[str], prompt: Path) -> None:
+    output = tmp_path / "pursuit"
     words = ["--prompt", str(prompt), "--rounds", "2", "--output", str(output)]
     main([*settings, *words, "--baking.max-drift", "100"])
     summary = json.loads((output / "prompt" / "summary.json").read_text())
@@ -155,20 +163,20 @@ def test_rounds_of_pursuit(work: Path, settings: list[str], prompt: Path) -> Non
 
 
 def test_bad_input_is_one_error_and_nothing_written(
-    work: Path, settings: list[str], prompt: Path, finished: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, settings: list[str], prompt: Path, finished: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    empty, long, binary = work / "empty.txt", work / "long.txt", work / "binary.txt"
+    empty, long, binary = tmp_path / "empty.txt", tmp_path / "long.txt", tmp_path / "binary.txt"
     empty.write_text(" \n")
     long.write_text("think " * 2000)
     binary.write_bytes(b"\xff\xfe\xfa")
     adapter = str(finished / "bakes" / "bake" / "adapter")
     other = str(finished / "model")
-    output = work / "bad"
+    output = tmp_path / "bad"
     for words, message in (
         (["--prompt", str(empty)], "empty.txt is empty"),
         (["--prompt", str(long)], "context is 128"),
         (["--prompt", str(binary)], "binary.txt cannot be read"),
-        (["--prompt", str(work / "none.txt")], "none.txt cannot be read"),
+        (["--prompt", str(tmp_path / "none.txt")], "none.txt cannot be read"),
         (["--prompt", str(prompt), "--strategy", "luck"], "strategy is 'luck'"),
         (["--prompt", str(prompt), "--strength", "2"], "strength is 2.0"),
         (["--prompt", str(prompt), "--rounds", "0"], "rounds 0"),
@@ -176,7 +184,7 @@ def test_bad_input_is_one_error_and_nothing_written(
         (["--prompt", str(prompt), str(prompt)], "each once"),
         ([], "0 prompt files"),
         (["--adapter", adapter, "--model", other], "belongs to another model"),
-        (["--adapter", str(work)], "no baked prompt that can be read"),
+        (["--adapter", str(tmp_path)], "no baked prompt that can be read"),
     ):
         capsys.readouterr()
         try:
@@ -191,11 +199,11 @@ def test_bad_input_is_one_error_and_nothing_written(
 
 
 @pytest.mark.parametrize("mode", ["prompt", "both"])
-def test_step_1_bakes_the_seven_prompts(work: Path, config: str, mode: str) -> None:
-    path = work / f"{mode}.toml"
+def test_step_1_bakes_the_seven_prompts(tmp_path: Path, config: str, mode: str) -> None:
+    path = tmp_path / f"{mode}.toml"
     text = Path(config).read_text().replace('name = "tiny"', f'name = "tiny"\nmode = "{mode}"')
     path.write_text(text + "[prompt_baking]" + BAKING.format(section="prompt_baking.", tokens=24))
-    output = work / f"mode-{mode}"
+    output = tmp_path / f"mode-{mode}"
     assert main(["bake", "--config", str(path), "--output", str(output)]) == 3
     run = output / "tiny"
     summary = json.loads((run / "summary.json").read_text())

@@ -87,24 +87,24 @@ def test_exported_model_says_the_same_in_bare_transformers(finished: Path) -> No
         assert ours.startswith(bare) or bare == ours
 
 
-def test_two_ranks_of_deepspeed_follow_one_process(work: Path, config: str) -> None:
+def test_two_ranks_of_deepspeed_follow_one_process(tmp_path: Path, config: str) -> None:
     script = str(ROOT / "launch" / "step1.py")
-    one = run([sys.executable, script, "--config", config, "--output", str(work / "one")])
+    one = run([sys.executable, script, "--config", config, "--output", str(tmp_path / "one")])
     assert one.returncode == 3, one.stderr
-    two = run_two_ranks(script, ["--config", config, "--output", str(work / "two")])
+    two = run_two_ranks(script, ["--config", config, "--output", str(tmp_path / "two")])
     assert "converged" in two.stdout, two.stdout + two.stderr
-    plain, split = curve(work / "one" / "tiny"), curve(work / "two" / "tiny")
+    plain, split = curve(tmp_path / "one" / "tiny"), curve(tmp_path / "two" / "tiny")
     assert plain.keys() == split.keys() == set(range(1, 13))
     # The issue allows 1e-3; summation order alone differs.
     assert max(abs(plain[step] - split[step]) for step in plain) <= 1e-3
 
 
 def test_interrupted_run_resumes_to_the_same_weights(
-    work: Path, config: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from distforge.baking.supervised.trainer import PromptBakingTrainer
 
-    straight, broken = work / "straight", work / "broken"
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert main(["bake", "--config", config, "--output", str(straight)]) == 3
     genuine = PromptBakingTrainer._after_step
 
@@ -123,9 +123,9 @@ def test_interrupted_run_resumes_to_the_same_weights(
     assert curve(straight / "tiny") == curve(broken / "tiny")
 
 
-def test_another_model_family_works_unchanged(work: Path, config: str) -> None:
+def test_another_model_family_works_unchanged(tmp_path: Path, config: str) -> None:
     """GPT-2 shaped, a tokenizer without thinking tokens, learned positions, AdamW."""
-    directory = work / "gpt2"
+    directory = tmp_path / "gpt2"
     tokenizer = tiny_tokenizer()
     model = tiny_gpt2(len(tokenizer))
     model.resize_token_embeddings(len(tokenizer))
@@ -134,14 +134,14 @@ def test_another_model_family_works_unchanged(work: Path, config: str) -> None:
     tokenizer.save_pretrained(directory)
     for optimizer in ("muon_grokfast", "adamw"):
         words = ["--champion.path", str(directory), "--optimizer.name", optimizer]
-        output = ["--output", str(work / f"gpt2-{optimizer}"), "--training.max-steps", "3"]
+        output = ["--output", str(tmp_path / f"gpt2-{optimizer}"), "--training.max-steps", "3"]
         assert main(["bake", "--config", config, *words, *output]) == 3
-    vocabulary = tokenizer.__class__.from_pretrained(work / "gpt2-adamw" / "tiny" / "model")
+    vocabulary = tokenizer.__class__.from_pretrained(tmp_path / "gpt2-adamw" / "tiny" / "model")
     assert len(vocabulary.encode("<think>")) == 1
 
 
-def test_dry_run_writes_nothing(work: Path, config: str, capsys: pytest.CaptureFixture) -> None:
-    output = work / "dry"
+def test_dry_run_writes_nothing(tmp_path: Path, config: str, capsys: pytest.CaptureFixture) -> None:
+    output = tmp_path / "dry"
     words = ["--dry-run", "--engine.zero-stage", "1", "--optimizer.name", "adamw"]
     assert main(["bake", "--config", config, "--output", str(output), *words]) == 0
     printed = capsys.readouterr().out
@@ -150,27 +150,29 @@ def test_dry_run_writes_nothing(work: Path, config: str, capsys: pytest.CaptureF
     assert not output.exists()
 
 
-def test_champion_is_kept_and_told_apart(work: Path, capsys: pytest.CaptureFixture) -> None:
+def test_champion_is_kept_and_told_apart(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     making = str(work / "making.toml")
     before = (work / "champion" / "model.safetensors").read_bytes()
-    again = ["bake", "--config", making, "--output", str(work / "again"), "--dry-run"]
+    again = ["bake", "--config", making, "--output", str(tmp_path / "again"), "--dry-run"]
     assert main(again) == 0
-    other = ["--champion.recipe.seed", "5", "--output", str(work / "other")]
+    other = ["--champion.recipe.seed", "5", "--output", str(tmp_path / "other")]
     assert main(["bake", "--config", making, *other]) == 2
     assert "another recipe" in capsys.readouterr().err
-    assert not (work / "other" / "tiny").exists()
+    assert not (tmp_path / "other" / "tiny").exists()
     assert (work / "champion" / "model.safetensors").read_bytes() == before
 
 
 def test_finished_run_is_not_overwritten(
-    finished: Path, work: Path, capsys: pytest.CaptureFixture
+    finished: Path, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     making = str(work / "making.toml")
     assert main(["bake", "--config", making, "--output", str(work / "first")]) == 2
     assert "finished" in capsys.readouterr().err
     assert (finished / "summary.json").exists()
-    shutil.copytree(finished, work / "copy" / "tiny")
-    words = ["--output", str(work / "copy"), "--training.seed", "9"]
+    shutil.copytree(finished, tmp_path / "copy" / "tiny")
+    words = ["--output", str(tmp_path / "copy"), "--training.seed", "9"]
     assert main(["bake", "--config", making, *words]) == 2
     assert "another run" in capsys.readouterr().err
-    assert (work / "copy" / "tiny" / "summary.json").exists()
+    assert (tmp_path / "copy" / "tiny" / "summary.json").exists()

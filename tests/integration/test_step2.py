@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,9 @@ from distforge.registry import ModelRegistry
 from distforge.reports.step2_summary import Step2Summary
 from distforge.telemetry import read_metrics
 from distforge.telemetry.metrics import RL_METRICS
-from tests.integration.launching import ROOT, curve, run, run_two_ranks
+from distforge.training.distributed import World
+from tests.distributed.harness import run_ranks
+from tests.integration.launching import ROOT, curve, run_two_ranks
 from tests.tiny_models import tiny_llama, tiny_tokenizer
 
 SMALL = [
@@ -171,8 +172,15 @@ def test_free_text_runs_to_its_report_and_is_reproducible(baked: Path, tmp_path:
         assert one == two, file
 
 
-def test_two_ranks_of_deepspeed_follow_one_process(baked: Path, tmp_path: Path) -> None:
-    script = str(ROOT / "launch" / "step2.py")
+def think_on_rank(_world: World, words: list[str]) -> int:
+    return main(["think", *words])
+
+
+# By day the launcher is left to step 1, and ranks are forked.
+@pytest.mark.parametrize("launched", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_two_ranks_of_deepspeed_follow_one_process(
+    baked: Path, tmp_path: Path, launched: bool
+) -> None:
     settings = [
         f"--baked={baked}",
         "--name=rl",
@@ -181,11 +189,14 @@ def test_two_ranks_of_deepspeed_follow_one_process(baked: Path, tmp_path: Path) 
         "--episodes.micro-batches=2",
         "--screening.items=8",
     ]
-    one = run([sys.executable, script, *settings, f"--output={tmp_path / 'one'}"])
-    assert one.returncode in (0, 3), one.stdout + one.stderr
-    more = ["--engine.zero-stage=3", f"--output={tmp_path / 'two'}"]
-    two = run_two_ranks(script, [*settings, *more])
-    assert "the baked model: gain" in two.stdout, two.stdout + two.stderr
+    words = [*settings, f"--output={tmp_path / 'one'}"]
+    assert run_ranks(1, think_on_rank, words)[0] in (0, 3)
+    words = [*settings, "--engine.zero-stage=3", f"--output={tmp_path / 'two'}"]
+    if launched:
+        two = run_two_ranks(str(ROOT / "launch" / "step2.py"), words)
+        assert "the baked model: gain" in two.stdout, two.stdout + two.stderr
+    else:
+        assert set(run_ranks(2, think_on_rank, words)) <= {0, 3}
     plain, split = curve(tmp_path / "one" / "rl"), curve(tmp_path / "two" / "rl")
     assert plain.keys() == split.keys() == {1, 2}
     assert max(abs(plain[step] - split[step]) for step in plain) <= 1e-3

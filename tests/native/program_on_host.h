@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <vector>
@@ -86,6 +87,11 @@ void prepare_on_host(const std::vector<T>& x, Batch<T>& batch) {
       }
     }
   }
+}
+
+// Whether the command line asks for all shapes ("all") or for few.
+inline bool all_shapes(int count, char** words) {
+  return count > 1 && std::strcmp(words[1], "all") == 0;
 }
 
 // Runs the whole program of two matrices, the second with a NaN in it, tile by tile through
