@@ -1,7 +1,10 @@
-"""What ends a run without being a bug: bad input, and being told to stop."""
+"""What ends a run without being a bug: bad input, with the checks that find it, and a stop."""
 
+import math
 import re
 from collections.abc import Collection
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class InputError(ValueError):
@@ -12,7 +15,12 @@ class InputError(ValueError):
     """
 
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+class RunStopped(BaseException):
+    """The run was told to stop and can be resumed; command-line entry points exit with status 75.
+
+    Not an `Exception`, as KeyboardInterrupt is not: it can be raised anywhere by a signal, and no
+    ``except Exception`` on its way may take it for a failure of its own.
+    """
 
 
 def require_name(what: str, name: object) -> None:
@@ -24,15 +32,24 @@ def require_name(what: str, name: object) -> None:
         )
 
 
+def require_in(interval: str, /, **values: float) -> None:
+    """`InputError` unless every value, by its name, lies in ``interval``.
+
+    Args:
+        interval: such as "[0, 1)" or "(0, inf)", whose round ends are open.
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    for name, value in values.items():
+        inside = isinstance(value, int | float) and not isinstance(value, bool)
+        inside = inside and (value > low if interval[0] == "(" else value >= low)
+        inside = inside and (value < high if interval[-1] == ")" else value <= high)
+        if not inside:
+            least = f"at least {low:g}" if interval[0] == "[" else f"a finite number above {low:g}"
+            wanted = least if high == math.inf else f"a number in {interval}"
+            raise InputError(f"{name} is {value!r}; expected {wanted}")
+
+
 def require_choice(what: str, value: object, choices: Collection[str]) -> None:
     """`InputError` unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise InputError(f"{what} is {value!r}; expected one of {', '.join(choices)}")
-
-
-class RunStopped(BaseException):
-    """The run was told to stop and can be resumed; command-line entry points exit with status 75.
-
-    Not an `Exception`, as KeyboardInterrupt is not: it can be raised anywhere by a signal, and no
-    ``except Exception`` on its way may take it for a failure of its own.
-    """

@@ -9,7 +9,7 @@ from distforge.baking.prompt.prompt_config import PromptBakingConfig
 from distforge.baking.supervised.convergence import ConvergenceConfig
 from distforge.champion.make import ChampionConfig
 from distforge.data import DataConfig
-from distforge.errors import InputError, require_choice
+from distforge.errors import require_choice, require_in
 from distforge.optim import OptimizerConfig
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
@@ -42,11 +42,8 @@ class EvaluationConfig:
     stop_when_converged: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.every_steps, self.validation_questions, self.batch_size) < 1:
-            raise InputError(
-                f"every_steps, validation_questions and batch_size are {self.every_steps}, "
-                f"{self.validation_questions} and {self.batch_size}; expected positive numbers"
-            )
+        for name in ("every_steps", "validation_questions", "batch_size"):
+            require_in("[1, inf)", **{name: getattr(self, name)})
 
 
 @dataclass(frozen=True)
@@ -91,8 +88,6 @@ class Step1Config:
 
     def __post_init__(self) -> None:
         require_choice("existing", self.existing, get_args(Existing))
-        if self.resume not in ("auto", "off"):
-            raise InputError(f"resume is {self.resume!r}; expected 'auto' or 'off'")
+        require_choice("resume", self.resume, ("auto", "off"))
         require_choice("mode", self.mode, get_args(Mode))
-        if self.checkpoint_every < 0:
-            raise InputError(f"checkpoint_every is {self.checkpoint_every}; expected 0 or more")
+        require_in("[0, inf)", checkpoint_every=self.checkpoint_every)

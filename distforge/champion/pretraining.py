@@ -15,7 +15,7 @@ import torch
 
 from distforge.data import STRATEGY_PROMPTS, Example, ReasoningDataset, make_examples
 from distforge.data.text import completion_text, question_text
-from distforge.errors import InputError
+from distforge.errors import require_in
 from distforge.models.architectures import ArchitectureConfig, build_model
 from distforge.models.export import export_model
 from distforge.models.tokenizer import train_tokenizer
@@ -51,12 +51,8 @@ class ChampionRecipe:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.prompted_fraction <= 1:
-            raise InputError(
-                f"prompted_fraction is {self.prompted_fraction}; expected a fraction in [0, 1]"
-            )
-        if self.vocab_size < 300:
-            raise InputError(f"vocab_size is {self.vocab_size}; expected at least 300")
+        require_in("[0, 1]", prompted_fraction=self.prompted_fraction)
+        require_in("[300, inf)", vocab_size=self.vocab_size)
 
 
 def champion_examples(recipe: ChampionRecipe) -> list[Example]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.ipc
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_in
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,9 @@ class TextConfig:
     max_items: int = 0
 
     def __post_init__(self) -> None:
-        if self.tokens < 2 or self.max_items < 0:
-            raise InputError(
-                f"tokens is {self.tokens} and max_items {self.max_items}; expected at least 2, and "
-                "at least 0"
-            )
-        if not 0 < self.heldout_fraction < 1:
-            raise InputError(
-                f"heldout_fraction is {self.heldout_fraction}; expected a fraction between 0 and 1"
-            )
+        require_in("[2, inf)", tokens=self.tokens)
+        require_in("[0, inf)", max_items=self.max_items)
+        require_in("(0, 1)", heldout_fraction=self.heldout_fraction)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from distforge.data.schema import Example
 from distforge.data.strategies import STRATEGIES
 from distforge.data.tasks import TASKS, TASKS_BY_STRATEGY, Task
 from distforge.data.verify import verify_trace
-from distforge.errors import InputError
+from distforge.errors import InputError, require_in
 
 HELDOUT_PERCENT = 10
 DIFFICULTIES = (1, 2, 3, 4)
@@ -55,8 +55,7 @@ class DataConfig:
             raise InputError(
                 f"difficulties is {list(levels)}; expected some of {list(DIFFICULTIES)}, each once"
             )
-        if self.max_length < 16:
-            raise InputError(f"max_length is {self.max_length}; expected at least 16 tokens")
+        require_in("[16, inf)", max_length=self.max_length)
 
 
 def split_of(task: Task, params: tuple[object, ...]) -> str:

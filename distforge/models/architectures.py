@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_in
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class ArchitectureConfig:
     def __post_init__(self) -> None:
         sizes = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size")
         for name in (*sizes, "max_position_embeddings"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} should be at least 1")
+            require_in("[1, inf)", **{name: getattr(self, name)})
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(
                 f"hidden_size = {self.hidden_size} should be a multiple of 2 * num_heads = "
@@ -56,11 +55,7 @@ class ArchitectureConfig:
                 f"num_heads = {self.num_heads} should be a multiple of num_kv_heads = "
                 f"{self.num_kv_heads}"
             )
-        if self.rope_theta <= 0 or self.rms_norm_eps <= 0:
-            raise ValueError(
-                f"rope_theta = {self.rope_theta} and rms_norm_eps = {self.rms_norm_eps} "
-                "should be positive"
-            )
+        require_in("(0, inf)", rope_theta=self.rope_theta, rms_norm_eps=self.rms_norm_eps)
 
 
 PRESETS: dict[str, ArchitectureConfig] = {

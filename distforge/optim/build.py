@@ -8,11 +8,10 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from distforge.errors import InputError, require_choice
+from distforge.errors import InputError, require_choice, require_in
 from distforge.optim.config import (
     MuonGrokfastConfig,
     require_betas,
-    require_range,
 )
 from distforge.optim.muon_grokfast import MuonGrokfast
 from distforge.optim.param_groups import NamedParameters, split_parameters
@@ -35,7 +34,7 @@ class AdamWConfig:
 
     def __post_init__(self) -> None:
         for name in ("lr", "eps", "weight_decay"):
-            require_range(name, getattr(self, name), 0.0)
+            require_in("[0, inf)", **{name: getattr(self, name)})
         require_betas("betas", self.betas)
 
 

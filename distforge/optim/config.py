@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from distforge.errors import InputError, require_choice
+from distforge.errors import InputError, require_choice, require_in
 
 Algorithm = Literal["muon", "adamw"]
 NewtonSchulzCoefficients = Literal["quintic", "polar_express"]
 NewtonSchulzDtype = Literal["auto", "float32", "bfloat16", "float16"]
 UpdateScale = Literal["spectral", "match_rms_adamw"]
-
-
-def require_range(
-    field: str, value: Any, low: float, high: float = math.inf, *, open_high: bool = True
-) -> None:
-    """Raises InputError unless ``value`` is a number in [low, high), or [low, high] if closed."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    inside = is_number and low <= value and (value < high if open_high else value <= high)
-    if not inside:
-        bracket = ")" if open_high else "]"
-        raise InputError(
-            f"{field} = {value!r} is not allowed: give a number in [{low:g}, {high:g}{bracket}."
-        )
 
 
 def require_bool(field: str, value: Any) -> None:
@@ -37,8 +23,7 @@ def require_betas(field: str, betas: Any) -> None:
     """Raises InputError unless ``betas`` is a pair of numbers in [0, 1)."""
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise InputError(f"{field} = {betas!r} is not a pair: give two numbers in [0, 1).")
-    for index, beta in enumerate(betas):
-        require_range(f"{field}[{index}]", beta, 0.0, 1.0)
+    require_in("[0, 1)", **{f"{field}[{index}]": beta for index, beta in enumerate(betas)})
 
 
 @dataclass(frozen=True)
@@ -114,21 +99,20 @@ class MuonGrokfastConfig:
             "weight_decay",
             "kl_coefficient",
         ):
-            require_range(field, getattr(self, field), 0.0)
-        require_range("momentum", self.momentum, 0.0, 1.0)
-        require_range("grokfast_alpha", self.grokfast_alpha, 0.0, 1.0)
+            require_in("[0, inf)", **{field: getattr(self, field)})
+        require_in("[0, 1)", momentum=self.momentum, grokfast_alpha=self.grokfast_alpha)
         require_betas("adamw_betas", self.adamw_betas)
         require_bool("nesterov", self.nesterov)
         require_bool("grokfast_on_adamw", self.grokfast_on_adamw)
         if not isinstance(self.ns_steps, int):
             raise InputError(f"ns_steps = {self.ns_steps!r} is not a whole number: give 1 to 100.")
-        require_range("ns_steps", self.ns_steps, 1, 100, open_high=False)
-        require_range("bucket_cap_mb", self.bucket_cap_mb, 1e-3)
+        require_in("[1, 100]", ns_steps=self.ns_steps)
+        require_in("[0.001, inf)", bucket_cap_mb=self.bucket_cap_mb)
         require_choice("ns_coefficients", self.ns_coefficients, get_args(NewtonSchulzCoefficients))
         require_choice("ns_dtype", self.ns_dtype, get_args(NewtonSchulzDtype))
         require_choice("scale", self.scale, get_args(UpdateScale))
         if self.qk_clip_threshold is not None:
-            require_range("qk_clip_threshold", self.qk_clip_threshold, 0.0)
+            require_in("[0, inf)", qk_clip_threshold=self.qk_clip_threshold)
         for field in ("muon_patterns", "adamw_patterns"):
             patterns = getattr(self, field)
             if isinstance(patterns, str) or not all(isinstance(p, str) for p in patterns):

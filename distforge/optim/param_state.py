@@ -9,9 +9,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from distforge.errors import InputError, require_choice
+from distforge.errors import InputError, require_choice, require_in
 from distforge.optim.adamw import AdamWEntry
-from distforge.optim.config import Algorithm, MuonGrokfastConfig, require_range
+from distforge.optim.config import Algorithm, MuonGrokfastConfig
 from distforge.optim.layout import Layout, as_matrices
 from distforge.optim.muon_step import Shard
 from distforge.optim.precision import wide_dtype
@@ -38,7 +38,7 @@ def complete_group(
     require_choice("algorithm of a parameter group", algorithm, get_args(Algorithm))
     defaults = _muon_defaults if algorithm == "muon" else _adamw_defaults
     group = {**defaults(config), **given}
-    require_range("lr of a parameter group", group["lr"], 0.0)
+    require_in("[0, inf)", **{"lr of a parameter group": group["lr"]})
     if algorithm == "muon":
         require_choice("layout of a parameter group", group["layout"], get_args(Layout))
     group.setdefault("initial_lr", group["lr"])

@@ -12,8 +12,7 @@ from typing import Literal, get_args
 
 import torch
 
-from distforge.errors import InputError, require_choice
-from distforge.optim.config import require_range
+from distforge.errors import InputError, require_choice, require_in
 
 ScheduleKind = Literal["cosine", "constant", "linear"]
 
@@ -33,8 +32,8 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         require_choice("kind", self.kind, get_args(ScheduleKind))
-        require_range("warmup_steps", self.warmup_steps, 0)
-        require_range("final_fraction", self.final_fraction, 0.0, 1.0, open_high=False)
+        require_in("[0, inf)", warmup_steps=self.warmup_steps)
+        require_in("[0, 1]", final_fraction=self.final_fraction)
 
 
 def lr_factor(config: ScheduleConfig, step: int, total_steps: int) -> float:
@@ -48,8 +47,8 @@ def lr_factor(config: ScheduleConfig, step: int, total_steps: int) -> float:
     where the ramp ends and reaches ``final_fraction`` at ``step == total_steps``, and stays there.
     Raises InputError for a negative step or an empty run.
     """
-    require_range("step", step, 0)
-    require_range("total_steps", total_steps, 1)
+    require_in("[0, inf)", step=step)
+    require_in("[1, inf)", total_steps=total_steps)
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.kind == "constant":

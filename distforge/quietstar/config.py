@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from distforge.errors import InputError, require_choice
+from distforge.errors import InputError, require_choice, require_in
 from distforge.evaluation.benchmarks import BenchmarksConfig
 from distforge.optim import MuonGrokfastConfig, OptimizerConfig
 from distforge.optim.schedule import ScheduleConfig, ScheduleKind
@@ -39,11 +39,8 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         require_choice("kind", self.kind, get_args(Reward))
-        if not self.floor < 0 or not 0 <= self.scorer_decay < 1:
-            raise InputError(
-                f"floor is {self.floor} and scorer_decay {self.scorer_decay}; expected a number "
-                "below 0, and one in [0, 1)"
-            )
+        require_in("(-inf, 0)", floor=self.floor)
+        require_in("[0, 1)", scorer_decay=self.scorer_decay)
 
 
 @dataclass(frozen=True)
@@ -79,20 +76,9 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         require_choice("baseline", self.baseline, get_args(Baseline))
         require_choice("kl_estimator", self.kl_estimator, get_args(KlEstimator))
-        if not 0 <= self.ema_decay < 1 or not 0 <= self.min_ess < 1:
-            raise InputError(
-                f"ema_decay is {self.ema_decay} and min_ess {self.min_ess}; expected both in [0, 1)"
-            )
-        if not self.clip_range > 0 or not self.max_importance > 0:
-            raise InputError(
-                f"clip_range is {self.clip_range} and max_importance {self.max_importance}; "
-                "expected both above 0"
-            )
-        if not self.nll_weight >= 0 or not self.entropy_bonus >= 0:
-            raise InputError(
-                f"nll_weight is {self.nll_weight} and entropy_bonus {self.entropy_bonus}; "
-                "expected both at least 0"
-            )
+        require_in("[0, 1)", ema_decay=self.ema_decay, min_ess=self.min_ess)
+        require_in("(0, inf)", clip_range=self.clip_range, max_importance=self.max_importance)
+        require_in("[0, inf)", nll_weight=self.nll_weight, entropy_bonus=self.entropy_bonus)
 
 
 @dataclass(frozen=True)
@@ -127,10 +113,8 @@ class EpisodeConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "thoughts", "episodes_per_request", "micro_batches"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if not self.min_spread >= 0:
-            raise InputError(f"min_spread is {self.min_spread}; expected at least 0")
+            require_in("[1, inf)", **{name: getattr(self, name)})
+        require_in("[0, inf)", min_spread=self.min_spread)
         if self.episodes < self.batch_size:
             raise InputError(
                 f"episodes is {self.episodes}, fewer than one batch of {self.batch_size}"
@@ -187,16 +171,9 @@ class ProbeConfig:
     min_sampled_accuracy: float = 0.6
 
     def __post_init__(self) -> None:
-        if min(self.every_steps, self.items, self.batch_size, self.coherence_items) < 1:
-            raise InputError(
-                f"every_steps, items, batch_size and coherence_items are {self.every_steps}, "
-                f"{self.items}, {self.batch_size} and {self.coherence_items}; expected positive "
-                "numbers"
-            )
-        if not 0 <= self.min_sampled_accuracy <= 1:
-            raise InputError(
-                f"min_sampled_accuracy is {self.min_sampled_accuracy}; expected a fraction"
-            )
+        for name in ("every_steps", "items", "batch_size", "coherence_items"):
+            require_in("[1, inf)", **{name: getattr(self, name)})
+        require_in("[0, 1]", min_sampled_accuracy=self.min_sampled_accuracy)
 
 
 @dataclass(frozen=True)
@@ -213,11 +190,8 @@ class ScreeningConfig:
     sure: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.items < 0 or not 0 < self.sure <= 1:
-            raise InputError(
-                f"screening.items is {self.items} and screening.sure {self.sure}; expected at "
-                "least 0, and a probability above 0"
-            )
+        require_in("[0, inf)", **{"screening.items": self.items})
+        require_in("(0, 1]", **{"screening.sure": self.sure})
 
 
 def _rl_optimizer() -> OptimizerConfig:
@@ -253,5 +227,4 @@ class LearnerConfig:
     guard: GuardConfig = field(default_factory=lambda: GuardConfig(spike_nats=0.0))
 
     def __post_init__(self) -> None:
-        if self.checkpoint_every < 0:
-            raise InputError(f"checkpoint_every is {self.checkpoint_every}; expected 0 or more")
+        require_in("[0, inf)", checkpoint_every=self.checkpoint_every)

@@ -69,8 +69,7 @@ class Step2Config(LearnerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice("existing", self.existing, get_args(Existing))
-        if self.resume not in ("auto", "off"):
-            raise InputError(f"resume is {self.resume!r}; expected 'auto' or 'off'")
+        require_choice("resume", self.resume, ("auto", "off"))
         require_choice("task", self.task, get_args(Task))
         if not self.baked:
             raise InputError("baked is empty; name the model that step 1 baked")

@@ -26,7 +26,7 @@ class RunPlots:
     def __init__(self, records: Sequence[MetricRecord], summary: Step1Summary) -> None:
         self._records = records
         self._summary = summary
-        self._panels: dict[str, canvas.Panel] = {
+        self.panels: dict[str, canvas.Panel] = {
             "Training loss": self.draw_loss,
             "Accuracy over training": self.draw_accuracy,
             "Accuracy by strategy": self.draw_strategies,
@@ -39,11 +39,7 @@ class RunPlots:
         headline = (
             f"Step 1: {verdict}, {percent(self._summary.accuracy_overall)} on held-out questions"
         )
-        return canvas.draw_overview(headline, self._panels, (1.0, 1.15))
-
-    def panels(self) -> dict[str, bytes]:
-        """Each panel as a PNG of its own, by what it shows."""
-        return canvas.draw_apart(self._panels)
+        return canvas.draw_overview(headline, self.panels, (1.0, 1.15))
 
     def draw_loss(self, axes: "Axes") -> None:
         """Training loss over optimizer steps: every step, and its running mean."""

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from distforge.reports import page
+from distforge.reports import canvas, page
 from distforge.reports.formats import percent
 from distforge.reports.samples import SAMPLES_NAME, read_samples
 from distforge.reports.step1_plots import RunPlots
@@ -44,7 +44,7 @@ def write_report(run_dir: Path) -> Path:
         badges=[_verdict(summary)],
         lead=_lead(summary),
         tiles=[*_accuracy_tiles(summary), *page.size_tiles(details)],
-        panels=plots.panels(),
+        panels=canvas.draw_apart(plots.panels),
         tables=[_accuracy_table(summary), _usage_table(summary)],
         lineage=[
             page.Card("Champion", champion),

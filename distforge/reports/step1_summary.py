@@ -16,7 +16,7 @@ from distforge.reports.summary import (
     Fraction,
     Number,
     Part,
-    Summary,
+    StepSummary,
 )
 
 # The marks of a run whose file or configuration names none.
@@ -40,7 +40,7 @@ class Targets(Part):
         return {**_USAGE, **given}
 
 
-class Step1Summary(Summary):
+class Step1Summary(StepSummary):
     """What step 1 reached. Fractions are in [0, 1]; what was not measured is NaN.
 
     converged: whether every target was met; ``shortfalls`` says in words why not.
@@ -62,16 +62,7 @@ class Step1Summary(Summary):
     champion_accuracy_by_strategy: ByStrategy = Field(default_factory=dict)
     champion_prompted_accuracy: Fraction = math.nan
     questions: Count = 0
-    steps: Count = 0
-    best_step: Count = 0
     stopped_early: Flag = False
-    seconds: Number = math.nan
-    parameters: Count = 0
-    model_dir: str = ""
-    heldout: str = ""
-    registry_version: str = ""
-    config_sha256: str = ""
-    dataset_sha256: str = ""
     champion: str = ""
     champion_sha256: str = ""
     too_long: Count = 0

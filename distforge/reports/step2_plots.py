@@ -51,7 +51,7 @@ class ReinforcementPlots:
         if summary.task == "questions":
             curves = ("Accuracy over training", self.draw_accuracy)
             bars = ("Accuracy by strategy", self.draw_strategies)
-        self._panels: dict[str, canvas.Panel] = {
+        self.panels: dict[str, canvas.Panel] = {
             "Reward": self.draw_reward,
             curves[0]: curves[1],
             "Entropy and KL": self.draw_drift,
@@ -62,11 +62,7 @@ class ReinforcementPlots:
 
     def overview(self) -> bytes:
         """All panels in one PNG."""
-        return canvas.draw_overview(self._headline(), self._panels, (1.0, 1.0, 1.1))
-
-    def panels(self) -> dict[str, bytes]:
-        """Each panel as a PNG of its own, by what it shows."""
-        return canvas.draw_apart(self._panels)
+        return canvas.draw_overview(self._headline(), self.panels, (1.0, 1.0, 1.1))
 
     def draw_reward(self, axes: "Axes") -> None:
         """Reward over optimizer steps: every step's, and the mean of the last 100 episodes."""

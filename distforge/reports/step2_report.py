@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from distforge.data.strategies import STRATEGIES
-from distforge.reports import page
+from distforge.reports import canvas, page
 from distforge.reports.comparison import COMPARISON_HEADINGS, comparison_rows, lead_text
 from distforge.reports.formats import percent, points
 from distforge.reports.samples import SAMPLES_NAME, read_samples
@@ -41,7 +41,7 @@ def write_reinforcement_report(run_dir: Path) -> Path:
         badges=_badges(summary),
         lead=_lead(summary),
         tiles=[*_result_tiles(summary), *page.size_tiles(details)],
-        panels=plots.panels(),
+        panels=canvas.draw_apart(plots.panels),
         tables=_tables(summary),
         lineage=[
             page.Card("Baked model", baked),

@@ -16,7 +16,7 @@ from distforge.reports.summary import (
     Flag,
     Fraction,
     Number,
-    Summary,
+    StepSummary,
     among,
     must_be,
 )
@@ -53,7 +53,7 @@ class Difference:
         return self.low > 0.0
 
 
-class Step2Summary(Summary):
+class Step2Summary(StepSummary):
     """What step 2 reached. Fractions are in [0, 1]; what was not measured is NaN, or absent from a
     mapping by name.
 
@@ -86,15 +86,7 @@ class Step2Summary(Summary):
     gain: Number
     items: Count
     episodes: Count
-    steps: Count = 0
     best_step: Count
-    seconds: Number = math.nan
-    parameters: Count = 0
-    model_dir: str = ""
-    heldout: str = ""
-    registry_version: str = ""
-    config_sha256: str = ""
-    dataset_sha256: str = ""
     baked: str = ""
     baked_sha256: str = ""
     task: Task

@@ -145,6 +145,20 @@ class Summary(Part):
         durable.write_text(path, text + "\n")
 
 
+class StepSummary(Summary):
+    """What the summaries of both steps say."""
+
+    steps: Count = 0
+    best_step: Count = 0
+    seconds: Number = math.nan
+    parameters: Count = 0
+    model_dir: str = ""
+    heldout: str = ""
+    registry_version: str = ""
+    config_sha256: str = ""
+    dataset_sha256: str = ""
+
+
 def _sentence(error: ValidationError, origin: str, remedy: str) -> str:
     """The first thing that is wrong, in words."""
     first = error.errors(include_url=False)[0]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_in
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,9 @@ class RolloutConfig:
             "object_store_mib": 80,
         }
         for name, least in at_least.items():
-            value = getattr(self, name)
-            if not least <= value < math.inf:
-                raise InputError(f"{name} is {value}; expected a number >= {least}")
+            require_in(f"[{least}, inf)", **{name: getattr(self, name)})
         for name in ("timeout_seconds", "request_seconds"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise InputError(f"{name} is {value}; expected a finite number > 0")
+            require_in("(0, inf)", **{name: getattr(self, name)})
         if self.request_seconds > self.timeout_seconds:
             raise InputError(
                 f"request_seconds is {self.request_seconds}, more than timeout_seconds "

@@ -23,16 +23,13 @@ _ACCURACIES = (
     names.RL_ACCURACY["own"],
     names.RL_ACCURACY["sampled"],
     names.BAKING_ACCURACY_OVERALL,
-    names.VALIDATION_ACCURACY,
     names.TRAIN_TOKEN_ACCURACY,
-    names.VALIDATION_TOKEN_ACCURACY,
 )
 _REWARDS = (names.RL["avg_reward"], names.RL["reward"])
 _SHOWN = (
     *_REWARDS,
     names.RL_ENTROPY,
     names.TRAIN_LOSS,
-    names.VALIDATION_LOSS,
     names.BAKING_LOSS,
     names.TRAIN_TOKENS_PER_SECOND,
     *_ACCURACIES,
@@ -127,7 +124,7 @@ class RunConsole:
 def describe_metrics(latest: Mapping[str, float]) -> str:
     """Reward and entropy, or else the loss; then speed and accuracy; each only when known."""
     parts = []
-    losses = (names.TRAIN_LOSS, names.VALIDATION_LOSS, names.BAKING_LOSS)
+    losses = (names.TRAIN_LOSS, names.BAKING_LOSS)
     # A loss of reinforcement learning does not say how well it goes; the reward does.
     if (reward := _first(latest, _REWARDS)) is not None:
         parts.append(f"reward {latest[reward]:.3f}")

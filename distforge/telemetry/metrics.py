@@ -17,22 +17,14 @@ TRAIN_TOKEN_ACCURACY = "train/token_accuracy"
 TRAIN_LEARNING_RATE = "train/learning_rate"
 TRAIN_GRAD_NORM = "train/grad_norm"
 TRAIN_TOKENS_PER_SECOND = "train/tokens_per_second"
-TRAIN_TOKENS = "train/tokens"
 TRAIN_EPOCH = "train/epoch"
 TRAIN_SKIPPED_STEPS = "train/skipped_steps"
-TRAIN_LOSS_SCALE = "train/loss_scale"
 
 # The optimizer, on the steps that it is sampled.
 OPTIMIZER_UPDATE_RMS = "optimizer/update_rms"
 OPTIMIZER_GRAD_EMA_COSINE = "optimizer/grad_ema_cosine"
 OPTIMIZER_NS_RESIDUAL = "optimizer/ns_residual"
 OPTIMIZER_CLIPPED_HEADS = "optimizer/clipped_heads"
-
-# An evaluation on held-out data that is not (yet) one of the 17.
-VALIDATION_LOSS = "validation/loss"
-VALIDATION_TOKEN_ACCURACY = "validation/token_accuracy"
-VALIDATION_ACCURACY = "validation/accuracy"
-VALIDATION_SECONDS = "validation/seconds"
 
 # Prompt baking: KL(prompted teacher ‖ model without the prompt), nats a held-out response token.
 PROMPT_HELDOUT_KL = "prompt/heldout_kl"
@@ -49,35 +41,6 @@ RL_ACCURACY = {
 }
 RL_BITS_WITH_THOUGHTS = "rl_detail/bits_per_token_with_thoughts"
 RL_BITS_WITHOUT = "rl_detail/bits_per_token_without"
-
-PROGRESS_METRICS = (
-    TRAIN_LOSS,
-    TRAIN_TOKEN_ACCURACY,
-    TRAIN_LEARNING_RATE,
-    TRAIN_GRAD_NORM,
-    TRAIN_TOKENS_PER_SECOND,
-    TRAIN_TOKENS,
-    TRAIN_EPOCH,
-    TRAIN_SKIPPED_STEPS,
-    TRAIN_LOSS_SCALE,
-    OPTIMIZER_UPDATE_RMS,
-    OPTIMIZER_GRAD_EMA_COSINE,
-    OPTIMIZER_NS_RESIDUAL,
-    OPTIMIZER_CLIPPED_HEADS,
-    VALIDATION_LOSS,
-    VALIDATION_TOKEN_ACCURACY,
-    VALIDATION_ACCURACY,
-    VALIDATION_SECONDS,
-    PROMPT_HELDOUT_KL,
-    RL_ENTROPY,
-    RL_ANSWER_NLL,
-    RL_REWARD_STD,
-    RL_STALENESS,
-    RL_ROLLOUT_SECONDS,
-    *RL_ACCURACY.values(),
-    RL_BITS_WITH_THOUGHTS,
-    RL_BITS_WITHOUT,
-)
 
 # The 17 of baking: one record an epoch.
 BAKING_EPOCH = "baking/epoch"

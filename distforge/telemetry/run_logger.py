@@ -9,7 +9,7 @@ from typing import Any, Self, get_args
 from rich.console import Console
 from rich.table import Table
 
-from distforge.errors import InputError, require_choice
+from distforge.errors import require_choice, require_in
 from distforge.telemetry.console import RunConsole
 from distforge.telemetry.guard import Guard
 from distforge.telemetry.jsonl import METRICS_NAME, MetricsWriter, as_number
@@ -42,11 +42,7 @@ class TelemetryConfig:
         check_name("wandb_project", self.wandb_project)
         for tag in self.tags:
             check_name("tag", tag)
-        if not self.console_interval_seconds >= 0:
-            raise InputError(
-                f"console_interval_seconds is {self.console_interval_seconds}; give a number of "
-                "seconds, 0 or more"
-            )
+        require_in("[0, inf)", console_interval_seconds=self.console_interval_seconds)
 
 
 class RunLogger:
@@ -92,13 +88,7 @@ class RunLogger:
     def progress(
         self, total_steps: int, description: str = "training", start_step: int = 0
     ) -> Iterator[None]:
-        """Shows a stage's progress while the block runs, fed by every ``log`` inside it.
-
-        Args:
-            total_steps: the step at which the stage is complete.
-            description: what the stage does, in a word or two.
-            start_step: the step already reached (a resumed run).
-        """
+        """Shows progress, fed by every ``log`` in the block; see `RunConsole.progress`."""
         if not self.enabled:
             yield
             return

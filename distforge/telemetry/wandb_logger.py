@@ -72,11 +72,6 @@ class WandBLogger:
         """Whether calls still reach W&B."""
         return self._run is not None and self._guard.alive
 
-    @property
-    def run_directory(self) -> Path | None:
-        """The run's own directory below ``<directory>/wandb``, or None when there is none."""
-        return None if self._run is None else Path(self._run.dir).parent
-
     def log_baking_epoch(self, metrics: BakingMetrics, step: int) -> None:
         """Logs the 17 baking metrics at optimizer step ``step`` (steps never go back)."""
         self.log(metrics.as_dict(), step)

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from distforge.errors import InputError, require_choice
+from distforge.errors import InputError, require_choice, require_in
 from distforge.thinking.items import ThoughtItem, pad_texts
 from distforge.thinking.language_model import evaluating
 from distforge.thinking.sampling import entropy as entropy_of_log_probs
@@ -45,11 +45,9 @@ class PositionsConfig:
 
     def __post_init__(self) -> None:
         require_choice("positions.kind", self.kind, get_args(PositionKind))
-        for name, least in (("interval", 1), ("count", 0), ("horizon", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} = {getattr(self, name)} should be at least {least}")
-        if not 0 < self.fraction <= 1:
-            raise InputError(f"fraction = {self.fraction} should be in (0, 1]")
+        require_in("[1, inf)", interval=self.interval, horizon=self.horizon)
+        require_in("[0, inf)", count=self.count)
+        require_in("(0, 1]", fraction=self.fraction)
 
 
 def choose_positions(

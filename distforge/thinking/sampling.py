@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice, require_in
 from distforge.thinking.tags import Tags
 
 
@@ -35,10 +35,8 @@ class ThoughtConfig:
     greedy: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 0:
-            raise InputError(f"max_tokens = {self.max_tokens} of a thought should be at least 0")
-        if self.closing not in ("fixed", "learned"):
-            raise InputError(f"closing = {self.closing!r} should be 'fixed' or 'learned'")
+        require_in("[0, inf)", max_tokens=self.max_tokens)
+        require_choice("closing", self.closing, ("fixed", "learned"))
         if not self.temperature > 0:
             raise InputError(
                 f"temperature = {self.temperature} should be above 0; set greedy = true to take "

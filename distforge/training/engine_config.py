@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import torch
 
-from distforge.errors import InputError, require_choice
+from distforge.errors import InputError, require_choice, require_in
 from distforge.optim.precision import cpu_multiplies_bfloat16
 
 Backend = Literal["auto", "deepspeed", "plain"]
@@ -56,8 +56,7 @@ class EngineConfig:
         if self.offload_optimizer and self.zero_stage == 0:
             raise InputError("offload_optimizer needs zero_stage 1, 2 or 3; it is 0")
         for name in ("max_grad_norm", "qk_clip_every", "optimizer_metrics_every"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; expected a number >= 0")
+            require_in("[0, inf)", **{name: getattr(self, name)})
 
     def uses_deepspeed(self, world_size: int) -> bool:
         """Whether this configuration runs through DeepSpeed on ``world_size`` ranks."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distforge import durable
-from distforge.errors import InputError
+from distforge.errors import require_in
 from distforge.training.distributed import World
 from distforge.training.step_result import StepResult
 
@@ -73,11 +73,9 @@ class GuardConfig:
     max_in_a_row: int = 5
 
     def __post_init__(self) -> None:
-        if not self.spike_nats >= 0 or self.window < _FEWEST_LOSSES or self.max_in_a_row < 1:
-            raise InputError(
-                f"spike_nats is {self.spike_nats}, window {self.window} and max_in_a_row "
-                f"{self.max_in_a_row}; expected at least 0, {_FEWEST_LOSSES} and 1"
-            )
+        require_in("[0, inf)", spike_nats=self.spike_nats)
+        require_in(f"[{_FEWEST_LOSSES}, inf)", window=self.window)
+        require_in("[1, inf)", max_in_a_row=self.max_in_a_row)
 
 
 class StepGuard:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from distforge.errors import InputError, require_choice
+from distforge.errors import InputError, require_choice, require_in
 from distforge.optim import AdamWConfig, OptimizerConfig, ScheduleConfig
 from distforge.training.engine_config import EngineConfig
 from distforge.training.supervised import SupervisedConfig
@@ -112,22 +112,11 @@ class PromptBakingConfig:
             "evaluate_every",
             "generation_batch_size",
         ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected a positive number")
-        for name, open_top in (
-            ("on_policy", False),
-            ("beta", False),
-            ("stop_fraction", True),
-            ("replay", True),
-        ):
-            value = getattr(self, name)
-            if not 0 <= value <= 1 or (open_top and value == 1):
-                raise InputError(f"{name} is {value}; expected a number in [0, 1]")
-        if not self.temperature > 0 or not self.max_drift > 0 or self.top_k < 0:
-            raise InputError(
-                f"temperature is {self.temperature}, max_drift {self.max_drift} and top_k "
-                f"{self.top_k}; expected positive numbers, and top_k 0 or more"
-            )
+            require_in("[1, inf)", **{name: getattr(self, name)})
+        require_in("[0, 1]", on_policy=self.on_policy, beta=self.beta)
+        require_in("[0, 1)", stop_fraction=self.stop_fraction, replay=self.replay)
+        require_in("(0, inf)", temperature=self.temperature, max_drift=self.max_drift)
+        require_in("[0, inf)", top_k=self.top_k)
         if self.num_questions < self.training.batch_size:
             raise InputError(
                 f"num_questions is {self.num_questions}; expected at least the batch_size, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from distforge.errors import InputError
+from distforge.errors import require_in
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,6 @@ class BenchmarksConfig:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("items", 0),
-            ("gsm8k_shots", 0),
-            ("arc_shots", 0),
-            ("max_new_tokens", 1),
-            ("batch_size", 1),
-        ):
-            value = getattr(self, name)
-            if value < least:
-                raise InputError(f"{name} is {value}; expected at least {least}")
+        for name in ("items", "gsm8k_shots", "arc_shots"):
+            require_in("[0, inf)", **{name: getattr(self, name)})
+        require_in("[1, inf)", max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)

@@ -73,8 +73,8 @@ def test_the_start_knows_nothing_and_matrices_have_their_spread() -> None:
         ({"num_heads": 3}, "hidden_size = 160"),
         ({"num_heads": 32}, r"2 \* num_heads = 64"),
         ({"num_kv_heads": 2}, "num_kv_heads = 2"),
-        ({"num_layers": 0}, "num_layers = 0"),
-        ({"rope_theta": 0.0}, "rope_theta = 0.0"),
+        ({"num_layers": 0}, "num_layers is 0"),
+        ({"rope_theta": 0.0}, "rope_theta is 0.0"),
     ],
 )
 def test_impossible_shapes_are_refused(change: dict[str, int], words: str) -> None:

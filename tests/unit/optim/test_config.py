@@ -110,7 +110,7 @@ def test_the_command_line_reaches_every_level():
 
 
 def test_bad_adamw_and_optimizer_names_are_refused():
-    with pytest.raises(InputError, match="lr = -1"):
+    with pytest.raises(InputError, match="lr is -1"):
         AdamWConfig(lr=-1)
     with pytest.raises(InputError, match="'sgd'; expected one of"):
         OptimizerConfig(name="sgd")

@@ -404,7 +404,7 @@ def test_a_parameter_in_two_groups_is_refused():
         ({"algorithm": "muon", "params": [nn.Parameter(torch.ones(4))]}, r"\(4,\) cannot be seen"),
         ({"algorithm": "muon", "layout": "fused_qkv"}, r"\(8, 8\) cannot be seen"),
         ({"algorithm": "muon", "layout": "banded"}, "'banded'; expected one of"),
-        ({"algorithm": "muon", "lr": -1.0}, r"-1\.0 is not allowed"),
+        ({"algorithm": "muon", "lr": -1.0}, r"-1\.0; expected at least 0"),
     ],
 )
 def test_bad_groups_are_refused(group, message):

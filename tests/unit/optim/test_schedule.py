@@ -35,8 +35,8 @@ def test_a_run_shorter_than_its_warmup_never_decays():
     "arguments,message",
     [
         ({"kind": "step"}, "'step'; expected one of"),
-        ({"warmup_steps": -1}, "warmup_steps = -1"),
-        ({"final_fraction": 1.5}, r"final_fraction = 1\.5"),
+        ({"warmup_steps": -1}, "warmup_steps is -1"),
+        ({"final_fraction": 1.5}, r"final_fraction is 1\.5"),
     ],
 )
 def test_bad_schedules_are_refused(arguments, message):
@@ -45,7 +45,7 @@ def test_bad_schedules_are_refused(arguments, message):
 
 
 def test_bad_positions_are_refused():
-    with pytest.raises(InputError, match="step = -1"):
+    with pytest.raises(InputError, match="step is -1"):
         lr_factor(ScheduleConfig(), -1, 10)
     with pytest.raises(InputError, match="total_steps = 0"):
         lr_factor(ScheduleConfig(), 0, 0)

@@ -147,7 +147,7 @@ def test_hostile_names_are_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_unusable_settings_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="choose one of offline, online, disabled"):
+    with pytest.raises(InputError, match="expected one of offline, online, disabled"):
         WandBLogger("project", "run", mode="sometimes")  # type: ignore[arg-type]
     for deadline in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="deadline_seconds"):

@@ -66,10 +66,10 @@ def test_entropy_is_that_of_the_next_token():
     "values,message",
     [
         ({"kind": "often"}, "one of all, interval, entropy, answer"),
-        ({"interval": 0}, "interval = 0"),
+        ({"interval": 0}, "interval is 0"),
         ({"fraction": 0.0}, r"in \(0, 1\]"),
-        ({"count": -1}, "count = -1"),
-        ({"horizon": 0}, "horizon = 0"),
+        ({"count": -1}, "count is -1"),
+        ({"horizon": 0}, "horizon is 0"),
     ],
 )
 def test_a_configuration_out_of_range_is_refused(values, message):
