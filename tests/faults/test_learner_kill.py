@@ -9,6 +9,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from distforge.cli import main
 from distforge.telemetry import read_metrics
 from distforge.telemetry.metrics import RL
@@ -58,6 +60,7 @@ def finish(settings: Path, output: Path, actors: int) -> None:
     assert status in (0, 3)  # 3: not better than the baked model
 
 
+@pytest.mark.nightly
 def test_a_killed_learner_resumes_to_the_same_weights(config: Path, tmp_path: Path) -> None:
     settings = tmp_path / "rl.toml"
     baked = config.parent / "champion"

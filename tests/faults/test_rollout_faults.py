@@ -142,7 +142,7 @@ def test_an_actor_that_never_starts_meets_the_deadline(local_ray):
             pool.take(0)
 
 
-@pytest.mark.parametrize("times,attempts", [(1, 2), (2, 2)])
+@pytest.mark.parametrize("times,attempts", [pytest.param(1, 2, marks=pytest.mark.nightly), (2, 2)])
 def test_rollouts_of_other_weights_than_they_claim_are_refused(
     local_ray, monkeypatch, times, attempts
 ):
@@ -212,6 +212,7 @@ def lose_a_raylet(path: Path) -> None:
     cluster.shutdown()
 
 
+@pytest.mark.nightly
 def test_a_killed_raylet_costs_only_time(tmp_path):
     # A cluster as it should be: it asks for a token, which this process has.
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test-alone-0123456789"}

@@ -92,7 +92,9 @@ def test_a_publish_killed_after_any_change_arrives_once(tmp_path: Path, which: s
         assert outcome["parent"] == "champion/1", outcome
 
 
-@pytest.mark.parametrize("versions", [2, pytest.param(10, marks=pytest.mark.nightly)])
+# By day, eight write to PostgreSQL (test_registry_server.py).
+@pytest.mark.nightly
+@pytest.mark.parametrize("versions", [2, 10])
 def test_eight_writers(tmp_path: Path, versions: int) -> None:
     database = str(tmp_path / "registry.db")
     assert_all_there(processes("write", str(versions), database, str(tmp_path)), versions)

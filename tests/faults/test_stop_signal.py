@@ -76,7 +76,9 @@ def straight(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int
 
 
 # Step 5 is any step, step 4 is due for an evaluation, which then waits for the resumed run.
-@pytest.mark.parametrize("step, number", [(5, signal.SIGTERM), (4, signal.SIGINT)])
+@pytest.mark.parametrize(
+    "step, number", [(5, signal.SIGTERM), pytest.param(4, signal.SIGINT, marks=pytest.mark.nightly)]
+)
 def test_one_rank_of_two_is_told(
     config: Path, straight: dict[int, Path], tmp_path: Path, step: int, number: int
 ) -> None:
@@ -149,6 +151,7 @@ def wait_for_file(path: Path, process: subprocess.Popen[str]) -> None:
             continue
 
 
+@pytest.mark.nightly
 def test_the_launcher_starts_a_killed_run_again(
     config: Path, straight: dict[int, Path], tmp_path: Path
 ) -> None:

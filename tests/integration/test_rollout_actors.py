@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 
 from distforge.training.distributed import World
@@ -26,6 +27,8 @@ def trained(directory, **rollouts) -> tuple[dict[str, torch.Tensor], int]:
         torch.set_num_threads(threads)
 
 
+# By day, tests/unit/rollouts/test_pool.py says it of rollouts alone.
+@pytest.mark.nightly
 def test_synchronous_rollouts_are_reproducible_with_any_number_of_actors(tmp_path):
     local, _ = trained(tmp_path / "0", num_actors=0)
     for actors in (1, 2):

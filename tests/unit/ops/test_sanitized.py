@@ -50,7 +50,9 @@ def assert_clean(program: Path, *arguments: str, **environment: str) -> None:
 
 
 # One processor has all instruction sets at hand; the cap makes it choose each of them in turn.
-@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+@pytest.mark.parametrize(
+    "capability", ["default", pytest.param("avx2", marks=pytest.mark.nightly), "avx512"]
+)
 def test_cpu_kernels_are_clean_and_right_on_each_instruction_set(tmp_path, capability):
     program = build(tmp_path, "kernels_test", CPU_SOURCES, "-O1")
     assert_clean(program, ATEN_CPU_CAPABILITY=capability)
@@ -59,6 +61,8 @@ def test_cpu_kernels_are_clean_and_right_on_each_instruction_set(tmp_path, capab
 # Emulated instruction by instruction, which the compiler's optimizations pay for. By day the
 # program runs matrices of fewer shapes.
 @pytest.mark.parametrize("shapes", ["few", pytest.param("all", marks=pytest.mark.nightly)])
-@pytest.mark.parametrize("twin", ["gemm_test", "wgmma_test"])
+@pytest.mark.parametrize(
+    "twin", ["gemm_test", pytest.param("wgmma_test", marks=pytest.mark.nightly)]
+)
 def test_cuda_kernels_are_clean_and_right_as_their_host_twin(tmp_path, twin, shapes):
     assert_clean(build(tmp_path, twin, [], "-O2"), shapes)
