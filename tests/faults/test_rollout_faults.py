@@ -258,6 +258,7 @@ def die_with_actors(path: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.nightly
 def test_a_killed_learner_leaves_no_actor_running(tmp_path):
     pids = in_a_process_of_its_own(die_with_actors, tmp_path, status=-signal.SIGKILL)
     assert len(pids) >= 3

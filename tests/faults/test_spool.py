@@ -72,7 +72,9 @@ def test_the_registry_is_down_for_a_whole_run(
     assert Spool(spool).pending() == []
 
 
-@pytest.mark.parametrize("which", ["kinds", pytest.param("all", marks=pytest.mark.nightly)])
+# By day, tests/unit/registry/test_spool.py says what is settled and what is sent again.
+@pytest.mark.nightly
+@pytest.mark.parametrize("which", ["kinds", "all"])
 def test_a_publish_killed_after_any_change_arrives_once(tmp_path: Path, which: str) -> None:
     outcomes = processes("kill", which, str(tmp_path))
     killed_after = [outcome["after"] for outcome in outcomes]

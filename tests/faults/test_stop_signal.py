@@ -166,6 +166,7 @@ def test_the_launcher_starts_a_killed_run_again(
     assert curve(tmp_path / "tiny", TRAIN_LOSS)[-1] == curve(straight[1], TRAIN_LOSS)[-1]
 
 
+@pytest.mark.nightly
 def test_the_launcher_passes_a_stop_on(config: Path, tmp_path: Path) -> None:
     process = start(config, tmp_path)
     wait_for_file(tmp_path / "tiny" / "metrics.jsonl", process)
