@@ -66,6 +66,10 @@ class ForgettingMatrix:
     accuracy: tuple[tuple[Fraction, ...], ...]
     adherence: tuple[tuple[Fraction, ...], ...]
 
+    def forgotten(self, prompt: int) -> float:
+        """Accuracy that prompt ``prompt`` lost between its own bake and the end."""
+        return self.accuracy[prompt + 1][prompt] - self.accuracy[-1][prompt]
+
 
 @dataclass(frozen=True)
 class AdherenceByStrength:

@@ -47,7 +47,7 @@ def test_bad_schedules_are_refused(arguments, message):
 def test_bad_positions_are_refused():
     with pytest.raises(InputError, match="step is -1"):
         lr_factor(ScheduleConfig(), -1, 10)
-    with pytest.raises(InputError, match="total_steps = 0"):
+    with pytest.raises(InputError, match="total_steps is 0"):
         lr_factor(ScheduleConfig(), 0, 0)
 
 

@@ -102,7 +102,14 @@ def test_a_model_that_is_sure_of_all_has_nothing_to_learn(case, tmp_path):
         screened(case, tmp_path, ScreeningConfig(10, sure=float(case[3].min()) / 2))
 
 
-@pytest.mark.parametrize("bad", [{"items": -1}, {"items": 5, "sure": 0.0}, {"sure": 1.5}])
-def test_bad_settings(bad):
-    with pytest.raises(InputError, match="expected at least 0, and a probability above 0"):
+@pytest.mark.parametrize(
+    "bad,said",
+    [
+        ({"items": -1}, r"screening\.items is -1; expected at least 0"),
+        ({"items": 5, "sure": 0.0}, r"screening\.sure is 0\.0; expected a number in \(0, 1\]"),
+        ({"sure": 1.5}, r"screening\.sure is 1\.5; expected a number in \(0, 1\]"),
+    ],
+)
+def test_bad_settings(bad, said):
+    with pytest.raises(InputError, match=said):
         ScreeningConfig(**bad)

@@ -321,7 +321,7 @@ def test_bad_input_is_refused_in_words():
     "values,message",
     [
         ({"max_tokens": -1}, "at least 0"),
-        ({"closing": "never"}, "'fixed' or 'learned'"),
+        ({"closing": "never"}, "expected one of fixed, learned"),
         ({"temperature": 0.0}, "above 0"),
     ],
 )
