@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Collection
+from numbers import Real
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -36,15 +37,16 @@ def require_in(interval: str, /, **values: float) -> None:
     """`InputError` unless every value, by its name, lies in ``interval``.
 
     Args:
-        interval: such as "[0, 1)" or "(0, inf)", whose round ends are open.
+        interval: such as "[0, 1)" or "(0, inf]", whose round ends are open.
     """
     low, high = map(float, interval[1:-1].split(","))
     for name, value in values.items():
-        inside = isinstance(value, int | float) and not isinstance(value, bool)
+        inside = isinstance(value, Real) and not isinstance(value, bool)
         inside = inside and (value > low if interval[0] == "(" else value >= low)
         inside = inside and (value < high if interval[-1] == ")" else value <= high)
         if not inside:
-            least = f"at least {low:g}" if interval[0] == "[" else f"a finite number above {low:g}"
+            finite = "a finite number" if interval[-1] == ")" else "a number"
+            least = f"at least {low:g}" if interval[0] == "[" else f"{finite} above {low:g}"
             wanted = least if high == math.inf else f"a number in {interval}"
             raise InputError(f"{name} is {value!r}; expected {wanted}")
 

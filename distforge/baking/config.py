@@ -43,7 +43,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         for name in ("every_steps", "validation_questions", "batch_size"):
-            require_in("[1, inf)", **{name: getattr(self, name)})
+            require_in("[1, inf]", **{name: getattr(self, name)})
 
 
 @dataclass(frozen=True)
@@ -90,4 +90,4 @@ class Step1Config:
         require_choice("existing", self.existing, get_args(Existing))
         require_choice("resume", self.resume, ("auto", "off"))
         require_choice("mode", self.mode, get_args(Mode))
-        require_in("[0, inf)", checkpoint_every=self.checkpoint_every)
+        require_in("[0, inf]", checkpoint_every=self.checkpoint_every)

@@ -52,7 +52,7 @@ class ChampionRecipe:
 
     def __post_init__(self) -> None:
         require_in("[0, 1]", prompted_fraction=self.prompted_fraction)
-        require_in("[300, inf)", vocab_size=self.vocab_size)
+        require_in("[300, inf]", vocab_size=self.vocab_size)
 
 
 def champion_examples(recipe: ChampionRecipe) -> list[Example]:

@@ -34,8 +34,8 @@ class TextConfig:
     max_items: int = 0
 
     def __post_init__(self) -> None:
-        require_in("[2, inf)", tokens=self.tokens)
-        require_in("[0, inf)", max_items=self.max_items)
+        require_in("[2, inf]", tokens=self.tokens)
+        require_in("[0, inf]", max_items=self.max_items)
         require_in("(0, 1)", heldout_fraction=self.heldout_fraction)
 
 

@@ -55,7 +55,7 @@ class DataConfig:
             raise InputError(
                 f"difficulties is {list(levels)}; expected some of {list(DIFFICULTIES)}, each once"
             )
-        require_in("[16, inf)", max_length=self.max_length)
+        require_in("[16, inf]", max_length=self.max_length)
 
 
 def split_of(task: Task, params: tuple[object, ...]) -> str:

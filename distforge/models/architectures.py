@@ -44,7 +44,7 @@ class ArchitectureConfig:
     def __post_init__(self) -> None:
         sizes = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size")
         for name in (*sizes, "max_position_embeddings"):
-            require_in("[1, inf)", **{name: getattr(self, name)})
+            require_in("[1, inf]", **{name: getattr(self, name)})
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(
                 f"hidden_size = {self.hidden_size} should be a multiple of 2 * num_heads = "
@@ -55,7 +55,7 @@ class ArchitectureConfig:
                 f"num_heads = {self.num_heads} should be a multiple of num_kv_heads = "
                 f"{self.num_kv_heads}"
             )
-        require_in("(0, inf)", rope_theta=self.rope_theta, rms_norm_eps=self.rms_norm_eps)
+        require_in("(0, inf]", rope_theta=self.rope_theta, rms_norm_eps=self.rms_norm_eps)
 
 
 PRESETS: dict[str, ArchitectureConfig] = {

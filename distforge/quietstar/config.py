@@ -77,8 +77,8 @@ class ObjectiveConfig:
         require_choice("baseline", self.baseline, get_args(Baseline))
         require_choice("kl_estimator", self.kl_estimator, get_args(KlEstimator))
         require_in("[0, 1)", ema_decay=self.ema_decay, min_ess=self.min_ess)
-        require_in("(0, inf)", clip_range=self.clip_range, max_importance=self.max_importance)
-        require_in("[0, inf)", nll_weight=self.nll_weight, entropy_bonus=self.entropy_bonus)
+        require_in("(0, inf]", clip_range=self.clip_range, max_importance=self.max_importance)
+        require_in("[0, inf]", nll_weight=self.nll_weight, entropy_bonus=self.entropy_bonus)
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class EpisodeConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "thoughts", "episodes_per_request", "micro_batches"):
-            require_in("[1, inf)", **{name: getattr(self, name)})
-        require_in("[0, inf)", min_spread=self.min_spread)
+            require_in("[1, inf]", **{name: getattr(self, name)})
+        require_in("[0, inf]", min_spread=self.min_spread)
         if self.episodes < self.batch_size:
             raise InputError(
                 f"episodes is {self.episodes}, fewer than one batch of {self.batch_size}"
@@ -172,7 +172,7 @@ class ProbeConfig:
 
     def __post_init__(self) -> None:
         for name in ("every_steps", "items", "batch_size", "coherence_items"):
-            require_in("[1, inf)", **{name: getattr(self, name)})
+            require_in("[1, inf]", **{name: getattr(self, name)})
         require_in("[0, 1]", min_sampled_accuracy=self.min_sampled_accuracy)
 
 
@@ -190,7 +190,7 @@ class ScreeningConfig:
     sure: float = 0.9
 
     def __post_init__(self) -> None:
-        require_in("[0, inf)", **{"screening.items": self.items})
+        require_in("[0, inf]", **{"screening.items": self.items})
         require_in("(0, 1]", **{"screening.sure": self.sure})
 
 
@@ -227,4 +227,4 @@ class LearnerConfig:
     guard: GuardConfig = field(default_factory=lambda: GuardConfig(spike_nats=0.0))
 
     def __post_init__(self) -> None:
-        require_in("[0, inf)", checkpoint_every=self.checkpoint_every)
+        require_in("[0, inf]", checkpoint_every=self.checkpoint_every)

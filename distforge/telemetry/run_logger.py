@@ -42,7 +42,7 @@ class TelemetryConfig:
         check_name("wandb_project", self.wandb_project)
         for tag in self.tags:
             check_name("tag", tag)
-        require_in("[0, inf)", console_interval_seconds=self.console_interval_seconds)
+        require_in("[0, inf]", console_interval_seconds=self.console_interval_seconds)
 
 
 class RunLogger:

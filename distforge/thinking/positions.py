@@ -45,8 +45,8 @@ class PositionsConfig:
 
     def __post_init__(self) -> None:
         require_choice("positions.kind", self.kind, get_args(PositionKind))
-        require_in("[1, inf)", interval=self.interval, horizon=self.horizon)
-        require_in("[0, inf)", count=self.count)
+        require_in("[1, inf]", interval=self.interval, horizon=self.horizon)
+        require_in("[0, inf]", count=self.count)
         require_in("(0, 1]", fraction=self.fraction)
 
 

@@ -35,7 +35,7 @@ class ThoughtConfig:
     greedy: bool = False
 
     def __post_init__(self) -> None:
-        require_in("[0, inf)", max_tokens=self.max_tokens)
+        require_in("[0, inf]", max_tokens=self.max_tokens)
         require_choice("closing", self.closing, ("fixed", "learned"))
         if not self.temperature > 0:
             raise InputError(

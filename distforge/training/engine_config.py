@@ -56,7 +56,7 @@ class EngineConfig:
         if self.offload_optimizer and self.zero_stage == 0:
             raise InputError("offload_optimizer needs zero_stage 1, 2 or 3; it is 0")
         for name in ("max_grad_norm", "qk_clip_every", "optimizer_metrics_every"):
-            require_in("[0, inf)", **{name: getattr(self, name)})
+            require_in("[0, inf]", **{name: getattr(self, name)})
 
     def uses_deepspeed(self, world_size: int) -> bool:
         """Whether this configuration runs through DeepSpeed on ``world_size`` ranks."""

@@ -73,9 +73,9 @@ class GuardConfig:
     max_in_a_row: int = 5
 
     def __post_init__(self) -> None:
-        require_in("[0, inf)", spike_nats=self.spike_nats)
-        require_in(f"[{_FEWEST_LOSSES}, inf)", window=self.window)
-        require_in("[1, inf)", max_in_a_row=self.max_in_a_row)
+        require_in("[0, inf]", spike_nats=self.spike_nats)
+        require_in(f"[{_FEWEST_LOSSES}, inf]", window=self.window)
+        require_in("[1, inf]", max_in_a_row=self.max_in_a_row)
 
 
 class StepGuard:

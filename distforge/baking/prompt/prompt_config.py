@@ -112,11 +112,11 @@ class PromptBakingConfig:
             "evaluate_every",
             "generation_batch_size",
         ):
-            require_in("[1, inf)", **{name: getattr(self, name)})
+            require_in("[1, inf]", **{name: getattr(self, name)})
         require_in("[0, 1]", on_policy=self.on_policy, beta=self.beta)
         require_in("[0, 1)", stop_fraction=self.stop_fraction, replay=self.replay)
-        require_in("(0, inf)", temperature=self.temperature, max_drift=self.max_drift)
-        require_in("[0, inf)", top_k=self.top_k)
+        require_in("(0, inf]", temperature=self.temperature, max_drift=self.max_drift)
+        require_in("[0, inf]", top_k=self.top_k)
         if self.num_questions < self.training.batch_size:
             raise InputError(
                 f"num_questions is {self.num_questions}; expected at least the batch_size, "

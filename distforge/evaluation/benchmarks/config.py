@@ -32,5 +32,5 @@ class BenchmarksConfig:
 
     def __post_init__(self) -> None:
         for name in ("items", "gsm8k_shots", "arc_shots"):
-            require_in("[0, inf)", **{name: getattr(self, name)})
-        require_in("[1, inf)", max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
+            require_in("[0, inf]", **{name: getattr(self, name)})
+        require_in("[1, inf]", max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
