@@ -20,6 +20,7 @@ from distforge.reports.verdict_table import verdict_table
 from distforge.telemetry import RunConsole
 from distforge.theater import TheaterConfig, evaluate_theater, examinee
 from distforge.theater.control import CONTROL_DIRECTORY, ControlConfig, train_control
+from distforge.theater.judge import too_few
 from distforge.theater.verdict import PASS
 from distforge.thinking.tags import CLOSE, OPEN, Tags
 from distforge.thinking.thoughts import ThoughtConfig
@@ -99,6 +100,8 @@ def judge(config: JudgeConfig) -> int:
         raise InputError(f"{config.data} holds no held-out questions; name a file of them")
     chosen = examples[: config.items] if config.items else examples
     items = answer_items(chosen, champion.tokenizer, config.max_length)
+    if short := too_few(items):
+        raise InputError(short)
     with entered_world() as world:
         model = thinking_model(champion, directory).to(world.device)
         reference = model

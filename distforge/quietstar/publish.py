@@ -19,6 +19,7 @@ from distforge.reports.tables import reinforcement_table
 from distforge.telemetry import RunLogger
 from distforge.theater.conditions import CONTROLS, Condition, ProbeResult
 from distforge.theater.exam import Examined
+from distforge.theater.verdict import Verdict
 from distforge.training.run_directory import SUMMARY_FILE
 from distforge.training.run_record import RunRecord
 
@@ -28,12 +29,13 @@ _UNJUDGED = "INCONCLUSIVE"
 
 
 def summarize_step2(
-    config: Step2Config, before: Examined, after: Examined, **known: Any
+    config: Step2Config, before: Examined, after: Examined, verdict: Verdict, **known: Any
 ) -> Step2Summary:
     """Hold the trained model against the baked one and against its controls.
 
     Args:
         before, after: both examined on the same held-out items.
+        verdict: on the trained model.
         known: the other fields of `Step2Summary`.
     """
     gain = _gain(before, after)
@@ -63,7 +65,8 @@ def summarize_step2(
         gain=gain.mean,
         items=len(own),
         task=config.task,
-        verdict="",
+        verdict=verdict.outcome,
+        theater=verdict.as_json(),
         registry_version="",
         **known,
     )

@@ -11,6 +11,7 @@ from distforge.errors import InputError, require_choice
 from distforge.quietstar.config import LearnerConfig, ScreeningConfig
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
+from distforge.theater.control import ControlConfig
 from distforge.training.run_directory import Existing
 
 Task = Literal["questions", "text"]
@@ -45,6 +46,7 @@ class Step2Config(LearnerConfig):
     data: the questions; those of the baked model's run by default.
     screening: of the questions, before training; see `ScreeningConfig`.
     text: the free text.
+    control: of equal compute, which the verdict holds the trained model against; of questions.
     mixing: with "text", whether a small head mixes the predictions with and without the thought.
     seed: of the mixing head and of dropout; episodes have a seed of their own.
     dry_run: say what would be done, and do nothing.
@@ -65,6 +67,7 @@ class Step2Config(LearnerConfig):
     text: TextConfig = field(default_factory=TextConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

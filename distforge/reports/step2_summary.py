@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from distforge.reports.summary import (
     Bounds,
@@ -69,7 +69,8 @@ class Step2Summary(StepSummary):
     gain: over the baked model: a fraction of the questions, or bits a token of free text.
     items: held-out ones that all this was measured on.
     best_step: the optimizer step of the model that was kept.
-    verdict: of the anti-theatre tests; empty until they are asked.
+    verdict: of the anti-theatre tests; empty where they were not asked. theater: all that it rests
+        on (`theater.verdict.Verdict.as_json`).
     """
 
     remedy: ClassVar[str] = "run step 2 again to write it anew"
@@ -91,6 +92,7 @@ class Step2Summary(StepSummary):
     baked_sha256: str = ""
     task: Task
     verdict: Verdict
+    theater: dict[str, Any] = Field(default_factory=dict)
     step: Literal[2] = 2
 
     @model_validator(mode="after")

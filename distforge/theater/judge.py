@@ -9,10 +9,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from distforge.data.strategies import THINKING_TOKENS
-from distforge.errors import InputError
 from distforge.theater.config import TheaterConfig
 from distforge.theater.evidence import Examinee, Say, gather_evidence
-from distforge.theater.measures import WANTED_ITEMS, reach_verdict
+from distforge.theater.measures import WANTED_ITEMS, reach_verdict, unknown_verdict
 from distforge.theater.verdict import Verdict
 from distforge.thinking.items import ThoughtItem
 from distforge.thinking.tags import CLOSE, OPEN, Tags
@@ -78,15 +77,22 @@ def evaluate_theater(
         needs_direct: whether it can pass only beside a model of equal compute. A model that was
             never taught to answer at once is no match for itself with thoughts.
 
-    Raises:
-        InputError: fewer than 30 independent questions or documents.
+    Fewer than 30 independent questions or documents are not looked at: INCONCLUSIVE.
     """
-    sources = len({item.source for item in items})
-    if sources < FEWEST_SOURCES:
-        raise InputError(
-            f"there are {sources} held-out questions or documents; no verdict can be given on "
-            f"fewer than {FEWEST_SOURCES}, and a sure one takes about {WANTED_ITEMS}"
-        )
+    short = too_few(items)
+    if short:
+        return unknown_verdict(config, len(items), short)
     evidence = gather_evidence(who, items, config, world, say)
     missing = () if who.direct or not needs_direct else (_NO_CONTROL,)
     return reach_verdict(evidence, config, config.alpha if alpha is None else alpha, missing)
+
+
+def too_few(items: Sequence[ThoughtItem]) -> str:
+    """Why no verdict can be reached on so few items; empty where it can."""
+    sources = len({item.source for item in items if item.positions})
+    if sources >= FEWEST_SOURCES:
+        return ""
+    return (
+        f"there are {sources} held-out questions or documents; no verdict can be given on fewer "
+        f"than {FEWEST_SOURCES}, and a sure one takes about {WANTED_ITEMS:,}"
+    )

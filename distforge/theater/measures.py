@@ -26,6 +26,15 @@ _UNSURE_SHARE = 0.25  # of the target tokens, those of highest entropy without a
 _PERMUTATIONS = 1000
 
 
+def unknown_verdict(config: TheaterConfig, items: int, missing: str) -> Verdict:
+    """INCONCLUSIVE, because of what is missing."""
+    thresholds = config.thresholds
+    unknown = {
+        name: Measure(math.nan, -math.inf, math.inf, thresholds[name], 0) for name in MEASURES
+    }
+    return Verdict(unknown, {}, items, 0, config.alpha, math.nan, (missing,))
+
+
 # In front of a control's name, among the parts.
 _CONTROL = "control_"
 

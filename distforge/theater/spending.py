@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from distforge.errors import InputError
@@ -11,10 +10,10 @@ from distforge.errors import InputError
 class AlphaSpending:
     """How much of ``alpha`` each look at a run may use.
 
-    After a fraction t of the run, ``alpha ln(1 + (e - 1) t)`` may be spent in all (Lan and DeMets
-    1983, the function that is nearest to Pocock's equal looks); a look spends what was not spent
-    before. The shares sum to at most ``alpha`` whatever the looks have in common (Bonferroni), so
-    that all bounds of all looks hold together with probability ``1 - alpha``.
+    After a fraction t of the run, ``alpha t^2`` may be spent in all (Kim and DeMets 1987, the power
+    family); a look spends what was not spent before, so that most is left for the last. The shares
+    sum to at most ``alpha`` whatever the looks have in common (Bonferroni): all bounds of all looks
+    hold together with probability ``1 - alpha``.
 
     Args:
         alpha: of the whole run, in (0, 1).
@@ -30,7 +29,7 @@ class AlphaSpending:
 
         A run that was rolled back looks at the same fraction again: what is spent stays spent.
         """
-        allowed = self._alpha * math.log1p((math.e - 1) * min(max(fraction, 0.0), 1.0))
+        allowed = self._alpha * min(max(fraction, 0.0), 1.0) ** 2
         share = max(allowed - self.spent, 0.0)
         self.spent += share
         self.looks += 1
