@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,8 @@ def summarize_step2(
         accuracy_overall=scores.accuracy_overall,
         accuracy=scores.accuracy,
         token_usage=scores.token_usage,
-        baked_accuracy=baked.accuracy_overall,
-        baked_accuracy_by_strategy=baked.accuracy,
+        before_accuracy=baked.accuracy_overall,
+        before_accuracy_by_strategy=baked.accuracy,
         controls={
             name: float(result.hits.float().mean()) for name, result in after.results.items()
         },
@@ -83,11 +84,7 @@ def publish(
     summary file comes last but for the report: where it is, the run is finished.
     """
     model = Path(summary.model_dir)
-    accuracy = config.baked_accuracy
-    if accuracy is None:
-        accuracy = summary.baked_accuracy if after.answered else 0.0
-    metadata = {"judged": False, "config_sha256": summary.config_sha256, "gain": summary.gain}
-    write_handoff(model, accuracy, _UNJUDGED, metadata)
+    write_handoff(model, _UNJUDGED, {}, **_measured(summary))
     write_samples((row.as_dict() for row in after.answered), directory / SAMPLES_NAME)
     if config.registry.enabled:
         version = _register(summary, record)
@@ -108,6 +105,31 @@ def publish(
         f"report {directory / 'report.html'}"
     )
     return summary
+
+
+def _measured(summary: Step2Summary) -> dict[str, Any]:
+    """What the hand-off states beside the verdict."""
+    on_baked = {"n": summary.baked_questions, "dataset_sha256": summary.baked_dataset_sha256}
+    lineage = {
+        "champion_sha256": summary.champion_sha256 or None,
+        "baked_sha256": summary.baked_sha256,
+    }
+    return {
+        "baked_accuracy": _known(summary.baked_accuracy),
+        "baked_measured_on": on_baked if summary.baked_questions else None,
+        "before_accuracy": _known(summary.before_accuracy),
+        "accuracy": _known(summary.accuracy_overall),
+        "measured_on": {"n": summary.items, "dataset_sha256": summary.dataset_sha256},
+        "task": summary.task,
+        "gain": summary.gain,
+        "gain_interval": summary.intervals["gain"],
+        "lineage": lineage,
+        "config_sha256": summary.config_sha256,
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _gain(before: Examined, after: Examined) -> Interval:
@@ -132,6 +154,7 @@ def _register(summary: Step2Summary, record: RunRecord) -> str:
         "gain_low": summary.intervals["gain"][0],
         "accuracy_overall": summary.accuracy_overall,
         "baked_accuracy": summary.baked_accuracy,
+        "before_accuracy": summary.before_accuracy,
         **{f"control_{name}": value for name, value in summary.controls.items()},
     }
     baked = {
