@@ -122,7 +122,20 @@ def _weight_files(directory: Path) -> list[Path]:
         raise InputError(
             f"{directory} has no .safetensors weights; save the model again with save_pretrained"
         )
+    _check_shards(directory, {file.name for file in files})
     return files
+
+
+def _check_shards(directory: Path, names: set[str]) -> None:
+    """transformers follows an index wherever it points, out of the directory too."""
+    for index in directory.glob("*.safetensors.index.json"):
+        shards = read_json(index).get("weight_map")
+        named = set(map(str, shards.values())) if isinstance(shards, dict) else {str(shards)}
+        if not named <= names:
+            raise InputError(
+                f"{index} names {_some(sorted(named - names))}, which is no weight file in "
+                f"{directory}; save the model again with save_pretrained"
+            )
 
 
 def weights_sha256(directory: Path) -> str:

@@ -86,6 +86,22 @@ def with_custom_code(model: Path) -> None:
     write_manifest(model)
 
 
+def with_code_in_the_tokenizer(model: Path) -> None:
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    config["auto_map"] = {"AutoTokenizer": ["tokenization.Own", None]}
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    write_manifest(model)
+
+
+def with_weights_elsewhere(model: Path) -> None:
+    names = load_file(model / WEIGHTS).keys()
+    (model / WEIGHTS).rename(model.parent / "outside.safetensors")
+    save_file({}, model / "decoy.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "../outside.safetensors")}
+    (model / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    write_manifest(model)
+
+
 def link_out(model: Path) -> None:
     (model.parent / "secret").write_text("x")
     (model / "more.txt").symlink_to(model.parent / "secret")
@@ -163,6 +179,8 @@ BROKEN: dict[str, tuple[Break, list[str]]] = {
     "no manifest": (remove("manifest.json"), ["manifest.json does not exist"]),
     "no config": (remove("config.json"), ["config.json is listed", "missing"]),
     "custom code": (with_custom_code, ["config.json has 'auto_map'"]),
+    "custom tokenizer": (with_code_in_the_tokenizer, ["tokenizer_config.json has 'auto_map'"]),
+    "weights elsewhere": (with_weights_elsewhere, ["names ../outside.safetensors, which is no"]),
     "bin": (add("pytorch_model.bin", vouched=True), ["pytorch_model.bin can hold code", "`rm "]),
     "py": (add("modeling.py", vouched=True), ["modeling.py can hold code"]),
     "no tokenizer": (without_tokenizer, ["tokenizer: no tokenizer can be loaded", THINK]),
