@@ -154,6 +154,7 @@ def _reinforce(
         dataset_sha256=inputs.dataset_sha256,
         baked=inputs.baked.source,
         baked_sha256=inputs.baked.sha256,
+        **inputs.record.as_fields(),
     )
     if world.is_main:
         summary = publish(config, summary, after, directory, log, record)

@@ -40,8 +40,9 @@ class Step2Config(LearnerConfig):
         starts it over, finished or not. Another run's directory is refused either way.
     resume: "auto" continues an unfinished run even where ``existing`` is "replace".
     baked: the model that step 1 baked, a directory; or the directory of its run.
-    baked_accuracy: fraction of held-out questions that the baked model answers, for the hand-off,
-        where it is known from elsewhere; by default as measured here.
+    baked_accuracy: fraction of held-out questions of its own data that the baked model answers, for
+        the hand-off; only of a model for which no run of step 1 has a record. By default that
+        record's.
     task: "questions" thinks before the answer of reasoning questions; "text" inside free text.
     data: the questions; those of the baked model's run by default.
     screening: of the questions, before training; see `ScreeningConfig`.
