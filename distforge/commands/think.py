@@ -10,7 +10,7 @@ __all__ = ["Step2Config", "think"]
 
 
 def think(config: Step2Config) -> int:
-    """Run step 2; 3 when the trained model is not better than the baked one, or is not judged PASS."""
+    """Run step 2; 3 when the model is not better than the baked one, or its verdict is not PASS."""
     if config.dry_run:
         print(describe_step2(config))
         return 0
