@@ -23,7 +23,7 @@ from distforge.data import (
 )
 from distforge.evaluation.scoring import Answered, answer_questions, summarize
 from distforge.models.export import export_model
-from distforge.models.loading import Champion, load_champion
+from distforge.models.loading import Champion, load_champion, weights_sha256
 from distforge.models.vocabulary import add_thinking_tokens
 from distforge.reports.step1_summary import Step1Summary, Targets
 from distforge.telemetry import RunLogger
@@ -107,6 +107,7 @@ def _bake(
         dataset_sha256=dataset_sha256(examples),
         champion=champion.source,
         champion_sha256=champion.sha256,
+        model_sha256=weights_sha256(model_dir),
         too_long=trainer.dataset.too_long,
         mode=config.mode,
         prompt_kl_before=prompted.outcome.kl_before if prompted else math.nan,

@@ -10,8 +10,8 @@ __all__ = ["Step2Config", "think"]
 
 
 def think(config: Step2Config) -> int:
-    """Run step 2; 3 when the trained model is not better than the baked one."""
+    """Run step 2; 3 when the model is not better than the baked one, or its verdict is not PASS."""
     if config.dry_run:
         print(describe_step2(config))
         return 0
-    return 0 if run_step2_rl(config).improved else GOAL_MISSED
+    return 0 if run_step2_rl(config).is_goal_reached else GOAL_MISSED

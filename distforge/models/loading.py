@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from distforge.errors import InputError
-from distforge.handoff.from_phase2 import READERS, ChampionParts, check_config, read_json
+from distforge.models.champion_file import READERS, ChampionParts, check_config, read_json
 from distforge.models.quiet import quiet_transformers
 
 logger = logging.getLogger(__name__)
@@ -70,13 +70,13 @@ def load_champion(source: str) -> Champion:
             )
         parts = reader(path)
         model, metadata, files = _build(parts, path), parts.metadata, [path]
-        tokenizer = _load_tokenizer(parts.tokenizer)
+        _check_model(model, source)
+        tokenizer = load_tokenizer(parts.tokenizer)
     else:
         directory = path if path.is_dir() else fetch_from_hub(source)
         files, metadata = _weight_files(directory), {}
-        model, tokenizer = _load_directory(directory), _load_tokenizer(directory)
-    _check_model(model, source)
-    _check_pairing(model, tokenizer, source)
+        model, tokenizer = load_model(directory, source), load_tokenizer(directory)
+    check_pairing(model, tokenizer, source)
     return Champion(model.float().eval(), tokenizer, source, _sha256(files), metadata)
 
 
@@ -122,10 +122,38 @@ def _weight_files(directory: Path) -> list[Path]:
         raise InputError(
             f"{directory} has no .safetensors weights; save the model again with save_pretrained"
         )
+    _check_shards(directory, {file.name for file in files})
     return files
 
 
-def _load_directory(directory: Path) -> PreTrainedModel:
+def _check_shards(directory: Path, names: set[str]) -> None:
+    """transformers follows an index wherever it points, out of the directory too."""
+    for index in directory.glob("*.safetensors.index.json"):
+        shards = read_json(index).get("weight_map")
+        named = set(map(str, shards.values())) if isinstance(shards, dict) else {str(shards)}
+        if not named <= names:
+            raise InputError(
+                f"{index} names {_some(sorted(named - names))}, which is no weight file in "
+                f"{directory}; save the model again with save_pretrained"
+            )
+
+
+def weights_sha256(directory: Path) -> str:
+    """The `Champion.sha256` of a directory's weights, without loading them.
+
+    Raises:
+        InputError: it is no model's directory, or has no safetensors.
+    """
+    return _sha256(_weight_files(directory))
+
+
+def load_model(directory: Path, source: str) -> PreTrainedModel:
+    """A directory's model in fp32, whole and finite; errors name it by ``source``.
+
+    Raises:
+        InputError: broken or incomplete weights, or a model that cannot be trained as it is.
+    """
+    _weight_files(directory)
     try:
         with quiet_transformers():
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -149,6 +177,7 @@ def _load_directory(directory: Path) -> PreTrainedModel:
             directory,
             _some(sorted(info["unexpected_keys"])),
         )
+    _check_model(model, source)
     return model
 
 
@@ -194,7 +223,12 @@ def _check_complete(info: dict[str, Any], origin: Path) -> None:
         )
 
 
-def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """A directory's tokenizer, with an end of sequence and a padding id.
+
+    Raises:
+        InputError: there is none, or it has no end of sequence.
+    """
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(
@@ -247,7 +281,8 @@ def _check_model(model: PreTrainedModel, source: str) -> None:
             )
 
 
-def _check_pairing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+def check_pairing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+    """`InputError` unless the model has a row for each of the tokenizer's ids."""
     rows = model.get_input_embeddings().weight.shape[0]
     largest = max(tokenizer.get_vocab().values())
     if largest >= rows:

@@ -9,7 +9,7 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedModel
 
 from distforge.errors import InputError
-from distforge.handoff.from_phase2 import READERS, check_config, read_json
+from distforge.models.champion_file import READERS, check_config, read_json
 from distforge.models.loading import fetch_from_hub
 from distforge.models.quiet import quiet_transformers
 

@@ -10,6 +10,7 @@ from distforge.evaluation.benchmarks import BenchmarksConfig
 from distforge.optim import MuonGrokfastConfig, OptimizerConfig
 from distforge.optim.schedule import ScheduleConfig, ScheduleKind
 from distforge.rollouts import RolloutConfig
+from distforge.theater.config import TheaterConfig
 from distforge.thinking.positions import PositionsConfig
 from distforge.thinking.thoughts import ThoughtConfig
 from distforge.training.engine_config import EngineConfig
@@ -261,6 +262,7 @@ class LearnerConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     benchmarks: BenchmarksConfig = field(default_factory=_some_questions)
+    theater: TheaterConfig = field(default_factory=TheaterConfig)
     rollback: RollbackConfig = field(default_factory=RollbackConfig)
     # The loss of a policy gradient has no level of its own that a spike could stand out from.
     guard: GuardConfig = field(default_factory=lambda: GuardConfig(spike_nats=0.0))

@@ -13,10 +13,11 @@ from itertools import count
 import torch
 from torch import Tensor
 
+from distforge.data.dataset import IGNORE_INDEX
 from distforge.quietstar.advantages import Advantages
 from distforge.quietstar.config import EpisodeConfig
 from distforge.quietstar.episode_plan import EpisodePlan
-from distforge.quietstar.episodes import by_episode, pack_episodes, told_apart
+from distforge.quietstar.episodes import Episode, by_episode, pack_episodes, told_apart
 from distforge.quietstar.rollout_sharing import share_rollouts
 from distforge.quietstar.scorer import Scorer
 from distforge.rollouts import Rollout, RolloutPool, gather_weights
@@ -30,12 +31,14 @@ from distforge.training.supervised import StepBatch
 class StepExperience:
     """What a step was made of.
 
-    rewards, lengths: (N,), of all thoughts of the step. versions: of the policies that wrote the
-    rollouts. seconds: that engines took for them, summed.
+    rewards, lengths: (N,), of all thoughts of the step. trained_tokens: that the learner reads, on
+    all ranks: texts with their thoughts and targets, padding not counted. versions: of the policies
+    that wrote the rollouts. seconds: that engines took for them, summed.
     """
 
     rewards: Tensor
     lengths: Tensor
+    trained_tokens: int
     versions: tuple[int, ...]
     seconds: float
 
@@ -89,6 +92,7 @@ class EpisodeBatches:
         self.last = StepExperience(
             rewards=rewards,
             lengths=lengths,
+            trained_tokens=sum(_trained_tokens(episode) for episode in episodes),
             versions=tuple(rollout.policy_version for rollout in rollouts),
             seconds=sum(rollout.seconds for rollout in rollouts),
         )
@@ -102,3 +106,9 @@ class EpisodeBatches:
             tokens=int(lengths.sum()),
             ids=[[episode.item.id for episode in portion] for portion in portions],
         )
+
+
+def _trained_tokens(episode: Episode) -> int:
+    """The text once; each thought with its tags and target."""
+    thoughts = int(episode.thoughts.lengths.sum()) + 2 * len(episode.thoughts)
+    return len(episode.item.text) + thoughts + int((episode.targets != IGNORE_INDEX).sum())

@@ -13,6 +13,7 @@ from distforge.data import Example, dataset_sha256, load_data, read_examples
 from distforge.data.free_text import read_documents
 from distforge.errors import InputError
 from distforge.models.loading import Champion, load_champion
+from distforge.quietstar.baked_record import BakedRecord, read_baked_record
 from distforge.quietstar.config import LearnerConfig
 from distforge.quietstar.items import question_items, text_items
 from distforge.quietstar.step2_config import Step2Config
@@ -21,7 +22,7 @@ from distforge.thinking.items import ThoughtItem
 from distforge.thinking.tags import Tags
 
 # Longest example in tokens where the configuration names no data.
-_MAX_LENGTH = 512
+MAX_LENGTH = 512
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Step2Inputs:
     """
 
     baked: Champion
+    record: BakedRecord
     items: list[ThoughtItem]
     probed: list[ThoughtItem]
     heldout: list[ThoughtItem]
@@ -43,10 +45,12 @@ def load_inputs(config: Step2Config) -> Step2Inputs:
     """Read all of it, and refuse what cannot be used before anything is written.
 
     Raises:
-        InputError: no model, one without the thinking tokens, or no items of a split.
+        InputError: no model, one without the thinking tokens, a stated accuracy that its record
+            contradicts, or no items of a split.
     """
     baked = load_champion(str(find_model(config.baked)))
     Tags.from_tokenizer(baked.tokenizer)
+    record = read_baked_record(baked, config.baked_accuracy)
     if config.task == "text":
         documents = read_documents(config.text)
         train, heldout = (
@@ -58,8 +62,8 @@ def load_inputs(config: Step2Config) -> Step2Inputs:
             for held in (False, True)
         )
         split = split_probed(heldout, config.probe.items)
-        return Step2Inputs(baked, train, *split, [], config_sha256(config.text))
-    length = config.data.max_length if config.data else _MAX_LENGTH
+        return Step2Inputs(baked, record, train, *split, [], config_sha256(config.text))
+    length = config.data.max_length if config.data else MAX_LENGTH
     examples = _questions(config)
     train, heldout = (
         question_items([e for e in examples if e.split == name], baked.tokenizer, length)
@@ -69,7 +73,7 @@ def load_inputs(config: Step2Config) -> Step2Inputs:
     asked = {item.id for item in heldout} | {item.id for item in train}
     kept = [example for example in examples if example.id in asked]
     split = split_probed(heldout, config.probe.items)
-    return Step2Inputs(baked, train, *split, kept, dataset_sha256(kept))
+    return Step2Inputs(baked, record, train, *split, kept, dataset_sha256(kept))
 
 
 def find_model(baked: str) -> Path:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from distforge.data.strategies import THINKING_TOKENS
 from distforge.evaluation.benchmarks import load_benchmarks, measure_benchmarks
+from distforge.evaluation.intervals import Interval
 from distforge.quietstar.config import LearnerConfig
 from distforge.quietstar.episode_batches import StepExperience
 from distforge.quietstar.thought_loss import PolicyStatistics
@@ -30,6 +31,8 @@ from distforge.training.distributed import World
 from distforge.training.supervised import StepRecord
 
 _AVERAGED_EPISODES = 100
+# What writing a token costs, where training on one costs 1: forward without backward.
+_FORWARD = 1 / 3
 # The thinking tokens that begin a step of a thought.
 HEADINGS = tuple(token for token in THINKING_TOKENS if token not in (OPEN, CLOSE))
 
@@ -41,7 +44,7 @@ class ProbeScores:
     accuracy: fraction of items answered rightly, by condition. bits_with, bits_without: a target
     token, with the own thoughts and with none. thoughts: measured on some of them. inference_ms: to
     think about and answer an item. by_bits: whether models are compared by ``bits_with``.
-    benchmarks: accuracy by name, of those that are configured.
+    benchmarks: accuracy with its 95% interval by name, of those that are configured.
     """
 
     accuracy: dict[Condition, float]
@@ -50,7 +53,7 @@ class ProbeScores:
     thoughts: ThoughtMetrics
     inference_ms: float
     by_bits: bool
-    benchmarks: dict[str, float]
+    benchmarks: dict[str, Interval]
 
     @property
     def score(self) -> float:
@@ -65,6 +68,9 @@ class ProbeScores:
 
 class ProbeLog:
     """Measures and logs; holds what the averages need.
+
+    Attributes:
+        training_tokens: what the run has cost so far, in tokens trained on.
 
     Args:
         heldout: items; the first ``config.probe.items`` are probed.
@@ -92,6 +98,7 @@ class ProbeLog:
         self._reference = reference
         self._rewards: deque[float] = deque(maxlen=_AVERAGED_EPISODES)
         self._latest: RLMetrics | None = None
+        self.training_tokens = 0.0
 
     def log_step(
         self, step: StepRecord, experience: StepExperience, statistics: PolicyStatistics
@@ -99,6 +106,7 @@ class ProbeLog:
         """Log one optimizer step."""
         groups = experience.rewards.view(-1, self._config.episodes.thoughts)
         self._rewards.extend(groups.mean(dim=1).tolist())
+        self.training_tokens += experience.trained_tokens + _FORWARD * int(experience.lengths.sum())
         self._latest = RLMetrics(
             episode=step.step * self._config.episodes.batch_size,
             reward=float(experience.rewards.mean()),
@@ -161,17 +169,24 @@ class ProbeLog:
             benchmarks=self._ask_benchmarks(model),
         )
 
-    def _ask_benchmarks(self, model: ThinkingModel) -> dict[str, float]:
+    def _ask_benchmarks(self, model: ThinkingModel) -> dict[str, Interval]:
         asked = self._config.benchmarks
         answerer = ThinkingAnswerer(
             model, self._tokenizer, self._config.thought, asked.max_new_tokens, asked.batch_size
         )
         found = measure_benchmarks(self._benchmarks, answerer, self._world)
-        return {scores.name: scores.accuracy for scores in found}
+        return {scores.name: scores.measures[scores.headline] for scores in found}
 
     def log_probe(self, step: int, scores: ProbeScores) -> None:
         """Log what the probe saw and, from the first step on, the 17 metrics."""
-        benchmarks = {f"{name}_accuracy": value for name, value in scores.benchmarks.items()}
+        benchmarks = {f"{name}_accuracy": found.mean for name, found in scores.benchmarks.items()}
+        bounds = {
+            key: value
+            for name, found in scores.benchmarks.items()
+            for key, value in zip(
+                names.RL_BENCHMARK_BOUNDS[name], (found.low, found.high), strict=True
+            )
+        }
         if self._latest is None:
             early = {RL[name]: value for name, value in benchmarks.items()}
         else:
@@ -194,6 +209,7 @@ class ProbeLog:
             step,
             {
                 **early,
+                **bounds,
                 **{names.RL_ACCURACY[c]: value for c, value in scores.accuracy.items()},
                 names.RL_BITS_WITH_THOUGHTS: scores.bits_with,
                 names.RL_BITS_WITHOUT: scores.bits_without,
@@ -202,8 +218,10 @@ class ProbeLog:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs; JSON."""
-        return {"rewards": list(self._rewards)}
+        return {"rewards": list(self._rewards), "training_tokens": self.training_tokens}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue as the object that `state_dict` was taken from."""
         self._rewards = deque(state["rewards"], maxlen=_AVERAGED_EPISODES)
+        # What a branch that was left has cost stays spent.
+        self.training_tokens = max(self.training_tokens, state.get("training_tokens", 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,25 @@ from distforge.reports.samples import SAMPLES_NAME, write_samples
 from distforge.reports.step2_report import write_reinforcement_report
 from distforge.reports.step2_summary import Step2Summary
 from distforge.reports.tables import reinforcement_table
+from distforge.reports.verdict_table import verdict_table
 from distforge.telemetry import RunLogger
 from distforge.theater.conditions import CONTROLS, Condition, ProbeResult
 from distforge.theater.exam import Examined
+from distforge.theater.verdict import Verdict
 from distforge.training.run_directory import SUMMARY_FILE
 from distforge.training.run_record import RunRecord
 
 _WAYS: tuple[tuple[str, Condition], ...] = (("with_thoughts", "own"), ("without", "none"))
-# The hand-off's verdict until the anti-theatre tests have been asked: phase 4 refuses it.
-_UNJUDGED = "INCONCLUSIVE"
 
 
 def summarize_step2(
-    config: Step2Config, before: Examined, after: Examined, **known: Any
+    config: Step2Config, before: Examined, after: Examined, verdict: Verdict, **known: Any
 ) -> Step2Summary:
     """Hold the trained model against the baked one and against its controls.
 
     Args:
         before, after: both examined on the same held-out items.
+        verdict: on the trained model.
         known: the other fields of `Step2Summary`.
     """
     gain = _gain(before, after)
@@ -49,8 +51,8 @@ def summarize_step2(
         accuracy_overall=scores.accuracy_overall,
         accuracy=scores.accuracy,
         token_usage=scores.token_usage,
-        baked_accuracy=baked.accuracy_overall,
-        baked_accuracy_by_strategy=baked.accuracy,
+        before_accuracy=baked.accuracy_overall,
+        before_accuracy_by_strategy=baked.accuracy,
         controls={
             name: float(result.hits.float().mean()) for name, result in after.results.items()
         },
@@ -63,7 +65,8 @@ def summarize_step2(
         gain=gain.mean,
         items=len(own),
         task=config.task,
-        verdict="",
+        verdict=verdict.outcome,
+        theater=verdict.as_json(),
         registry_version="",
         **known,
     )
@@ -83,11 +86,7 @@ def publish(
     summary file comes last but for the report: where it is, the run is finished.
     """
     model = Path(summary.model_dir)
-    accuracy = config.baked_accuracy
-    if accuracy is None:
-        accuracy = summary.baked_accuracy if after.answered else 0.0
-    metadata = {"judged": False, "config_sha256": summary.config_sha256, "gain": summary.gain}
-    write_handoff(model, accuracy, _UNJUDGED, metadata)
+    write_handoff(model, summary.verdict, summary.theater, **_measured(summary))
     write_samples((row.as_dict() for row in after.answered), directory / SAMPLES_NAME)
     if config.registry.enabled:
         version = _register(summary, record)
@@ -97,6 +96,7 @@ def publish(
     with optional("report"):
         write_reinforcement_report(directory)
     log.show(reinforcement_table(summary))
+    log.show(verdict_table(summary.theater))
     low, high = summary.intervals["gain"]
     unit = "bits a token" if config.task == "text" else "accuracy"
     log.say(
@@ -108,6 +108,31 @@ def publish(
         f"report {directory / 'report.html'}"
     )
     return summary
+
+
+def _measured(summary: Step2Summary) -> dict[str, Any]:
+    """What the hand-off states beside the verdict."""
+    on_baked = {"n": summary.baked_questions, "dataset_sha256": summary.baked_dataset_sha256}
+    lineage = {
+        "champion_sha256": summary.champion_sha256 or None,
+        "baked_sha256": summary.baked_sha256,
+    }
+    return {
+        "baked_accuracy": _known(summary.baked_accuracy),
+        "baked_measured_on": on_baked if summary.baked_questions else None,
+        "before_accuracy": _known(summary.before_accuracy),
+        "accuracy": _known(summary.accuracy_overall),
+        "measured_on": {"n": summary.items, "dataset_sha256": summary.dataset_sha256},
+        "task": summary.task,
+        "gain": summary.gain,
+        "gain_interval": summary.intervals["gain"],
+        "lineage": lineage,
+        "config_sha256": summary.config_sha256,
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _gain(before: Examined, after: Examined) -> Interval:
@@ -132,6 +157,7 @@ def _register(summary: Step2Summary, record: RunRecord) -> str:
         "gain_low": summary.intervals["gain"][0],
         "accuracy_overall": summary.accuracy_overall,
         "baked_accuracy": summary.baked_accuracy,
+        "before_accuracy": summary.before_accuracy,
         **{f"control_{name}": value for name, value in summary.controls.items()},
     }
     baked = {
@@ -152,6 +178,7 @@ def _register(summary: Step2Summary, record: RunRecord) -> str:
             "config_sha256": summary.config_sha256,
             "dataset_sha256": summary.dataset_sha256,
             "improved": str(summary.improved).lower(),
+            "verdict": summary.verdict,
         },
         "aliases": ("rl-latest",),
         "best": ("rl-best", "gain"),

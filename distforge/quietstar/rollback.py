@@ -101,7 +101,7 @@ class Course:
     def is_due(self, step: int, total: int) -> bool:
         """Whether a verdict is due after ``step`` of ``total`` steps.
 
-        After the last it is not: the verdict on the exported model is to have what is left of alpha.
+        After the last it is not: what is left of alpha is for the verdict on the exported model.
         """
         every = self._config.every_steps
         return every > 0 and step % every == 0 and step < total

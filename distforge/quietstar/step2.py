@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from pathlib import Path
 
 import torch
+from rich.console import Console
+from torch import nn
 
 from distforge.config import config_sha256
 from distforge.data import write_splits
-from distforge.quietstar.inputs import Step2Inputs, load_inputs, require_baked
+from distforge.models.loading import load_champion
+from distforge.quietstar.inputs import MAX_LENGTH, Step2Inputs, load_inputs, require_baked
+from distforge.quietstar.looks import Looks
 from distforge.quietstar.publish import publish, summarize_step2
 from distforge.quietstar.screening import screen
 from distforge.quietstar.step2_config import NOT_IDENTITY, Step2Config
 from distforge.quietstar.trainer import ThoughtTrainer
 from distforge.reports.step2_summary import Step2Summary
+from distforge.telemetry import RunConsole, RunLogger
+from distforge.theater.control import CONTROL_DIRECTORY, train_control
 from distforge.theater.exam import Examiner
 from distforge.thinking.model import ThinkingModel
 from distforge.thinking.positions import placed
@@ -59,6 +67,36 @@ def _examiner(config: Step2Config, inputs: Step2Inputs, world: World) -> Examine
     return Examiner(items, questions, tokenizer, config.thought, config.probe.batch_size, world)
 
 
+def _looks(config: Step2Config, inputs: Step2Inputs, world: World, log: RunLogger) -> Looks:
+    reference = copy.deepcopy(inputs.baked.model).to(world.device)
+    return Looks(
+        reference, inputs.baked.tokenizer, config, inputs.probed, inputs.heldout, world, log
+    )
+
+
+def _controls(
+    config: Step2Config, inputs: Step2Inputs, tokens: int, directory: Path, world: World
+) -> dict[str, nn.Module]:
+    """The control of equal compute: the baked model, taught bare answers to the same questions for
+    as many tokens as reinforcement took. Of free text there is none."""
+    train = [example for example in inputs.examples if example.split == "train"]
+    if not (config.control.enabled and train):
+        return {}
+    control = train_control(
+        # Loaded anew: reinforcement changed it in place.
+        load_champion(inputs.baked.source),
+        train,
+        tokens,
+        config.data.max_length if config.data else MAX_LENGTH,
+        config.control,
+        config.engine,
+        world,
+        RunConsole(console=Console(quiet=not world.is_main)),
+        directory / CONTROL_DIRECTORY,
+    )
+    return {"direct": control.model}
+
+
 def _reinforce(
     config: Step2Config,
     inputs: Step2Inputs,
@@ -76,6 +114,7 @@ def _reinforce(
         require_baked(model, inputs.probed, config, tags)
         kept = directory / "screened.json"
         items = screen(model, items, config, tags, world, log, kept)
+    looks = _looks(config, inputs, world, log)
     # While it is whole, and as precise as the export that it will be held against.
     parameters, before = model.num_parameters(), examine(model)
     trainer = ThoughtTrainer(
@@ -88,6 +127,7 @@ def _reinforce(
         log,
         directory,
         record,
+        looks,
     )
     heldout_path = write_splits(inputs.examples if world.is_main else (), directory / "data")
     record.start()
@@ -95,11 +135,15 @@ def _reinforce(
     model_dir = trainer.save_model(directory / "model")
     log.say(f"examining the exported model on {len(inputs.heldout)} held-out items")
     # That, not the trainer's copy, is shipped.
-    after = examine(ThinkingModel.from_pretrained(model_dir).to(world.device))
+    exported = ThinkingModel.from_pretrained(model_dir).to(world.device)
+    after = examine(exported)
+    tokens = round(trainer.probe_log.training_tokens)
+    verdict = looks.last(exported, _controls(config, inputs, tokens, directory, world))
     summary = summarize_step2(
         config,
         before,
         after,
+        verdict,
         episodes=outcome.episodes,
         steps=outcome.steps,
         best_step=outcome.best.step,
@@ -111,6 +155,7 @@ def _reinforce(
         dataset_sha256=inputs.dataset_sha256,
         baked=inputs.baked.source,
         baked_sha256=inputs.baked.sha256,
+        **inputs.record.as_fields(),
     )
     if world.is_main:
         summary = publish(config, summary, after, directory, log, record)

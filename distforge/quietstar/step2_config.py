@@ -11,6 +11,7 @@ from distforge.errors import InputError, require_choice
 from distforge.quietstar.config import LearnerConfig, ScreeningConfig
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
+from distforge.theater.control import ControlConfig
 from distforge.training.run_directory import Existing
 
 Task = Literal["questions", "text"]
@@ -39,12 +40,14 @@ class Step2Config(LearnerConfig):
         starts it over, finished or not. Another run's directory is refused either way.
     resume: "auto" continues an unfinished run even where ``existing`` is "replace".
     baked: the model that step 1 baked, a directory; or the directory of its run.
-    baked_accuracy: fraction of held-out questions that the baked model answers, for the hand-off,
-        where it is known from elsewhere; by default as measured here.
+    baked_accuracy: fraction of held-out questions of its own data that the baked model answers, for
+        the hand-off; only of a model for which no run of step 1 has a record. By default that
+        record's.
     task: "questions" thinks before the answer of reasoning questions; "text" inside free text.
     data: the questions; those of the baked model's run by default.
     screening: of the questions, before training; see `ScreeningConfig`.
     text: the free text.
+    control: of equal compute, which the verdict holds the trained model against; of questions.
     mixing: with "text", whether a small head mixes the predictions with and without the thought.
     seed: of the mixing head and of dropout; episodes have a seed of their own.
     dry_run: say what would be done, and do nothing.
@@ -65,6 +68,7 @@ class Step2Config(LearnerConfig):
     text: TextConfig = field(default_factory=TextConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

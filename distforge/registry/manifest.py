@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -59,18 +60,36 @@ def verify_manifest(directory: Path) -> str:
         InputError: the manifest is absent, malformed or points outside the directory, or a file
             is missing, extra or changed. The message names the first such file, in path order.
     """
+    fault = next(find_manifest_faults(directory), None)
+    if fault is not None:
+        raise InputError(fault)
+    return manifest_id(directory)
+
+
+def find_manifest_faults(directory: Path) -> Iterator[str]:
+    """All that `verify_manifest` would refuse, one sentence each, found as they are asked for.
+
+    Raises:
+        InputError: ``directory`` is not a directory.
+    """
     directory = _existing_directory(directory)
-    entries = _read_entries(directory / MANIFEST_NAME)
-    listed = {entry["path"]: entry for entry in entries}
-    present = _plain_files(directory)
+    try:
+        listed = {entry["path"]: entry for entry in _read_entries(directory / MANIFEST_NAME)}
+    except InputError as error:
+        yield str(error)
+        listed = {}
+    present, others = _walk(directory)
+    yield from map(_why_not_plain, others)
+    if not listed:
+        return
     mend = "fetch or export the model again, or write a new manifest if the change is meant"
     for name in sorted(listed.keys() | present.keys()):
-        if name not in present:
-            raise InputError(f"{directory / name} is listed in {MANIFEST_NAME} but missing; {mend}")
         if name not in listed:
-            raise InputError(f"{directory / name} is not listed in {MANIFEST_NAME}; {mend}")
-        _check_file(present[name], listed[name], mend)
-    return _identify(entries)
+            yield f"{directory / name} is not listed in {MANIFEST_NAME}; {mend}"
+        elif name in present:
+            yield from _file_faults(present[name], listed[name], mend)
+        elif directory / name not in others:
+            yield f"{directory / name} is listed in {MANIFEST_NAME} but missing; {mend}"
 
 
 def manifest_id(directory: Path) -> str:
@@ -88,17 +107,18 @@ def manifest_paths(directory: Path) -> list[str]:
     return [entry["path"] for entry in _read_entries(Path(directory) / MANIFEST_NAME)]
 
 
-def _check_file(file: Path, entry: dict[str, Any], mend: str) -> None:
+def _file_faults(file: Path, entry: dict[str, Any], mend: str) -> Iterator[str]:
     size = file.stat().st_size
     if size != entry["bytes"]:
-        raise InputError(
-            f"{file} has {size} bytes but {MANIFEST_NAME} says {entry['bytes']}; {mend}"
-        )
-    _, digest = _measure(file)
+        yield f"{file} has {size} bytes but {MANIFEST_NAME} says {entry['bytes']}; {mend}"
+        return
+    try:
+        _, digest = _measure(file)
+    except OSError as error:
+        yield f"{file} cannot be read ({error.strerror}); give the right to read it"
+        return
     if digest != entry["sha256"]:
-        raise InputError(
-            f"{file} has sha256 {digest} but {MANIFEST_NAME} says {entry['sha256']}; {mend}"
-        )
+        yield f"{file} has sha256 {digest} but {MANIFEST_NAME} says {entry['sha256']}; {mend}"
 
 
 def _existing_directory(directory: Path) -> Path:
@@ -110,20 +130,32 @@ def _existing_directory(directory: Path) -> Path:
 
 def _plain_files(directory: Path) -> dict[str, Path]:
     """All files below ``directory`` but its own manifest, by POSIX path, in path order."""
+    found, others = _walk(directory)
+    if others:
+        raise InputError(_why_not_plain(others[0]))
+    return found
+
+
+def _walk(directory: Path) -> tuple[dict[str, Path], list[Path]]:
+    """`_plain_files`, and beside them what is neither a file nor a directory."""
     found: dict[str, Path] = {}
+    others = []
     for root, folders, names in os.walk(directory):
         for name in [*folders, *names]:
             path = Path(root, name)
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
-                raise InputError(
-                    f"{path} is a link or a special file, whose content a manifest cannot vouch "
-                    "for; copy the files themselves (cp -rL)"
-                )
-        for name in names:
-            path = Path(root, name)
-            found[path.relative_to(directory).as_posix()] = path
+                others.append(path)
+            elif name in names:
+                found[path.relative_to(directory).as_posix()] = path
     found.pop(MANIFEST_NAME, None)
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items())), others
+
+
+def _why_not_plain(path: Path) -> str:
+    return (
+        f"{path} is a link or a special file, whose content a manifest cannot vouch for; copy the "
+        "files themselves (cp -rL)"
+    )
 
 
 def _measure(file: Path) -> tuple[int, str]:

@@ -57,7 +57,7 @@ def _model_rows(summary: Step2Summary) -> list[ComparisonRow]:
         return [ComparisonRow("gain over the baked model", "", lead, between, clear)]
     return [
         ComparisonRow("trained model", percent(summary.accuracy_overall)),
-        ComparisonRow("baked model", percent(summary.baked_accuracy), lead, between, clear),
+        ComparisonRow("baked model", percent(summary.before_accuracy), lead, between, clear),
     ]
 
 

@@ -49,6 +49,7 @@ class Step1Summary(StepSummary):
         ``champion_prompted_accuracy`` is over the validation ones.
     prompt_kl_before, prompt_kl_after: of the baked prompts, where ``mode`` bakes them.
     seconds: from the loaded champion to the judged model.
+    model_sha256: of the weights that were judged, as `Champion.sha256`.
     """
 
     remedy: ClassVar[str] = "run step 1 again to write it anew"
@@ -65,6 +66,7 @@ class Step1Summary(StepSummary):
     stopped_early: Flag = False
     champion: str = ""
     champion_sha256: str = ""
+    model_sha256: str = ""
     too_long: Count = 0
     targets: Targets = Field(default_factory=Targets)
     mode: str = "sft"

@@ -87,7 +87,7 @@ class ReinforcementPlots:
         self._curve(axes, names.RL_ACCURACY["own"], "own", canvas.MODEL, 2.2)
         for control, color in _CONTROL_COLORS.items():
             self._curve(axes, names.RL_ACCURACY[control], control, color, 1.2)
-        baked = self._summary.baked_accuracy
+        baked = self._summary.before_accuracy
         self._finish(axes, level=baked, level_name=f"baked model {percent(baked)}")
 
     def draw_bits(self, axes: "Axes") -> None:
@@ -126,7 +126,7 @@ class ReinforcementPlots:
         """Baked against trained model by strategy."""
         canvas.prepare(axes, "Accuracy by strategy", None, None)
         canvas.percent_axis(axes, "x")
-        before, after = self._summary.baked_accuracy_by_strategy, self._summary.accuracy
+        before, after = self._summary.before_accuracy_by_strategy, self._summary.accuracy
         for row, strategy in enumerate(STRATEGIES):
             canvas.bar(axes, row - 0.2, before.get(strategy, math.nan), 0.32, canvas.BEFORE)
             canvas.bar(axes, row + 0.2, after.get(strategy, math.nan), 0.42, canvas.MODEL)

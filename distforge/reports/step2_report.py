@@ -18,7 +18,7 @@ from distforge.telemetry.jsonl import METRICS_NAME, read_metrics
 _ELSEWHERE = {
     *("phase", "step", "registry_version", "improved", "verdict", "accuracy_overall", "accuracy"),
     *("token_usage", "controls", "bits", "intervals", "gain"),
-    *("baked", "baked_sha256", "baked_accuracy", "baked_accuracy_by_strategy"),
+    *("baked", "baked_sha256", "before_accuracy", "before_accuracy_by_strategy"),
 }
 _VERDICTS = {
     "": "Whether its thoughts are theatre has not been judged yet.",
@@ -89,7 +89,7 @@ def _result_tiles(summary: Step2Summary) -> list[tuple[str, str]]:
         return [*bits, (lead, "gain over baked")]
     tiles = [
         (percent(summary.accuracy_overall), "accuracy, trained"),
-        (percent(summary.baked_accuracy), "accuracy, baked"),
+        (percent(summary.before_accuracy), "accuracy, baked"),
         (lead, "gain over baked"),
     ]
     ablations = [a.mean for a in summary.ablations.values() if math.isfinite(a.mean)]
@@ -110,7 +110,7 @@ def _tables(summary: Step2Summary) -> list[page.Table]:
         for row in comparison_rows(summary)
     ]
     tables = [page.Table("comparison", COMPARISON_HEADINGS, rows)]
-    before, after = summary.baked_accuracy_by_strategy, summary.accuracy
+    before, after = summary.before_accuracy_by_strategy, summary.accuracy
     if _any_known([*before.values(), *after.values()]):
         rows = [_strategy_row(name, before, after) for name in STRATEGIES]
         tables.append(page.Table("strategies", ("strategy", "baked", "trained", "change"), rows))

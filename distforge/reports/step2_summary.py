@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from distforge.reports.summary import (
     Bounds,
@@ -31,6 +31,11 @@ CONTROL_NAMES = {
 CONTROLS = tuple(CONTROL_NAMES)
 BITS = ("baked_with_thoughts", "baked_without", "trained_with_thoughts", "trained_without")
 _INTERVALS = ("gain", *(f"ablation_{control}" for control in CONTROLS))
+
+_RENAMED = {
+    "baked_accuracy": "before_accuracy",
+    "baked_accuracy_by_strategy": "before_accuracy_by_strategy",
+}
 
 Task = Annotated[Literal["questions", "text"], must_be("one of 'questions', 'text'")]
 Verdict = Annotated[
@@ -60,7 +65,10 @@ class Step2Summary(StepSummary):
     improved: whether the model beats the baked one on the same held-out items: the lower bound of
         ``intervals["gain"]`` is above 0.
     accuracy_overall, accuracy, token_usage: of free, greedy generations, as in step 1; of free
-        text, which has no answers, not measured. baked_accuracy: the baked model's, likewise.
+        text, which has no answers, not measured. before_accuracy: the baked model's, likewise.
+    baked_accuracy: the baked model's too, but as step 1 measured it: on ``baked_questions``
+        held-out questions of the data of ``baked_dataset_sha256``. Where no step 1 recorded it,
+        these are empty, and it is what the configuration states.
     controls: accuracy given a thought, by what stands in for it: ``CONTROLS``, and "own", which is
         what they are held against.
     bits: a target token, with thoughts and without, of both models.
@@ -69,7 +77,8 @@ class Step2Summary(StepSummary):
     gain: over the baked model: a fraction of the questions, or bits a token of free text.
     items: held-out ones that all this was measured on.
     best_step: the optimizer step of the model that was kept.
-    verdict: of the anti-theatre tests; empty until they are asked.
+    verdict: of the anti-theatre tests; empty where they were not asked. theater: all that it rests
+        on (`theater.verdict.Verdict.as_json`).
     """
 
     remedy: ClassVar[str] = "run step 2 again to write it anew"
@@ -78,8 +87,8 @@ class Step2Summary(StepSummary):
     accuracy_overall: Fraction
     accuracy: ByStrategy
     token_usage: ByUsage
-    baked_accuracy: Fraction
-    baked_accuracy_by_strategy: ByStrategy
+    before_accuracy: Fraction
+    before_accuracy_by_strategy: ByStrategy
     controls: Annotated[dict[str, Fraction], among(("own", *CONTROLS))]
     bits: Annotated[dict[str, Number], among(BITS)]
     intervals: Annotated[dict[str, Bounds], among(_INTERVALS)]
@@ -89,9 +98,22 @@ class Step2Summary(StepSummary):
     best_step: Count
     baked: str = ""
     baked_sha256: str = ""
+    baked_accuracy: Fraction = math.nan
+    baked_questions: Count = 0
+    baked_dataset_sha256: str = ""
+    champion_sha256: str = ""
     task: Task
     verdict: Verdict
+    theater: dict[str, Any] = Field(default_factory=dict)
     step: Literal[2] = 2
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, given: Any) -> Any:
+        # Older files say baked_accuracy of what step 2 measured before its training.
+        if not isinstance(given, dict) or "baked_accuracy_by_strategy" not in given:
+            return given
+        return {_RENAMED.get(name, name): value for name, value in given.items()}
 
     @model_validator(mode="after")
     def _gain_is_a_fraction(self) -> Self:
@@ -99,6 +121,13 @@ class Step2Summary(StepSummary):
         if self.task == "questions" and abs(self.gain) > 1:
             raise ValueError(f"gain is {self.gain}; it must be a number in [-1, 1] or null")
         return self
+
+    @property
+    def is_goal_reached(self) -> bool:
+        """Whether it beats the baked model with thoughts that do the work. Free text has no control
+        of equal compute, so no verdict on it can be PASS: it must not be THEATRE."""
+        fine = ("PASS",) if self.task == "questions" else ("PASS", "INCONCLUSIVE")
+        return self.improved and self.verdict in fine
 
     @property
     def lead(self) -> Difference:

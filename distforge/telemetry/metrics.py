@@ -42,6 +42,16 @@ RL_ACCURACY = {
     condition: f"rl_detail/accuracy_{condition}"
     for condition in ("own", "sampled", "shuffled", "random", "filler", "none", "gold")
 }
+# 95% bounds of the benchmarks, which are asked on a sample; of the verdict's measures, at the level
+# of the look.
+RL_BENCHMARK_BOUNDS = {
+    name: (f"rl_detail/{name}_accuracy_low", f"rl_detail/{name}_accuracy_high")
+    for name in ("gsm8k", "arc")
+}
+RL_VERDICT_BOUNDS = {
+    name: (f"rl_detail/{name}_low", f"rl_detail/{name}_high")
+    for name in ("divergence_edit", "divergence_prediction", "ablation", "correlation")
+}
 RL_BITS_WITH_THOUGHTS = "rl_detail/bits_per_token_with_thoughts"
 RL_BITS_WITHOUT = "rl_detail/bits_per_token_without"
 # The verdict on the thoughts: 1 for PASS, 0 for INCONCLUSIVE, -1 for THEATRE; and where the run was

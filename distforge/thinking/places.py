@@ -72,7 +72,10 @@ class Places:
             thoughts, unread = grow(
                 branches, rows, positions, self._tags, config, generator, shrink=False
             )
-            return thoughts, self._score_after(branches, unread, thoughts)
+            if not self._wanted.any():
+                return thoughts, _no_scores(self._targets)
+            logits = self._predict_after(branches, unread, thoughts)
+            return thoughts, _filled(logits, self._targets)
 
     def score(self, thoughts: Thoughts) -> TargetScores:
         """How likely each target token is after ``<think> thought </think>``.
@@ -83,9 +86,22 @@ class Places:
         Args:
             thoughts: one for each place, in their order; they may be anyone's.
         """
-        if not len(thoughts):
+        if not (len(thoughts) and self._wanted.any()):
             return _no_scores(self._targets)
+        return _filled(self.predict(thoughts), self._targets)
+
+    def predict(self, thoughts: Thoughts | None) -> Tensor:
+        """(M, V) logits of the M target tokens, row by row, after ``<think> thought </think>``, or,
+        without thoughts, directly after the text.
+
+        All of the vocabulary at once: give as many places as memory has room for.
+
+        Args:
+            thoughts: as for `score`; None for none and no tags.
+        """
         with evaluating(self._model) as lm:
+            if thoughts is None:
+                return self._read_plainly().logits
             tokens = thoughts.tokens.to(lm.device)
             branches = self._branches(tokens.shape[1] + 2)
             opening = torch.full_like(tokens[:, :1], self._tags.open)
@@ -97,25 +113,22 @@ class Places:
                 branches.anchors[:, None] + 1 + steps,
                 torch.cat([torch.ones_like(inside[:, :1]), inside], dim=1),
             )
-            return self._score_after(branches, written, thoughts)
+            return self._predict_after(branches, written, thoughts)
 
     def score_without_thoughts(self) -> TargetScores:
         """As `score`, of targets that follow the text directly, without tags."""
         if not len(self._rows):
             return _no_scores(self._targets)
-        with evaluating(self._model):
-            return _filled(self._read_plainly().logits, self._targets)
+        return _filled(self.predict(None), self._targets)
 
     def _branches(self, room: int, *, base: bool = False) -> Branches:
         """One branch a place, with room for so many tokens and the targets."""
         lm, capacity = language_model(self._model), room + self._targets.shape[1]
         return Branches(lm, *self._texts, self._rows, self._positions, capacity, base=base)
 
-    def _score_after(self, branches: Branches, unread: Block, thoughts: Thoughts) -> TargetScores:
+    def _predict_after(self, branches: Branches, unread: Block, thoughts: Thoughts) -> Tensor:
         """Feed what is unread of the thoughts, ``</think>`` and the targets."""
         targets, wanted = self._targets, self._wanted
-        if not wanted.any():
-            return _no_scores(targets)
         given = targets[:, :-1].where(wanted[:, :-1], self._tags.pad)
         closing = torch.full_like(targets[:, :1], self._tags.close)
         first = branches.anchors + 2 + thoughts.content_lengths.to(wanted.device)
@@ -127,9 +140,7 @@ class Places:
             torch.cat([torch.zeros_like(unread.valid), wanted], dim=1),
         )
         head: MixingHead | None = getattr(self._model, "mixing_head", None)
-        if head is None:
-            return _filled(read.logits, targets)
-        return _filled(head.mix(self._read_plainly_once(), read), targets)
+        return read.logits if head is None else head.mix(self._read_plainly_once(), read)
 
     def _read_plainly(self) -> Prediction:
         """What is predicted at the M targets, row by row, where they follow the text directly."""

@@ -92,7 +92,28 @@ def test_the_model_is_registered_as_child_of_the_baked_one(finished: Path) -> No
 def test_bare_transformers_load_the_model_and_phase_4_refuses_it_unjudged(finished: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(finished / "model")
     assert torch.isfinite(model(input_ids=torch.tensor([[5, 6]])).logits).all()
-    assert "verdict is 'INCONCLUSIVE', not 'PASS'" in find_faults(finished / "model")
+    faults = find_faults(finished / "model")
+    for part in ("verdict is 'INCONCLUSIVE'", "theater is null", "baked_accuracy is 0."):
+        assert [fault for fault in faults if part in fault], faults
+    assert len(faults) == 3
+
+
+def test_the_baked_accuracy_is_step_1s_and_what_was_measured_here_has_a_name_of_its_own(
+    finished: Path, baked: Path
+) -> None:
+    step1 = json.loads((baked / "summary.json").read_text())
+    step2 = json.loads((finished / "summary.json").read_text())
+    stated = json.loads((finished / "model" / "handoff.json").read_text())
+    assert stated["baked_accuracy"] == step2["baked_accuracy"] == step1["accuracy_overall"]
+    assert stated["baked_measured_on"] == {
+        "n": step1["questions"],
+        "dataset_sha256": step1["dataset_sha256"],
+    }
+    assert step1["model_sha256"] == step2["baked_sha256"] == stated["lineage"]["baked_sha256"]
+    assert stated["lineage"]["champion_sha256"] == step1["champion_sha256"]
+    assert stated["measured_on"]["n"] == step2["items"] != step1["questions"]
+    assert stated["before_accuracy"] == step2["before_accuracy"]
+    assert [stated["gain"], stated["gain_interval"]] == [step2["gain"], step2["intervals"]["gain"]]
 
 
 def test_a_finished_run_is_not_repeated(finished: Path, baked: Path, capsys) -> None:

@@ -19,9 +19,9 @@ PACKAGE = ROOT / "distforge"
 
 FLOORS = {
     **dict.fromkeys(["ops"], 0),
-    **dict.fromkeys(["optim", "data", "models", "registry", "telemetry", "handoff", "config"], 1),
+    **dict.fromkeys(["optim", "data", "models", "registry", "telemetry", "config"], 1),
     **dict.fromkeys(["thinking", "rollouts", "training", "evaluation", "reports"], 2),
-    **dict.fromkeys(["champion", "baking", "quietstar", "theater"], 3),
+    **dict.fromkeys(["champion", "baking", "quietstar", "theater", "handoff"], 3),
     **dict.fromkeys(["pipeline"], 4),
     **dict.fromkeys(["cli", "commands", "__main__"], 5),
 }

@@ -140,6 +140,8 @@ def test_it_goes_back_bit_for_bit(tmp_path: Path, text: bool) -> None:
         states = [load_state(path) for path in saved]
         lasting = [(state.pop("lasting"), state.pop("abandoned")) for state in states]
         pins = [state.pop("pins")[-1] for state in states]
+        cost = [state["observer"].pop("training_tokens") for state in states]
+        assert 0 < cost[0] < cost[1], "what a branch that was left has cost stays spent"
         assert states[0] == states[1]
         assert pins == [[1, 1], [1, 1]]
         assert [abandoned for _, abandoned in lasting] == [0, 2]

@@ -9,7 +9,7 @@ import pytest
 
 from distforge.errors import InputError
 from distforge.registry import MANIFEST_NAME, verify_manifest, write_manifest
-from distforge.registry.manifest import manifest_id
+from distforge.registry.manifest import find_manifest_faults, manifest_id
 
 
 @pytest.fixture
@@ -86,6 +86,25 @@ def test_a_link_cannot_be_vouched_for(model: Path, tmp_path: Path) -> None:
     for refuses in (verify_manifest, write_manifest):
         with pytest.raises(InputError, match="link is a link"):
             refuses(model)
+
+
+def test_all_that_differs_is_found_at_once(model: Path, tmp_path: Path) -> None:
+    assert write_manifest(model)
+    assert list(find_manifest_faults(model)) == []
+    (model / "config.json").unlink()
+    (model / "config.json").symlink_to(tmp_path)
+    (model / "weights").write_bytes(b"short")
+    (model / "sub" / "more").touch()
+    (model / "sub" / "empty").unlink()
+    parts = ("config.json is a link", "sub/empty is listed", "sub/more is not", "weights has 5")
+    faults = list(find_manifest_faults(model))
+    assert len(faults) == len(parts)
+    for fault, part in zip(faults, parts, strict=True):
+        assert part in fault
+    (model / MANIFEST_NAME).unlink()
+    one, other = find_manifest_faults(model)
+    assert "does not exist" in one
+    assert "config.json is a link" in other
 
 
 @pytest.mark.parametrize(
