@@ -61,7 +61,7 @@ def judged_config(**changes: Any) -> LearnerConfig:
             micro_batches=2,
             warmup_episodes=2,
         ),
-        "probe": ProbeConfig(every_steps=100, items=2, batch_size=4, coherence_items=1),
+        "probe": ProbeConfig(every_steps=100, items=4, batch_size=4, coherence_items=1),
         "rollback": RollbackConfig(every_steps=1),
     }
     return learner_config(**{**settings, **changes})

@@ -113,7 +113,12 @@ def test_a_coefficient_that_cannot_be_doubled_is_refused() -> None:
     judged_config(optimizer=optimizer, rollback=RollbackConfig(every_steps=2, changes=("lr",) * 2))
 
 
-@pytest.mark.parametrize("text", [False, True], ids=["questions", "text"])
+@pytest.mark.parametrize(
+    # Free text has a scorer and a mixing head besides.
+    "text",
+    [pytest.param(False, marks=pytest.mark.nightly), True],
+    ids=["questions", "text"],
+)
 def test_it_goes_back_bit_for_bit(tmp_path: Path, text: bool) -> None:
     """Verdicts after 1 (PASS), 2 and 3 (THEATRE); then after 2, 3 and 4."""
     config = judged_config()
