@@ -21,6 +21,7 @@ from distforge.quietstar.config import (
     ProbeConfig,
     RewardConfig,
 )
+from distforge.quietstar.rollback import Judge
 from distforge.quietstar.trainer import ThoughtTrainer
 from distforge.rollouts import RolloutConfig
 from distforge.telemetry import RunLogger, TelemetryConfig
@@ -117,11 +118,12 @@ def make_trainer(
     *,
     text: bool = False,
     logger: RunLogger | None = None,
+    judge: Judge | None = None,
 ) -> ThoughtTrainer:
     """A trainer over 8 items and 6 held-out ones."""
     make = text_like_items if text else question_like_items
     model, tokenizer = thinking_pair(mixing=text)
     logger = logger or RunLogger(directory, SILENT, {}, "tiny", enabled=False)
     return ThoughtTrainer(
-        model, tokenizer, make(8), make(6, seed=1), config, world, logger, directory
+        model, tokenizer, make(8), make(6, seed=1), config, world, logger, directory, judge=judge
     )

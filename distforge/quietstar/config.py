@@ -20,6 +20,7 @@ from distforge.training.supervised import SupervisedConfig
 Baseline = Literal["rloo", "group_mean", "reinforce_pp", "ema", "quietstar_relu"]
 Reward = Literal["answer_probability", "exact_match", "prediction_gain"]
 KlEstimator = Literal["exact", "k1"]
+Change = Literal["kl", "lr", "seed"]
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,42 @@ class ScreeningConfig:
         require_in("(0, 1]", **{"screening.sure": self.sure})
 
 
+@dataclass(frozen=True)
+class RollbackConfig:
+    """When the weights are judged during training, and what follows where thoughts are theatre.
+
+    A run goes back to the last weights that passed, or to the start where none did. With the same
+    seeds and settings the same path would lead to the same verdict, so each rollback changes one
+    thing more, which stays changed.
+
+    every_steps: optimizer steps between two verdicts, before the last step; 0 asks for none but the
+        one on the exported model, after which nothing is rolled back.
+    patience: THEATRE verdicts in a row that roll back, > 0. One alone may be chance.
+    retries: rollbacks in a run; the next row of THEATRE verdicts ends training.
+    changes: what each rollback changes, in order, at least one for each: "kl" doubles the KL
+        coefficient, "lr" halves the learning rate, "seed" samples the thoughts anew.
+    """
+
+    every_steps: int = 0
+    patience: int = 2
+    retries: int = 2
+    changes: tuple[Change, ...] = ("kl", "lr", "seed")
+
+    def __post_init__(self) -> None:
+        require_in(
+            "[0, inf]",
+            **{"rollback.every_steps": self.every_steps, "rollback.retries": self.retries},
+        )
+        require_in("[1, inf]", **{"rollback.patience": self.patience})
+        for change in self.changes:
+            require_choice("rollback.changes", change, get_args(Change))
+        if len(self.changes) < self.retries:
+            raise InputError(
+                f"rollback.retries is {self.retries} with {len(self.changes)} rollback.changes; "
+                "name what each retry changes, or lower retries"
+            )
+
+
 def _rl_optimizer() -> OptimizerConfig:
     return OptimizerConfig(muon_grokfast=MuonGrokfastConfig.rl())
 
@@ -207,7 +244,8 @@ def _some_questions() -> BenchmarksConfig:
 class LearnerConfig:
     """All that reinforcement learning depends on, but model and data.
 
-    checkpoint_every: optimizer steps between two checkpoints; 0 keeps none but the best weights.
+    checkpoint_every: optimizer steps between two checkpoints; 0 keeps none but the best weights
+        and, in a run that is judged, what it can go back to.
     benchmarks: public ones that are asked at every probe, with thoughts.
     The others are described where they are defined. The weight of the divergence from the baked
     model is ``optimizer.muon_grokfast.kl_coefficient``, whichever optimizer is used.
@@ -225,8 +263,15 @@ class LearnerConfig:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     benchmarks: BenchmarksConfig = field(default_factory=_some_questions)
     theater: TheaterConfig = field(default_factory=TheaterConfig)
+    rollback: RollbackConfig = field(default_factory=RollbackConfig)
     # The loss of a policy gradient has no level of its own that a spike could stand out from.
     guard: GuardConfig = field(default_factory=lambda: GuardConfig(spike_nats=0.0))
 
     def __post_init__(self) -> None:
         require_in("[0, inf]", checkpoint_every=self.checkpoint_every)
+        made = self.rollback.changes[: self.rollback.retries] if self.rollback.every_steps else ()
+        if "kl" in made and not self.optimizer.muon_grokfast.kl_coefficient:
+            raise InputError(
+                "kl_coefficient is 0, so a rollback that doubles it changes nothing; leave 'kl' "
+                "out of rollback.changes, or set a coefficient"
+            )

@@ -16,6 +16,9 @@ class EpisodePlan:
 
     Every item comes once before any comes twice, in an order drawn anew each time around.
 
+    ``redraws``, 0 at first, is set by who rolls a run back: the same items are asked for, with
+    other seeds for each value.
+
     Raises:
         InputError: no items.
     """
@@ -27,6 +30,7 @@ class EpisodePlan:
         self._config = config
         # The order of the latest time around: consecutive requests ask for the same one.
         self._around, self._shuffled = -1, list[int]()
+        self.redraws = 0
 
     def __call__(self, step: int) -> list[RolloutRequest]:
         first = step * self._config.requests_per_step
@@ -52,4 +56,5 @@ class EpisodePlan:
         return self._shuffled
 
     def _seed(self, number: int) -> int:
-        return random.Random(f"{self._config.seed}:request:{number}").getrandbits(63)
+        drawn = f"redraw {self.redraws}:" if self.redraws else ""
+        return random.Random(f"{self._config.seed}:{drawn}request:{number}").getrandbits(63)

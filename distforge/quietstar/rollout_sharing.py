@@ -32,6 +32,7 @@ def share_rollouts(rollouts: Sequence[Rollout], world: World) -> Sequence[Rollou
             "policy_version": rollout.policy_version,
             "checksum": rollout.checksum,
             "seconds": rollout.seconds,
+            "branch": rollout.branch,
             "result": {name: rollout.result[name].tolist() for name, _ in _TENSORS},
         }
         for rollout in rollouts

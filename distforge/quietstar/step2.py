@@ -127,6 +127,7 @@ def _reinforce(
         log,
         directory,
         record,
+        looks,
     )
     heldout_path = write_splits(inputs.examples if world.is_main else (), directory / "data")
     record.start()

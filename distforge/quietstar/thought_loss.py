@@ -72,6 +72,7 @@ class ThoughtLoss:
         kl_coefficient: >= 0.
 
     ``progress``, in [0, 1], is set by who trains: the entropy bonus falls with it.
+    ``kl_coefficient`` may be set between steps.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class ThoughtLoss:
         self._tags = tags
         self._thought = thought
         self._reference = reference.eval().requires_grad_(False)
-        self._kl_coefficient = kl_coefficient
+        self.kl_coefficient = kl_coefficient
         self._totals = Totals()
         self.progress = 0.0
 
@@ -157,7 +158,7 @@ class ThoughtLoss:
             gap = k1_kl(current.detach(), reference.gather(-1, written[:, None])[:, 0])
             kl = gap
             totals, number = _by_thought(gap, thought)
-            advantages = advantages - self._kl_coefficient * totals[number]
+            advantages = advantages - self.kl_coefficient * totals[number]
         else:
             kl = exact_kl(log_probs, reference)
         spread = entropy(log_probs)
@@ -169,7 +170,7 @@ class ThoughtLoss:
             max_importance=config.max_importance,
         ).sum()
         if config.kl_estimator == "exact":
-            loss = loss + self._kl_coefficient * kl.sum()
+            loss = loss + self.kl_coefficient * kl.sum()
         loss = loss - config.entropy_bonus * (1 - self.progress) * spread.sum()
         self._count(current.detach() - behaviour, thought, kl, spread)
         return loss

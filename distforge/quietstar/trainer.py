@@ -18,11 +18,13 @@ from distforge.quietstar.config import LearnerConfig
 from distforge.quietstar.episode_batches import EpisodeBatches
 from distforge.quietstar.episode_plan import EpisodePlan
 from distforge.quietstar.probe_log import ProbeLog
+from distforge.quietstar.rollback import VERDICT_VALUES, Course, Judge, Rollback
 from distforge.quietstar.scorer import Scorer
 from distforge.quietstar.thought_engine import EngineRecipe
 from distforge.quietstar.thought_loss import ThoughtLoss
 from distforge.rollouts import RolloutConfig, RolloutPool, open_pool
 from distforge.telemetry import RunLogger
+from distforge.telemetry import metrics as names
 from distforge.thinking.items import ThoughtItem
 from distforge.thinking.model import ThinkingModel
 from distforge.thinking.tags import Tags
@@ -36,11 +38,18 @@ from distforge.training.supervised import StepRecord, TrainingLoop
 
 @dataclass(frozen=True)
 class ThoughtOutcome:
-    """How training ended: optimizer steps, episodes, and what was kept."""
+    """How training ended.
+
+    steps, episodes: taken in all, those that were rolled back included. best: what was kept; its
+    step is one of the training that was not. rollbacks: in order. ended_by_verdict: THEATRE ended
+    training after the last retry, and what was kept is what passed last, or the start.
+    """
 
     steps: int
     episodes: int
     best: Best
+    rollbacks: tuple[Rollback, ...] = ()
+    ended_by_verdict: bool = False
 
 
 class ThoughtTrainer:
@@ -54,6 +63,7 @@ class ThoughtTrainer:
         logger: where metrics go.
         directory: the run's; checkpoints and the best weights are kept in it.
         record: is told of every checkpoint.
+        judge: is asked on the way, as ``config.rollback`` says.
 
     Raises:
         InputError: no items of a kind, or micro-batches that do not divide by the ranks.
@@ -70,6 +80,7 @@ class ThoughtTrainer:
         logger: RunLogger,
         directory: Path,
         record: RunRecord | None = None,
+        judge: Judge | None = None,
     ) -> None:
         if not heldout:
             raise InputError("there is no held-out item to probe the thoughts with")
@@ -104,10 +115,16 @@ class ThoughtTrainer:
         self._scorer = Scorer(config.reward.scorer_decay) if wants_scorer else None
         self._guard = StepGuard(config.guard, world, directory / SKIPPED_FILE)
         self._epoch = max(1, len(items) // config.episodes.batch_size)
+        self._loop: TrainingLoop
         self._pool: RolloutPool | None = None
         self._pool_state: dict[str, object] | None = None
+        self._judge, self._course = judge, Course(config.rollback)
+        self._is_judged = judge is not None and config.rollback.every_steps > 0
         every = config.probe.every_steps, config.checkpoint_every
-        self._keeper = Keeper(self, self.engine, directory, world, *every, record, self._scorer)
+        judged = self if self._is_judged else None
+        self._keeper = Keeper(
+            self, self.engine, directory, world, *every, record, self._scorer, judged
+        )
 
     def train(self) -> ThoughtOutcome:
         """Train to the end, from the last checkpoint if there is one.
@@ -130,20 +147,22 @@ class ThoughtTrainer:
                 self._scorer,
             )
             loop = TrainingLoop(self.engine, source, self._config.episodes.loop, self._guard)
-            loop.step = self._keeper.step
-            # The baked model is the first that could be kept.
-            if self._keeper.evaluation_due or self._keeper.best is None:
-                self._keeper.evaluate()
-            progress = self._logger.progress(loop.total_steps, "reinforcing", loop.step)
-            with progress:
-                self.loss.progress = loop.step / loop.total_steps
-                for step in loop.steps():
-                    self._after_step(step, loop.total_steps, source)
-                    self.loss.progress = loop.step / loop.total_steps
+            self._loop = loop
+            self._start()
+            with self._logger.progress(loop.total_steps, "reinforcing", self._keeper.step):
+                while self._keeper.step < loop.total_steps and not self._course.ended:
+                    self._train(loop, source)
+            if self._course.ended:
+                self._probe(self._keeper.step, keep=True)
         assert self._keeper.best is not None, "the last step is always probed"
-        steps = self._keeper.step
-        episodes = steps * self._config.episodes.batch_size
-        return ThoughtOutcome(steps, episodes, self._keeper.best)
+        steps = self._keeper.taken
+        return ThoughtOutcome(
+            steps=steps,
+            episodes=steps * self._config.episodes.batch_size,
+            best=self._keeper.best,
+            rollbacks=self._course.rollbacks,
+            ended_by_verdict=self._course.ended,
+        )
 
     def save_model(self, directory: Path) -> Path:
         """Move the best weights seen (not the last ones) to ``directory``; collective."""
@@ -162,6 +181,30 @@ class ThoughtTrainer:
                 pool.load_state_dict(self._pool_state)
             yield pool
 
+    def _start(self) -> None:
+        """Catch up with what is owed, and save what can be gone back to."""
+        course, step = self._course, self._keeper.step
+        if course.ended or (course.rollbacks and course.rollbacks[-1].to == step):
+            # Killed right after it went back, the run may not have logged it.
+            self._logger.log(self._keeper.taken, {names.RL_ROLLED_BACK_TO: step})
+        self._follow_course()
+        # The baked model is the first that could be kept.
+        if self._keeper.best is None:
+            self._keeper.evaluation_due = True
+        self._keeper.settle()
+        if self._is_judged and self._keeper.pinned is None:
+            self._keeper.pin()
+
+    def _train(self, loop: TrainingLoop, source: EpisodeBatches) -> None:
+        """To the end, or until the keeper has gone back."""
+        loop.step = self._keeper.step
+        self.loss.progress = loop.step / loop.total_steps
+        for step in loop.steps():
+            self._after_step(step, loop.total_steps, source)
+            if self._keeper.step != loop.step:
+                return
+            self.loss.progress = loop.step / loop.total_steps
+
     def _after_step(self, step: StepRecord, total: int, source: EpisodeBatches) -> None:
         assert source.last is not None
         statistics = self.loss.take_statistics(self._world)
@@ -172,12 +215,66 @@ class ThoughtTrainer:
 
     def evaluate(self, step: int) -> None:
         """Probe the thoughts on held-out items; log, and keep the weights if they are the best."""
+        self._probe(step, keep=False)
+
+    def _probe(self, step: int, *, keep: bool) -> None:
         with self.engine.whole_model() as model:
             assert isinstance(model, ThinkingModel)
             scores = self.probe_log.probe(model)
             self.probe_log.log_probe(step, scores)
-            if self._keeper.is_best(scores.score):
+            if keep or self._keeper.is_best(scores.score):
                 self._keeper.keep(scores.score, model, self._tokenizer)
+
+    def is_verdict_due(self, step: int) -> bool:
+        """See `Judged`."""
+        return self._course.is_due(step, self._loop.total_steps)
+
+    def judge(self, step: int) -> None:
+        """See `Judged`."""
+        assert self._judge is not None
+        with self.engine.whole_model() as model:
+            assert isinstance(model, ThinkingModel)
+            verdict = self._judge(model, step, self._loop.total_steps)
+        # Ranks that disagreed would wait for each other for ever.
+        outcome = self._world.broadcast_object(verdict.outcome)
+        self._logger.log(step, {names.RL_VERDICT: VERDICT_VALUES[outcome]})
+        decision = self._course.note(outcome)
+        if decision == "pin":
+            self._keeper.pin()
+        elif decision != "go on":
+            self._go_back(step, end=decision == "end")
+
+    def _go_back(self, step: int, *, end: bool) -> None:
+        assert self._keeper.pinned is not None
+        to = self._keeper.pinned.step
+        said = f"back from step {step} to step {to}, {'which passed' if to else 'the start'}"
+        if end:
+            self._course.ended = True
+            said = f"{said}, where training ends: no retry is left"
+        else:
+            said = f"{said}; from there on {self._course.go_back(step, to).changed}"
+        self._keeper.go_back()
+        self._logger.log(step, {names.RL_ROLLED_BACK_TO: to})
+        self._logger.say(said)
+        self._follow_course()
+
+    def _follow_course(self) -> None:
+        """Do what the rollbacks so far have changed."""
+        course, optimizer = self._course, self._config.optimizer
+        self.loss.kl_coefficient = course.kl_factor * optimizer.muon_grokfast.kl_coefficient
+        self._loop.lr_scale, self._plan.redraws = course.lr_factor, course.redraws
+        self._logger.roll_back(self._keeper.abandoned, course.branch)
+
+    def lasting_state(self) -> dict[str, Any]:
+        """See `Judged`."""
+        assert self._judge is not None
+        return {"course": self._course.state_dict(), "judge": self._judge.state_dict()}
+
+    def load_lasting_state(self, state: dict[str, Any]) -> None:
+        """See `Judged`."""
+        assert self._judge is not None
+        self._course.load_state_dict(state["course"])
+        self._judge.load_state_dict(state["judge"])
 
     def state_dict(self) -> dict[str, Any]:
         """See `Trainee`."""
@@ -194,6 +291,8 @@ class ThoughtTrainer:
         self._advantages.load_state_dict(state["advantages"])
         self.probe_log.load_state_dict(state["observer"])
         self._pool_state = state["pool"]
+        if self._pool is not None:
+            self._pool.roll_back(state["pool"])
 
 
 def _rollout_device(config: RolloutConfig, world: World) -> str:

@@ -107,7 +107,7 @@ def right_axes(axes: "Axes") -> "Axes":
 
 
 def smooth_curve(
-    axes: "Axes", steps: Sequence[int], values: Sequence[float], color: str, label: str = ""
+    axes: "Axes", steps: Sequence[float], values: Sequence[float], color: str, label: str = ""
 ) -> None:
     """A curve of every step, faint, and its running mean over it."""
     axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)

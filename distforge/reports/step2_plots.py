@@ -41,11 +41,15 @@ class ReinforcementPlots:
     Args:
         records: what ``read_metrics`` gave; of a step logged twice (a resumed run) the later holds.
         summary: the outcome.
+
+    Curves go over the episodes generated in all, those of abandoned branches included; a vertical
+    line marks where the run went back.
     """
 
     def __init__(self, records: Sequence[MetricRecord], summary: Step2Summary) -> None:
         self._records = records
         self._summary = summary
+        self._episodes_a_step = summary.episodes / max(1, summary.steps)
         curves: tuple[str, canvas.Panel] = ("Bits a token over training", self.draw_bits)
         bars: tuple[str, canvas.Panel] = ("Bits a token", self.draw_final_bits)
         if summary.task == "questions":
@@ -65,23 +69,20 @@ class ReinforcementPlots:
         return canvas.draw_overview(self._headline(), self.panels, (1.0, 1.0, 1.1))
 
     def draw_reward(self, axes: "Axes") -> None:
-        """Reward over optimizer steps: every step's, and the mean of the last 100 episodes."""
-        canvas.prepare(axes, "Reward", "optimizer step", None)
-        steps, values = canvas.series(self._records, names.RL["reward"])
-        mean_steps, means = canvas.series(self._records, names.RL["avg_reward"])
-        if not steps and not mean_steps:
-            canvas.say_empty(axes)
-            return
-        label = "of a step"
-        axes.plot(steps, values, color=canvas.MODEL, alpha=0.35, linewidth=0.9, label=label)
-        label = "mean of the last 100 episodes"
-        axes.plot(mean_steps, means, color=canvas.MODEL, linewidth=2.0, label=label)
-        axes.set_xlim(left=0)
-        canvas.place_key(axes, *axes.get_legend_handles_labels())
+        """Reward over episodes: every step's, and the mean of the last 100 episodes."""
+        canvas.prepare(axes, "Reward", "episode", None)
+        episodes, values = self._series(names.RL["reward"])
+        mean_episodes, means = self._series(names.RL["avg_reward"])
+        if episodes or mean_episodes:
+            label = "of a step"
+            axes.plot(episodes, values, color=canvas.MODEL, alpha=0.35, linewidth=0.9, label=label)
+            label = "mean of the last 100 episodes"
+            axes.plot(mean_episodes, means, color=canvas.MODEL, linewidth=2.0, label=label)
+        self._finish(axes)
 
     def draw_accuracy(self, axes: "Axes") -> None:
         """Accuracy with own thoughts against the controls, and the baked model's."""
-        canvas.prepare(axes, "Accuracy by the thought it is given", "optimizer step", None)
+        canvas.prepare(axes, "Accuracy by the thought it is given", "episode", None)
         canvas.percent_axis(axes, "y")
         self._curve(axes, names.RL_ACCURACY["own"], "own", canvas.MODEL, 2.2)
         for control, color in _CONTROL_COLORS.items():
@@ -91,7 +92,7 @@ class ReinforcementPlots:
 
     def draw_bits(self, axes: "Axes") -> None:
         """Bits a target token with and without thoughts, and the baked model's."""
-        canvas.prepare(axes, "Bits a token", "optimizer step", None)
+        canvas.prepare(axes, "Bits a token", "episode", None)
         self._curve(axes, names.RL_BITS_WITH_THOUGHTS, "with thoughts", canvas.MODEL, 2.2)
         self._curve(axes, names.RL_BITS_WITHOUT, "without thoughts", canvas.MUTED, 1.2)
         baked = self._summary.bits.get("baked_with_thoughts", math.nan)
@@ -99,7 +100,7 @@ class ReinforcementPlots:
 
     def draw_drift(self, axes: "Axes") -> None:
         """Entropy of the thoughts (left) and their KL to the baked model (right)."""
-        canvas.prepare(axes, "Entropy and KL, nats a thought token", "optimizer step", None)
+        canvas.prepare(axes, "Entropy and KL, nats a thought token", "episode", None)
         right = canvas.right_axes(axes)
         for side, name, label, color in (
             (axes, names.RL_ENTROPY, "entropy (left)", canvas.SECOND),
@@ -111,7 +112,7 @@ class ReinforcementPlots:
 
     def draw_thoughts(self, axes: "Axes") -> None:
         """Coherence of the thoughts with its parts (left), and their length (right)."""
-        canvas.prepare(axes, "Coherence and length of the thoughts", "optimizer step", None)
+        canvas.prepare(axes, "Coherence and length of the thoughts", "episode", None)
         axes.set_ylim(0, 1.02)
         for part, color in _COHERENCES.items():
             width = 2.2 if part == "composite" else 1.2
@@ -176,11 +177,11 @@ class ReinforcementPlots:
         return f"Step 2: {reached}{lead} over the baked model {between}{verdict}"
 
     def _curve(self, axes: "Axes", name: str, label: str, color: str, width: float) -> None:
-        steps, values = canvas.series(self._records, name)
-        if steps:
-            marker = "o" if len(steps) <= _MOST_MARKERS else ""
+        episodes, values = self._series(name)
+        if episodes:
+            marker = "o" if len(episodes) <= _MOST_MARKERS else ""
             axes.plot(
-                steps,
+                episodes,
                 values,
                 color=color,
                 linewidth=width,
@@ -192,18 +193,40 @@ class ReinforcementPlots:
             )
 
     def _smooth(self, axes: "Axes", name: str, label: str, color: str) -> None:
-        steps, values = canvas.series(self._records, name)
-        if steps:
-            canvas.smooth_curve(axes, steps, values, color, label)
+        episodes, values = self._series(name)
+        if episodes:
+            canvas.smooth_curve(axes, episodes, values, color, label)
             # The bottom is zero, unless an estimate from samples fell a little below it.
             top = max(values)
             axes.set_ylim(min(0.0, *values), 1.15 * top if top > 0 else 1.0)
 
+    def _series(self, name: str) -> tuple[list[float], list[float]]:
+        steps, values = canvas.series(self._records, name)
+        return [step * self._episodes_a_step for step in steps], values
+
+    def _mark_rollbacks(self, axes: "Axes") -> None:
+        for episode, to in zip(*self._series(names.RL_ROLLED_BACK_TO), strict=True):
+            axes.axvline(episode, color=canvas.TARGET, linestyle=":", linewidth=1.2)
+            axes.annotate(
+                f"rolled back to episode {to * self._episodes_a_step:,.0f}",
+                (episode, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(-3, -3),
+                textcoords="offset points",
+                rotation=90,
+                ha="right",
+                va="top",
+                fontsize=8,
+                color=canvas.TARGET,
+            )
+
     def _finish(self, *axes: "Axes", level: float = math.nan, level_name: str = "") -> None:
-        """Marks the baked model's level, says where nothing was logged, and places the key."""
+        """Marks rollbacks and the baked model's level, says where nothing was logged, and places
+        the key."""
         first = axes[0]
         if not any(side.lines for side in axes):
             canvas.say_empty(first)
+        self._mark_rollbacks(first)
         if math.isfinite(level):
             first.axhline(level, color=canvas.INK, linestyle="--", linewidth=1.2, label=level_name)
         first.set_xlim(left=0)

@@ -21,10 +21,12 @@ from distforge.training.host_memory import keep_freed_memory
 class Publication:
     """A version of the weights and where they lie.
 
-    ``refs`` holds one reference to a `PackedWeights`; inside a list Ray passes it on as it is,
-    instead of fetching it for every call.
+    ``branch`` tells apart what has one version number before and after a rollback. ``refs`` holds
+    one reference to a `PackedWeights`; inside a list Ray passes it on as it is, instead of fetching
+    it for every call.
     """
 
+    branch: int
     version: int
     refs: Sequence[Any]
 
@@ -38,6 +40,7 @@ class Outcome:
     unloadable: the engine refused the weights, as every engine of its kind will.
     """
 
+    branch: int
     version: int
     checksum: str
     seconds: float = 0.0
@@ -53,7 +56,8 @@ class RolloutActor:
         torch.set_num_threads(threads)
         keep_freed_memory()
         self._engine = make_engine()
-        self._version = -1
+        # Branch and version of what the engine holds.
+        self._loaded: tuple[int, int] | None = None
         self._checksum = ""
 
     def process_id(self) -> int:
@@ -62,7 +66,8 @@ class RolloutActor:
 
     def rollout(self, request: RolloutRequest, published: Publication) -> Outcome:
         """Load the weights if they are new, and generate."""
-        if published.version != self._version:
+        of = (published.branch, published.version)
+        if of != self._loaded:
             error = self._load(published)
             if error is not None:
                 return error
@@ -71,23 +76,24 @@ class RolloutActor:
             # Pickled here and not by Ray: arrays would come out read-only and pin shared memory.
             result = pickle.dumps(self._engine.rollout(request), protocol=5)
         except Exception:
-            return Outcome(self._version, self._checksum, error=traceback.format_exc())
-        return Outcome(self._version, self._checksum, time.perf_counter() - began, result)
+            return Outcome(*of, self._checksum, error=traceback.format_exc())
+        return Outcome(*of, self._checksum, time.perf_counter() - began, result)
 
     def _load(self, published: Publication) -> Outcome | None:
         import ray
 
-        self._version = -1  # half-loaded weights are of no version
+        of = (published.branch, published.version)
+        self._loaded = None  # half-loaded weights are of no version
         try:
             packed: PackedWeights = ray.get(published.refs[0])
         except Exception:
-            return Outcome(published.version, "", error=traceback.format_exc())
+            return Outcome(*of, "", error=traceback.format_exc())
         weights = unpack(packed)
         try:
             self._engine.load(weights)
         except Exception:
             error = traceback.format_exc()
-            return Outcome(published.version, "", error=error, unloadable=True)
+            return Outcome(*of, "", error=error, unloadable=True)
         self._checksum = checksum(weights)
-        self._version = published.version
+        self._loaded = of
         return None

@@ -24,7 +24,8 @@ class Place:
     """Where an actor is, or the one that follows it.
 
     generation: how many actors were here before: tells what they still say from the present.
-    busy_since: when ``request`` was sent, on the monotonic clock.
+    branch: of the weights that ``request`` was sent with.
+    busy_since: when it was sent, on the monotonic clock.
     failures: actors in a row that ended without a rollout.
     """
 
@@ -34,6 +35,7 @@ class Place:
     generation: int = 0
     process: int = 0
     request: RolloutRequest | None = None
+    branch: int = 0
     busy_since: float = 0.0
     failures: int = 0
 
@@ -95,7 +97,8 @@ class Fleet:
 
     def send(self, place: Place, request: RolloutRequest, published: Publication) -> None:
         """Have the idle actor generate; its `Outcome` comes as an event."""
-        place.state, place.request, place.busy_since = "busy", request, time.monotonic()
+        place.state, place.request, place.branch = "busy", request, published.branch
+        place.busy_since = time.monotonic()
         self._listen(place, place.actor.rollout.remote(request, published))
 
     def restart(self, place: Place, reason: str) -> None:

@@ -23,6 +23,11 @@ class RolloutPool(ABC):
             rollouts = pool.take(step)
             ...                             # one optimizer step
             pool.publish(step + 1, gather_weights(engine))
+
+    and one that goes back to a step whose ``state`` it kept::
+
+        pool.roll_back(state)
+        pool.publish(step, gather_weights(engine))
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -33,7 +38,7 @@ class RolloutPool(ABC):
         """Generate from these weights from now on; they are copied before this returns.
 
         Args:
-            version: learner steps that the weights have seen; must rise.
+            version: learner steps that the weights have seen; must rise, but after `roll_back`.
             weights: tensors by name, the same names, shapes and dtypes every time.
 
         Raises:
@@ -67,3 +72,17 @@ class RolloutPool(ABC):
             InputError: the run was saved with another batch size.
         """
         self._ledger.load_state_dict(state)
+
+    def roll_back(self, state: dict[str, Any]) -> None:
+        """Go back to where `state_dict` gave ``state``; comes between two steps, never waits.
+
+        What was generated and not consumed is discarded, what is being generated is ignored when it
+        comes, and nothing is generated until the next `publish`, which may repeat a version number
+        with other weights. From there on each request is consumed once, as after `load_state_dict`;
+        the plan is asked for it again.
+
+        Raises:
+            RolloutError: rollouts cannot go on.
+            InputError: the run was saved with another batch size.
+        """
+        self._ledger.roll_back(state)

@@ -5,6 +5,9 @@ submitted. Step s takes the first B finished rollouts of versions from s - S on.
 older is generated again from its request. So that a slow request is not overtaken for ever, step s
 waits for every id below (s - S + 1)·B: none is consumed more than S steps late, and S = 0 takes
 exactly the requests of its own step.
+
+A learner that goes back to an earlier step begins a new branch, in which the same ids are asked for
+again and the same version numbers name other weights. What belongs to a branch before is ignored.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ class Ledger:
 
     Attributes:
         next_step: the learner step whose rollouts are taken next.
-        version: newest published version of the weights; -1 before the first.
-        submitted, consumed, dropped, retried, duplicates: as in `PoolStatistics`.
+        branch: how often the learner went back.
+        version: newest version of the weights published in this branch; -1 before the first.
+        submitted, consumed, dropped, retried, duplicates, abandoned: as in `PoolStatistics`.
     """
 
     def __init__(
@@ -35,8 +39,10 @@ class Ledger:
         self._staleness = staleness
         self._max_attempts = max_attempts
         self.next_step = 0
+        self.branch = 0
         self.version = -1
         self.submitted = self.consumed = self.dropped = self.retried = self.duplicates = 0
+        self.abandoned = 0
         # Consumed are all ids below _first, and those of _later.
         self._first = 0
         self._later: set[int] = set()
@@ -51,7 +57,8 @@ class Ledger:
         """Count ``version`` as the newest, and submit the requests that it admits.
 
         Raises:
-            ValueError: it is not above the versions before, or the plan breaks its contract.
+            ValueError: it is not above the versions of this branch before, or the plan breaks its
+                contract.
         """
         if version <= self.version:
             raise ValueError(f"version {version} follows {self.version}; versions must rise")
@@ -77,8 +84,13 @@ class Ledger:
         return None
 
     def finish(self, rollout: Rollout) -> None:
-        """Keep a rollout, or have it generated again if it is too stale for the next step."""
+        """Keep a rollout, or have it generated again if it is too stale for the next step.
+
+        One of an earlier branch is ignored: its request was withdrawn, or is asked for anew.
+        """
         number = rollout.id
+        if rollout.branch != self.branch:
+            return
         if number not in self._requests or number in self._finished:
             self.duplicates += 1
         elif self._is_stale(rollout):
@@ -88,12 +100,14 @@ class Ledger:
             self._failures.pop(number, None)
             self._finished[number] = rollout
 
-    def fail(self, number: int, reason: str) -> None:
-        """Have request ``number`` tried again.
+    def fail(self, number: int, branch: int, reason: str) -> None:
+        """Have request ``number`` of ``branch`` tried again; one of an earlier branch is ignored.
 
         Raises:
             RolloutError: it was the last attempt.
         """
+        if branch != self.branch:
+            return
         if number not in self._requests or number in self._finished:
             return
         failures = self._failures[number] = self._failures.get(number, 0) + 1
@@ -158,6 +172,7 @@ class Ledger:
             "dropped": self.dropped,
             "retried": self.retried,
             "duplicates": self.duplicates,
+            "abandoned": self.abandoned,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -185,6 +200,24 @@ class Ledger:
         self.next_step = state["next_step"]
         self._first = state["consumed_below"]
         self._later = set(state["consumed_also"])
+
+    def roll_back(self, state: dict[str, Any]) -> None:
+        """Go back to where `state_dict` gave ``state``, in a new branch.
+
+        Every open request is withdrawn; `publish` comes next, and asks the plan anew.
+
+        Raises:
+            InputError: the run was saved with another batch size.
+        """
+        self.branch += 1
+        self.abandoned += len(self._requests)
+        self.version = -1
+        self._planned_steps = None
+        for of_this_branch in (self._requests, self._finished, self._failures):
+            of_this_branch.clear()
+        self._waiting.clear()
+        self._is_waiting.clear()
+        self.load_state_dict(state)
 
     def _owed(self) -> list[int]:
         """Ids that the next step must not leave behind; at most a batch of them."""

@@ -71,12 +71,12 @@ class LocalPool(RolloutPool):
             with self._as_in_an_actor():
                 result = self._engine.rollout(request)
         except Exception:
-            self._ledger.fail(request.id, traceback.format_exc())
+            self._ledger.fail(request.id, self._ledger.branch, traceback.format_exc())
             return
         seconds = time.perf_counter() - began
         self._busy_seconds += seconds
-        version = self._ledger.version
-        self._ledger.finish(Rollout(request.id, version, self._checksum, result, seconds))
+        version, branch = self._ledger.version, self._ledger.branch
+        self._ledger.finish(Rollout(request.id, version, self._checksum, result, seconds, branch))
 
     @contextmanager
     def _as_in_an_actor(self) -> Iterator[None]:

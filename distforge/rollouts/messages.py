@@ -35,6 +35,7 @@ class Rollout:
     checksum: of those weights, as the engine received them (`weights.checksum`).
     result: what `RolloutEngine.rollout` returned.
     seconds: the engine took for it.
+    branch: of the pool when those weights were published; see `RolloutPool.roll_back`.
     """
 
     id: int
@@ -42,6 +43,7 @@ class Rollout:
     checksum: str
     result: Any
     seconds: float
+    branch: int = 0
 
 
 class RolloutEngine(Protocol):
@@ -73,10 +75,12 @@ class PoolStatistics:
     """What a pool has done since it was opened; a resumed run counts from zero.
 
     submitted: requests given to the pool.
-    consumed: rollouts that the learner took.
+    consumed: rollouts that the learner took, also those of steps that were rolled back later.
     dropped: finished rollouts that had become too stale and were generated again.
     retried: attempts that failed and were repeated.
     duplicates: rollouts that came a second time and were ignored.
+    abandoned: requests withdrawn because the run was rolled back, finished or not; submitted are
+        these, the consumed ones and those that are still open.
     restarts: actors that were started again.
     seconds_waited: `RolloutPool.take` waited.
     busy_seconds: engines spent generating, summed over actors.
@@ -87,6 +91,7 @@ class PoolStatistics:
     dropped: int = 0
     retried: int = 0
     duplicates: int = 0
+    abandoned: int = 0
     restarts: int = 0
     seconds_waited: float = 0.0
     busy_seconds: float = 0.0

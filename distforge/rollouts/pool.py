@@ -39,6 +39,7 @@ class ActorsPool(RolloutPool):
         self._config = config
         self._fleet = Fleet(config, make_engine)
         self._published: Publication | None = None
+        # Of the weights of this branch, by version.
         self._checksums: dict[int, str] = {}
         self._seconds_waited = self._busy_seconds = 0.0
         self._failure: BaseException | None = None
@@ -56,7 +57,7 @@ class ActorsPool(RolloutPool):
             self._ledger.publish(version)
             self._checksums[version] = digest
             # The weights before these go out of shared memory with the last actor that reads them.
-            self._published = Publication(version, (ref,))
+            self._published = Publication(self._ledger.branch, version, (ref,))
             self._give_requests()
         self._fleet.events.put(None)  # the thread may have to wait for another deadline now
 
@@ -83,6 +84,13 @@ class ActorsPool(RolloutPool):
     def state_dict(self) -> dict[str, Any]:
         with self._changed:
             return super().state_dict()
+
+    def roll_back(self, state: dict[str, Any]) -> None:
+        with self._changed:
+            self._raise_failure()
+            super().roll_back(state)
+            self._checksums.clear()
+            self._published = None
 
     def statistics(self) -> PoolStatistics:
         with self._changed:
@@ -154,7 +162,8 @@ class ActorsPool(RolloutPool):
                 f"rollout actor {place.number} could not load the weights of version "
                 f"{outcome.version}:\n{outcome.error}"
             )
-        expected = self._checksums.get(outcome.version)
+        known = self._checksums if outcome.branch == self._ledger.branch else {}
+        expected = known.get(outcome.version)
         if not outcome.error and expected not in (None, outcome.checksum):
             self._lose(
                 place,
@@ -165,7 +174,7 @@ class ActorsPool(RolloutPool):
         place.state, place.request = "idle", None
         if outcome.error:
             logger.error("rollout %d failed:\n%s", request.id, outcome.error)
-            self._ledger.fail(request.id, outcome.error)
+            self._ledger.fail(request.id, outcome.branch, outcome.error)
             return
         place.failures = 0
         self._busy_seconds += outcome.seconds
@@ -176,6 +185,7 @@ class ActorsPool(RolloutPool):
                 outcome.checksum,
                 pickle.loads(outcome.result),
                 outcome.seconds,
+                outcome.branch,
             )
         )
 
@@ -184,4 +194,4 @@ class ActorsPool(RolloutPool):
         request = place.request
         self._fleet.restart(place, reason)
         if request is not None:
-            self._ledger.fail(request.id, reason)
+            self._ledger.fail(request.id, place.branch, reason)

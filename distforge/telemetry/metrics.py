@@ -19,6 +19,9 @@ TRAIN_GRAD_NORM = "train/grad_norm"
 TRAIN_TOKENS_PER_SECOND = "train/tokens_per_second"
 TRAIN_EPOCH = "train/epoch"
 TRAIN_SKIPPED_STEPS = "train/skipped_steps"
+# With every record after a rollback, when the steps that are logged go on counting.
+TRAIN_STEP = "train/step"
+TRAIN_BRANCH = "train/branch"
 
 # The optimizer, on the steps that it is sampled.
 OPTIMIZER_UPDATE_RMS = "optimizer/update_rms"
@@ -51,6 +54,10 @@ RL_VERDICT_BOUNDS = {
 }
 RL_BITS_WITH_THOUGHTS = "rl_detail/bits_per_token_with_thoughts"
 RL_BITS_WITHOUT = "rl_detail/bits_per_token_without"
+# The verdict on the thoughts: 1 for PASS, 0 for INCONCLUSIVE, -1 for THEATRE; and where the run was
+# rolled back, to which optimizer step.
+RL_VERDICT = "rl_detail/verdict"
+RL_ROLLED_BACK_TO = "rl_detail/rolled_back_to"
 
 # The 17 of baking: one record an epoch.
 BAKING_EPOCH = "baking/epoch"

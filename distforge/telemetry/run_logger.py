@@ -13,7 +13,7 @@ from distforge.errors import require_choice, require_in
 from distforge.telemetry.console import RunConsole
 from distforge.telemetry.guard import Guard
 from distforge.telemetry.jsonl import METRICS_NAME, MetricsWriter, as_number
-from distforge.telemetry.metrics import BakingMetrics, RLMetrics
+from distforge.telemetry.metrics import TRAIN_BRANCH, TRAIN_STEP, BakingMetrics, RLMetrics
 from distforge.telemetry.wandb_logger import WandBLogger, WandBMode, check_name
 
 
@@ -71,6 +71,7 @@ class RunLogger:
         console: Console | None = None,
     ) -> None:
         self.enabled = enabled
+        self._abandoned = self._branch = 0
         if not enabled:
             return
         check_name("the run's name", name)
@@ -100,10 +101,18 @@ class RunLogger:
         finally:
             self._console_guard.call(stage.close)
 
+    def roll_back(self, abandoned: int, branch: int) -> None:
+        """From now on a step is reported ``abandoned`` steps later than it is counted.
+
+        W&B's steps cannot go back, and no metric may take the place of another's. Each record then
+        also says the training's own step and the number of its branch.
+        """
+        self._abandoned, self._branch = abandoned, branch
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Reports metrics by full name (``telemetry.metrics``) at optimizer step ``step``.
 
-        Values are numbers or tensors of one element.
+        Values are numbers or tensors of one element. See `roll_back` for the step of a record.
 
         Raises:
             TypeError: a value is not a number.
@@ -111,9 +120,11 @@ class RunLogger:
         if not self.enabled:
             return
         numbers = {name: as_number(name, value) for name, value in metrics.items()}
-        self._file_guard.call(self._file.write, step, numbers)
+        if self._abandoned:
+            numbers |= {TRAIN_STEP: step, TRAIN_BRANCH: self._branch}
+        self._file_guard.call(self._file.write, step + self._abandoned, numbers)
         self._console_guard.call(self._console.update, step, numbers)
-        self._wandb.log(numbers, step)
+        self._wandb.log(numbers, step + self._abandoned)
 
     def log_baking_epoch(self, step: int, metrics: BakingMetrics) -> None:
         """Reports the 17 metrics of an epoch that ended at optimizer step ``step``."""

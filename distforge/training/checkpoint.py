@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ def save_checkpoint(
     world: World,
     keep_last: int = 2,
     keep_every: int = 0,
+    pinned: Collection[int] = (),
 ) -> Path:
     """Save ``root/step_N``; collective.
 
@@ -56,6 +57,8 @@ def save_checkpoint(
         world: this process among the others.
         keep_last: how many checkpoints to keep, >= 1. Those of later steps are never removed.
         keep_every: keep those whose step is a multiple of this as well; 0 keeps no more.
+        pinned: steps of checkpoints to keep as well. A pin is no file of its own: say in ``state``
+            what the next save has to pin, and a kill cannot come between the two.
 
     Returns:
         The checkpoint's directory. The file ``root/latest`` holds its name.
@@ -83,7 +86,7 @@ def save_checkpoint(
         world.barrier()
         others_write = False
         _on_main(world, lambda: _finish(partial, final, state))
-        _on_main(world, lambda: _remove_old(root, step, keep_last, keep_every))
+        _on_main(world, lambda: _remove_old(root, step, keep_last, keep_every, pinned))
     except BaseException as error:
         # A directory that goes while others write would make them blame a missing file.
         if world.is_main and not others_write:
@@ -174,10 +177,12 @@ def _finish(partial: Path, final: Path, state: dict[str, Any]) -> None:
     durable.write_text(final.parent / _LATEST_FILE, final.name + "\n")
 
 
-def _remove_old(root: Path, step: int, keep_last: int, keep_every: int) -> None:
+def _remove_old(
+    root: Path, step: int, keep_last: int, keep_every: int, pinned: Collection[int]
+) -> None:
     past = [(number, directory) for number, directory in _checkpoints(root) if number <= step]
     for number, directory in past[:-keep_last]:
-        if not keep_every or number % keep_every:
+        if number not in pinned and (not keep_every or number % keep_every):
             durable.remove_directory(directory)
 
 

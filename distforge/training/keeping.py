@@ -3,13 +3,20 @@
 One protocol for all training. After a step: an evaluation where one is due, a checkpoint where one
 is due, and where any rank was told to stop, a checkpoint at once and the end of the run. Who is
 told to stop has little time: the evaluation waits, and the checkpoint says that it is owed.
+
+A run that is judged can go back. A checkpoint is pinned when its weights pass, with a copy of the
+best weights of that time in it; going back restores all of it and saves it anew, under a number
+that goes on, before training does. So a run that is killed has gone back or has not, and the best
+weights on the disk are those of the checkpoint that it resumes from.
 """
 
 from __future__ import annotations
 
+import shutil
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +29,7 @@ from distforge.registry.manifest import write_manifest
 from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
+from distforge.training.pins import Pin, require_whole, take_up
 from distforge.training.run_record import RunRecord
 from distforge.training.signals import StopRequest, stop_between_steps
 
@@ -50,6 +58,22 @@ class Trainee(Protocol):
         """Continue as the trainer that `state_dict` was taken from."""
 
 
+class Judged(Protocol):
+    """What a `Keeper` asks of a trainer whose weights are judged on the way."""
+
+    def is_verdict_due(self, step: int) -> bool:
+        """Whether the weights are to be judged after ``step`` steps."""
+
+    def judge(self, step: int) -> None:
+        """Judge them and act on it, by `Keeper.pin` and `Keeper.go_back`; collective."""
+
+    def lasting_state(self) -> dict[str, Any]:
+        """What going back does not take back, as JSON."""
+
+    def load_lasting_state(self, state: dict[str, Any]) -> None:
+        """Continue as the trainer that `lasting_state` was taken from."""
+
+
 class Saved(Protocol):
     """What lies in a checkpoint beside the engine's part; the same on every rank."""
 
@@ -73,11 +97,13 @@ class Keeper:
             for a run that is told to stop.
         record: is told of every checkpoint.
         beside: what else a checkpoint holds.
+        judged: the trainer again, where its weights are judged; needs a directory.
 
     Attributes:
-        step: optimizer steps taken.
+        step: optimizer steps that the present weights have taken.
+        abandoned: steps that were taken and gone back behind.
         best: the weights kept so far, or None.
-        evaluation_due: an evaluation of the present weights is owed.
+        evaluation_due, verdict_due: an evaluation, a verdict of the present weights is owed.
     """
 
     def __init__(
@@ -90,15 +116,31 @@ class Keeper:
         checkpoint_every: int,
         record: RunRecord | None = None,
         beside: Saved | None = None,
+        judged: Judged | None = None,
     ) -> None:
         self._trainee, self._engine, self._beside = trainee, engine, beside
+        self._judged = judged
         self._directory, self._world = directory, world
         self._evaluate_every, self._checkpoint_every = evaluate_every, checkpoint_every
         self._record = record
         self._stop = StopRequest()
-        self.step = 0
+        self.step = self.abandoned = 0
         self.best: Best | None = None
-        self.evaluation_due = False
+        self.evaluation_due = self.verdict_due = False
+        # What the last two checkpoints go back to: where the newest is damaged the other one needs
+        # its own.
+        self._pins: deque[Pin] = deque(maxlen=2)
+        self._saved = False
+
+    @property
+    def taken(self) -> int:
+        """Optimizer steps taken in all, abandoned ones included: it only rises."""
+        return self.step + self.abandoned
+
+    @property
+    def pinned(self) -> Pin | None:
+        """Where `go_back` goes."""
+        return self._pins[-1] if self._pins else None
 
     def resume(self) -> bool:
         """Continue from the newest whole checkpoint; whether there was one."""
@@ -109,16 +151,38 @@ class Keeper:
         name = self._world.broadcast_object(latest.name if latest else None)
         if name is None:
             return False
-        state = load_state(root / name)
-        self.step = state["step"]
-        self._engine.load(root / name)
-        if self._beside is not None:
-            self._beside.load(root / name, self.step)
-        self.best = _read_best(state.get("best"))
-        # Before there was one keeper, step 2 called it "due" and a prompt bake owed nothing.
-        self.evaluation_due = state.get("evaluation_due", state.get("due", False))
-        self._trainee.load_state_dict(state)
+        state = self._restore(root / name)
+        self.abandoned = state.get("abandoned", 0)
+        self._pins.extend(Pin(*pin) for pin in state.get("pins", ()))
+        if self._judged is not None and "lasting" in state:
+            self._judged.load_lasting_state(state["lasting"])
+        self._take_up_best(root / name)
         return True
+
+    def pin(self) -> None:
+        """Save the present weights as what to go back to; the pin before is released."""
+        assert self._directory is not None
+        self._checkpoint(Pin(self.taken, self.step), self._directory / _BEST_DIRECTORY)
+
+    def go_back(self) -> None:
+        """Restore the pinned checkpoint, and save that as the newest one.
+
+        `Judged.lasting_state` and what it needs are as they were, the rest is the checkpoint's, the
+        best weights too.
+
+        Raises:
+            InputError: on every rank, nothing having changed, when it is damaged.
+        """
+        assert self.pinned is not None
+        assert self._directory is not None
+        directory = self._directory / CHECKPOINTS_DIRECTORY / f"step_{self.pinned.number}"
+        require_whole(directory, self._world)
+        taken = self.taken
+        self._restore(directory)
+        self.abandoned = taken - self.step
+        saved = self._checkpoint(self.pinned, directory / _BEST_DIRECTORY)
+        assert saved is not None
+        self._take_up_best(saved)
 
     @contextmanager
     def stopping_between_steps(self) -> Iterator[None]:
@@ -135,17 +199,27 @@ class Keeper:
         Raises:
             RunStopped: on every rank, after a checkpoint, when any rank was told to stop.
         """
-        self.step, last = step, step == total
+        self.step, last, self._saved = step, step == total, False
         self.evaluation_due = last or step % self._evaluate_every == 0
+        self.verdict_due = self._judged is not None and self._judged.is_verdict_due(step)
         told = self._stop.agreed(self._world)
-        if self.evaluation_due and not told:
-            self.evaluate()
+        if (self.evaluation_due or self.verdict_due) and not told:
+            self.settle()
             told = self._stop.agreed(self._world)
         every = self._checkpoint_every
-        if told or (every and (step % every == 0 or last)):
-            self._checkpoint()
+        if not self._saved and (told or (every and (step % every == 0 or last))):
+            self._checkpoint(self.pinned)
         if told:
-            raise RunStopped(f"step {step} of {total} is saved")
+            raise RunStopped(f"step {self.step} of {total} is saved")
+
+    def settle(self) -> None:
+        """Evaluate and judge the present weights, as far as that is owed."""
+        if self.evaluation_due:
+            self.evaluate()
+        if self.verdict_due:
+            assert self._judged is not None
+            self.verdict_due = False
+            self._judged.judge(self.step)
 
     def evaluate(self) -> None:
         """Evaluate the present weights, which settles what was owed."""
@@ -179,24 +253,56 @@ class Keeper:
             write_manifest(directory)
         self._world.barrier()
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, pin: Pin | None, best: Path | None = None) -> Path | None:
+        """Save all as it is; ``pin`` is what it goes back to, ``best`` is copied into it."""
         if self._directory is None:
-            return
+            return None
+        if pin is not None:
+            self._pins.append(pin)
         state = {
             **self._trainee.state_dict(),
             "step": self.step,
             "best": None if self.best is None else asdict(self.best),
             "evaluation_due": self.evaluation_due,
         }
-        root = self._directory / CHECKPOINTS_DIRECTORY
-        saved = save_checkpoint(root, self.step, self._write, state, self._world)
-        if self._record is not None:
-            self._record.checkpoint(self.step, saved)
+        if self._judged is not None:
+            state["lasting"] = self._judged.lasting_state()
+            state["pins"] = [astuple(kept) for kept in self._pins]
+            state |= {"abandoned": self.abandoned, "verdict_due": self.verdict_due}
 
-    def _write(self, directory: Path) -> None:
-        self._engine.save(directory)
-        if self._beside is not None and self._world.is_main:
-            self._beside.save(directory)
+        def write(directory: Path) -> None:
+            self._engine.save(directory)
+            if self._world.is_main:
+                if self._beside is not None:
+                    self._beside.save(directory)
+                if best is not None and best.exists():
+                    shutil.copytree(best, directory / _BEST_DIRECTORY)
+
+        root, pinned = self._directory / CHECKPOINTS_DIRECTORY, {kept.number for kept in self._pins}
+        saved = save_checkpoint(root, self.taken, write, state, self._world, pinned=pinned)
+        self._saved = True
+        if self._record is not None:
+            self._record.checkpoint(self.taken, saved)
+        return saved
+
+    def _restore(self, directory: Path) -> dict[str, Any]:
+        """Continue from what was saved there, but for what lasts; the state that was read."""
+        state = load_state(directory)
+        self.step = state["step"]
+        self._engine.load(directory)
+        if self._beside is not None:
+            self._beside.load(directory, self.step)
+        self.best = _read_best(state.get("best"))
+        # Before there was one keeper, step 2 called it "due" and a prompt bake owed nothing.
+        self.evaluation_due = state.get("evaluation_due", state.get("due", False))
+        self.verdict_due = state.get("verdict_due", False)
+        self._trainee.load_state_dict(state)
+        return state
+
+    def _take_up_best(self, checkpoint: Path) -> None:
+        """Where a checkpoint holds the best weights, those are it, whatever came after."""
+        assert self._directory is not None
+        take_up(checkpoint / _BEST_DIRECTORY, self._directory / _BEST_DIRECTORY, self._world)
 
 
 def _read_best(best: dict[str, Any] | None) -> Best | None:

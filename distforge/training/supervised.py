@@ -122,7 +122,7 @@ class TrainingLoop:
 
     ``step`` is the number of optimizer steps taken; setting it (after a checkpoint was loaded)
     continues from there. A step that ``guard`` skips counts as one; `DivergedError` ends a run of
-    too many.
+    too many. ``lr_scale`` multiplies the schedule's factor.
     """
 
     def __init__(
@@ -139,6 +139,7 @@ class TrainingLoop:
         self.steps_per_epoch = source.steps_per_epoch
         self.total_steps = config.max_steps or max(1, round(config.epochs * self.steps_per_epoch))
         self.step = 0
+        self.lr_scale = 1.0
 
     def steps(self) -> Iterator[StepRecord]:
         """Train from ``step`` to ``total_steps``, yielding after every optimizer step."""
@@ -160,7 +161,7 @@ class TrainingLoop:
         try:
             result = self.engine.train_step(
                 batch.micro_batches,
-                lr_factor(self._config.schedule, self.step, self.total_steps),
+                self.lr_scale * lr_factor(self._config.schedule, self.step, self.total_steps),
                 batch.targets,
                 self.guard.loss_limit,
             )

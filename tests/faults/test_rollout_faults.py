@@ -157,7 +157,7 @@ def test_rollouts_of_other_weights_than_they_claim_are_refused(
     def send(self, place, request, published):
         if request.id == 0 and len(sent) < times:
             sent.append(place)
-            published = Publication(published.version, (wrong,))
+            published = Publication(published.branch, published.version, (wrong,))
         genuine(self, place, request, published)
 
     monkeypatch.setattr(Fleet, "send", send)

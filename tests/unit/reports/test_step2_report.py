@@ -17,6 +17,7 @@ from distforge.reports.step2_report import write_reinforcement_report
 from distforge.reports.step2_summary import Step2Summary
 from distforge.telemetry import metrics as names
 from distforge.telemetry import read_metrics
+from distforge.telemetry.jsonl import MetricRecord
 from tests.unit.reports.html_page import Page
 from tests.unit.reports.reinforcement_directory import (
     STEPS,
@@ -98,10 +99,25 @@ def test_the_curves_are_the_logged_values(made: tuple[Path, str, Page]) -> None:
     plots.draw_drift(figure.subplots())
     left, right = figure.axes
     steps = [step for step in range(1, STEPS + 1) if step != 7]  # The entropy of step 7 was NaN.
-    assert list(left.lines[0].get_xdata()) == steps
+    assert list(left.lines[0].get_xdata()) == [160 * step for step in steps]
     logged = [rl_metrics(step)[names.RL_ENTROPY] for step in steps]
     assert list(left.lines[0].get_ydata()) == pytest.approx(logged)
     assert right.lines[0].get_ydata()[-1] == pytest.approx(0.04)
+
+
+def test_a_rollback_is_a_line_with_its_episode(made: tuple[Path, str, Page]) -> None:
+    records = read_metrics(made[0] / "metrics.jsonl")
+    back = MetricRecord(30, "", 0.0, {names.RL_ROLLED_BACK_TO: 20.0})
+    summary = Step2Summary.read(made[0] / "summary.json")
+    for draw in ("draw_reward", "draw_accuracy", "draw_drift", "draw_thoughts", "draw_bits"):
+        marked, usual = Figure().subplots(), Figure().subplots()
+        getattr(ReinforcementPlots([*records, back], summary), draw)(marked)
+        getattr(ReinforcementPlots(records, summary), draw)(usual)
+        new = [line for line in marked.lines if line.get_linestyle() == ":"]
+        assert [list(line.get_xdata()) for line in new] == [[160 * 30] * 2]
+        assert len(marked.lines) == len(usual.lines) + 1
+        assert [text.get_text() for text in marked.texts] == ["rolled back to episode 3,200"]
+        assert not usual.texts
 
 
 def test_the_ablations_are_bars_from_zero_with_their_intervals(

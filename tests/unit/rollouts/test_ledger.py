@@ -138,10 +138,10 @@ def test_a_request_that_keeps_failing_ends_with_its_reason():
     books = ledger(max_attempts=2)
     books.publish(0)
     assert books.next_request() == plan(0)[0]
-    books.fail(0, "first")
+    books.fail(0, 0, "first")
     assert books.next_request() == plan(0)[0]
     with pytest.raises(RolloutError, match=r"(?s)rollout 0 failed 2 times .*the second"):
-        books.fail(0, "the second")
+        books.fail(0, 0, "the second")
 
 
 def test_a_late_failure_of_a_finished_request_is_ignored():
@@ -149,7 +149,7 @@ def test_a_late_failure_of_a_finished_request_is_ignored():
     books.publish(0)
     waiting(books)
     books.finish(rollout(0, 0))
-    books.fail(0, "too late")
+    books.fail(0, 0, "too late")
     assert (books.retried, waiting(books)) == (0, [])
 
 
@@ -188,7 +188,7 @@ def test_any_order_of_events_loses_and_repeats_nothing(staleness, seed):
             number = rng.choice(list(running))
             if rng.random() < 0.2:
                 del running[number]
-                books.fail(number, "chance")
+                books.fail(number, 0, "chance")
             else:
                 books.finish(rollout(number, running.pop(number)))
         chosen = books.take()

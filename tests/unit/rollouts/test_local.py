@@ -69,6 +69,26 @@ def test_resume_goes_on_where_the_run_stopped():
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(broken, straight, strict=True))
 
 
+def test_going_back_generates_again_with_the_weights_of_the_new_branch():
+    with open_pool(RolloutConfig(), TinyEngine, PLAN, BATCH) as pool:
+        states, before = [], []
+        for step in range(3):
+            states.append(pool.state_dict())
+            pool.publish(step, weights(step))
+            before += pool.take(step)
+        pool.roll_back(states[1])
+        after = []
+        for step in (1, 2):
+            pool.publish(step, weights(10 + step))
+            after += pool.take(step)
+        found = pool.statistics()
+    assert [r.id for r in after] == [r.id for r in before[BATCH:]]
+    assert [r.result["version"] for r in after] == [11] * BATCH + [12] * BATCH
+    assert {r.branch for r in before} == {0}
+    assert {(r.branch, r.policy_version) for r in after} == {(1, 1), (1, 2)}
+    assert (found.submitted, found.consumed, found.abandoned) == (5 * BATCH, 5 * BATCH, 0)
+
+
 class Breaking(TinyEngine):
     def rollout(self, request):
         raise KeyError(f"no answer to {request.id}")

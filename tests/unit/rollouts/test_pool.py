@@ -1,5 +1,6 @@
 """Rollouts on real Ray actors."""
 
+import time
 from functools import partial
 
 import pytest
@@ -60,6 +61,46 @@ def test_a_lag_is_used_and_kept_within_bounds():
     assert len(set(taken)) == len(taken) == found.consumed == steps * BATCH
     assert found.submitted == (staleness + steps + 1) * BATCH
     assert (found.retried, found.restarts) == (0, 0)
+
+
+class Nap(TinyEngine):
+    """As fast as the learner, so that some rollouts are under way at any time."""
+
+    def rollout(self, request):
+        time.sleep(0.01 * (1 + request.id % 3))
+        return super().rollout(request)
+
+
+def test_going_back_drops_what_is_under_way_and_repeats_versions_with_other_weights():
+    staleness, steps = 2, 6
+    with open_pool(config(staleness=staleness), Nap, PLAN, BATCH) as pool:
+        states, taken = [], []
+        pool.publish(0, weights(0))
+        for step in range(4):
+            states.append(pool.state_dict())
+            taken.append([r.id for r in pool.take(step)])
+            pool.publish(step + 1, weights(step + 1))
+        pool.roll_back(states[2])
+        del taken[2:]
+        pool.publish(2, weights(12))
+        for step in range(2, steps):
+            rollouts = pool.take(step)
+            # None of version 2 to 4 of the first branch, which had other weights.
+            assert {r.branch for r in rollouts} == {1}
+            assert all(r.result["version"] == 10 + r.policy_version for r in rollouts)
+            assert all(r.checksum == checksum(weights(10 + r.policy_version)) for r in rollouts)
+            assert all(max(2, step - staleness) <= r.policy_version <= step for r in rollouts)
+            taken.append([r.id for r in rollouts])
+            pool.publish(step + 1, weights(11 + step))
+        found = pool.statistics()
+    ids = [number for step in taken for number in step]
+    assert len(set(ids)) == len(ids) == steps * BATCH
+    assert set(range((steps - staleness) * BATCH)) <= set(ids)
+    assert found.consumed == (steps + 2) * BATCH
+    assert found.abandoned == (staleness + 1) * BATCH
+    open_now = (staleness + 1) * BATCH
+    assert found.submitted == found.consumed + found.abandoned + open_now
+    assert (found.retried, found.restarts, found.duplicates) == (0, 0, 0)
 
 
 def test_resume_on_actors_equals_the_straight_run():

@@ -114,6 +114,14 @@ def test_every_so_many_are_kept_for_good(tmp_path):
     assert names(tmp_path) == {"step_3", "step_6", "step_7", "latest"}
 
 
+def test_what_is_pinned_is_kept_until_it_is_not(tmp_path):
+    for step in range(1, 6):
+        save(tmp_path, step, keep_last=1, pinned={2, 3})
+    assert names(tmp_path) == {"step_2", "step_3", "step_5", "latest"}
+    save(tmp_path, 6, keep_last=1, pinned={3})
+    assert names(tmp_path) == {"step_3", "step_6", "latest"}
+
+
 def test_a_later_damaged_one_does_not_push_out_the_new_one(tmp_path):
     save(tmp_path, 10)
     (tmp_path / "step_10" / "state.json").unlink()

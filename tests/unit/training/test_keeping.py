@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from distforge.errors import RunStopped
+from distforge.errors import InputError, RunStopped
 from distforge.registry.manifest import verify_manifest, write_manifest
 from distforge.training.checkpoint import load_state
 from distforge.training.distributed import World
@@ -114,6 +114,125 @@ def test_the_best_weights_survive_a_resume_and_are_taken_with_a_manifest(tmp_pat
     verify_manifest(tmp_path / "model")
     assert not (tmp_path / "model" / "half").exists()
     assert not (tmp_path / "best").exists()
+
+
+class Judged(Counter):
+    """Its weights are judged after every step; ``script`` says what comes of each verdict in turn.
+
+    The higher its weights the better they are, in what is kept as the best too.
+    """
+
+    def __init__(self, script: str, directory: Path) -> None:
+        super().__init__()
+        self.script, self.looks, self.directory = script, 0, directory
+        self.kept = Keeper(self, self, directory, WORLD, 1, 1, judged=self)
+
+    def evaluate(self, step: int) -> None:
+        if self.kept.is_best(self.weights):
+            self.kept.best = Best(step, self.weights)
+            (self.directory / "best").mkdir(parents=True, exist_ok=True)
+            (self.directory / "best" / "weights").write_text(str(self.weights))
+
+    def is_verdict_due(self, step: int) -> bool:
+        return True
+
+    def judge(self, step: int) -> None:
+        self.looks += 1
+        {"pin": self.kept.pin, "back": self.kept.go_back, "on": lambda: None}[
+            self.script.split()[self.looks - 1]
+        ]()
+
+    def lasting_state(self) -> dict[str, Any]:
+        return {"looks": self.looks}
+
+    def load_lasting_state(self, state: dict[str, Any]) -> None:
+        self.looks = state["looks"]
+
+    def run(self, looks: int, told_at: int = 0) -> Judged:
+        """Train until so many verdicts were given; the step told to stop is of all taken."""
+        with self.kept.stopping_between_steps():
+            while self.looks < looks:
+                self.weights += 1
+                if told_at and self.kept.taken + 1 == told_at:
+                    signal.raise_signal(signal.SIGTERM)
+                self.kept.after_step(self.kept.step + 1, 100)
+        return self
+
+    @property
+    def is_at(self) -> tuple[int, int, int]:
+        """Weights, steps, and steps in all."""
+        return self.weights, self.kept.step, self.kept.taken
+
+    @property
+    def best_on_disk(self) -> str:
+        return (self.directory / "best" / "weights").read_text()
+
+
+def test_the_last_pin_is_kept_and_those_before_are_released(tmp_path):
+    run = Judged("pin on on on pin on on on", tmp_path).run(4)
+    assert saved_steps(tmp_path) == {"step_1", "step_3", "step_4"}
+    run.run(5)
+    # The checkpoint before the last still goes back to the first pin.
+    assert saved_steps(tmp_path) == {"step_1", "step_4", "step_5"}
+    run.run(8)
+    assert saved_steps(tmp_path) == {"step_5", "step_7", "step_8"}
+
+
+def test_going_back_restores_weights_and_the_best_and_counts_on(tmp_path):
+    run = Judged("pin on pin on back on back on", tmp_path).run(5)
+    assert run.is_at == (3, 3, 5)
+    assert run.kept.best == Best(3, 3.0)
+    assert run.best_on_disk == "3"
+    assert saved_steps(tmp_path) == {"step_3", "step_4", "step_5"}
+    assert load_state(tmp_path / "checkpoints" / "step_5")["step"] == 3
+    run.run(7)  # the same pin once more
+    assert run.is_at == (3, 3, 7)
+    run.run(8)
+    assert run.is_at == (4, 4, 8)
+    assert (run.kept.best, run.best_on_disk) == (Best(4, 4.0), "4")
+
+
+@pytest.mark.parametrize("looks", range(1, 9))
+def test_a_judged_run_resumes_from_any_step(tmp_path, looks):
+    script = "pin on pin on back on back on pin"
+    Judged(script, tmp_path).run(looks)
+    resumed = Judged(script, tmp_path)
+    assert resumed.kept.resume()
+    straight = Judged(script, tmp_path / "straight").run(9)
+    resumed.run(9)
+    assert (resumed.is_at, resumed.kept.best) == (straight.is_at, straight.kept.best)
+    assert resumed.best_on_disk == straight.best_on_disk
+    assert resumed.kept.pinned == straight.kept.pinned
+
+
+def test_who_is_told_to_stop_is_judged_when_resumed(tmp_path):
+    script = "pin on back on"
+    with pytest.raises(RunStopped, match="step 3 of 100 is saved"):
+        Judged(script, tmp_path).run(4, told_at=3)
+    resumed = Judged(script, tmp_path)
+    resumed.kept.resume()
+    assert (resumed.kept.verdict_due, resumed.is_at) == (True, (3, 3, 3))
+    resumed.kept.settle()
+    assert resumed.is_at == (1, 1, 3)
+    assert load_state(tmp_path / "checkpoints" / "step_3")["step"] == 1
+
+
+def test_where_the_newest_is_damaged_the_one_before_has_its_pin(tmp_path):
+    Judged("pin on pin on back", tmp_path).run(3)
+    (tmp_path / "checkpoints" / "step_3" / "weights").write_text("7")
+    resumed = Judged("pin on back on", tmp_path)
+    resumed.kept.resume()
+    assert resumed.is_at == (2, 2, 2)
+    resumed.run(3)
+    assert resumed.is_at == (1, 1, 3)
+
+
+def test_a_damaged_pin_is_an_error_that_names_it(tmp_path):
+    run = Judged("pin on back", tmp_path).run(2)
+    (tmp_path / "checkpoints" / "step_1" / "weights").write_text("7")
+    with pytest.raises(InputError, match=r"cannot go back to .*step_1, which is damaged \(.*weigh"):
+        run.run(3)
+    assert run.is_at == (3, 3, 3)
 
 
 class Average:
