@@ -80,6 +80,18 @@ def load_champion(source: str) -> Champion:
     return Champion(model.float().eval(), tokenizer, source, _sha256(files), metadata)
 
 
+def weights_sha256(source: str) -> str:
+    """What `load_champion` would give as ``sha256``, without loading; empty for a hub name.
+
+    Raises:
+        InputError: a directory without a model.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _sha256(_weight_files(path))
+    return _sha256([path]) if path.is_file() else ""
+
+
 def fetch_from_hub(source: str, files: Sequence[str] = _HUB_FILES) -> Path:
     """The directory of the local cache with the hub's ``files`` (shell patterns) of that name.
 
