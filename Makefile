@@ -44,7 +44,7 @@ lock: ## Write the hashes into requirements*.lock after a change of pins (needs 
 		{ grep '^#' $$lock && uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate $$lock; } \
 			> build/$$lock && mv build/$$lock $$lock || exit 1; done
 
-run: setup ## Phase 3 on configs/quick.toml: champion, step 1, step 2 (CONFIG=... for another)
+run: setup ## Phase 3 on configs/quick.toml, from where it is: champion, step 1, step 2, report (CONFIG=... for another)
 	$(BIN)/distforge run --config $(CONFIG)
 
 # A worker for each core.

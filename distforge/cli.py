@@ -39,8 +39,9 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "run": Command(
-        "run", "run", "PipelineConfig", "champion, data, step 1, step 2, registry, reports"
+        "run", "run", "PipelineConfig", "phase 3: champion, step 1, step 2, verdict, report"
     ),
+    "report": Command("report", "report", "ReportConfig", "a run's report anew, or all runs'"),
     "bake": Command(
         "bake",
         "bake",

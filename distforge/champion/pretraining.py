@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,10 +25,14 @@ from distforge.telemetry import RunConsole
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.engine_config import EngineConfig
+from distforge.training.keeping import Keeper
 from distforge.training.supervised import SupervisedConfig, SupervisedLoop
 
 # Enough text for every word of every task; more changes nothing in the vocabulary.
 _TOKENIZER_TEXTS = 4000
+# Optimizer steps between two checkpoints.
+CHECKPOINT_EVERY = 200
+MODEL_DIRECTORY = "model"
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,19 @@ def champion_examples(recipe: ChampionRecipe) -> list[Example]:
     return [e for e in make_examples(recipe.num_examples, recipe.seed) if e.split == "train"]
 
 
+class _Pretraining:
+    """The `Trainee` of the champion: nothing is evaluated, and a step depends on nothing else."""
+
+    def evaluate(self, step: int) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
 def make_champion(
     recipe: ChampionRecipe,
     engine_config: EngineConfig,
@@ -68,9 +86,13 @@ def make_champion(
     world: World,
     console: RunConsole,
 ) -> None:
-    """Train a champion by ``recipe`` and export it to ``directory``; collective.
+    """Train a champion by ``recipe`` and export it to ``directory/model``; collective.
 
-    ``console`` shows the progress.
+    Continues from the checkpoints in ``directory``, if there are any. ``console`` shows the
+    progress.
+
+    Raises:
+        RunStopped: SIGTERM or SIGINT came; a checkpoint is saved.
     """
     examples = champion_examples(recipe)
     tokenizer = train_tokenizer(
@@ -106,10 +128,15 @@ def make_champion(
         recipe.training.micro_batches,
     )
     loop = SupervisedLoop(engine, dataset, recipe.training, world, tokenizer.pad_token_id)
-    with console.progress(loop.total_steps, "champion"):
+    keeper = Keeper(_Pretraining(), engine, directory, world, loop.total_steps, CHECKPOINT_EVERY)
+    keeper.resume()
+    loop.step = keeper.step
+    progress = console.progress(loop.total_steps, "champion", loop.step)
+    with progress, keeper.stopping_between_steps():
         for record in loop.steps():
             console.update(record.step, record.as_metrics())
+            keeper.after_step(record.step, loop.total_steps)
     with engine.whole_model() as whole:
         if world.is_main:
-            export_model(whole, tokenizer, directory)
+            export_model(whole, tokenizer, directory / MODEL_DIRECTORY)
     world.barrier()

@@ -1,9 +1,11 @@
-"""``--dry-run``: what a step would do, how it is computed, and what memory it takes."""
+"""``--dry-run``: what a step, or the whole, would do, how it is computed, and in what memory."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +13,14 @@ from transformers import AutoConfig, PretrainedConfig
 
 from distforge.baking import Step1Config
 from distforge.config import dump_toml
+from distforge.data import DataConfig, load_data
 from distforge.errors import InputError
 from distforge.optim import OptimizerConfig
+from distforge.pipeline import PipelineConfig, Stage, phase_3
 from distforge.quietstar import Step2Config
 from distforge.quietstar.inputs import load_inputs
 from distforge.training.deepspeed_config import deepspeed_config
-from distforge.training.distributed import read_world_size
+from distforge.training.distributed import World, read_world_size
 from distforge.training.engine_config import EngineConfig, resolve_dtype
 from distforge.training.memory import estimate_memory, shape_of
 
@@ -26,24 +30,31 @@ _ADAMW_BUFFERS = 2.0
 _LONGEST_TARGET = 8
 
 
-def describe_step1(config: Step1Config) -> str:
+def describe_step1(config: Step1Config, notes: str = "") -> str:
     """The resolved configuration, DeepSpeed's JSON, and an estimate of memory per rank.
+
+    ``notes``: a line of what else there is to know.
 
     Raises:
         InputError: the champion's shape cannot be read.
     """
     shape = _shape(config)
-    hidden, layers, width = shape["hidden_size"], shape["num_layers"], shape["intermediate_size"]
     return _describe(
         config,
         config.engine,
         config.optimizer,
         shape,
-        shape["vocab_size"] * hidden + layers * (4 * hidden**2 + 3 * hidden * width),
+        _num_parameters(shape),
         batch_size=config.training.batch_size,
         micro_batches=config.training.micro_batches,
         row_tokens=config.data.max_length,
+        notes=notes,
     )
+
+
+def _num_parameters(shape: Mapping[str, int]) -> int:
+    hidden, layers, width = shape["hidden_size"], shape["num_layers"], shape["intermediate_size"]
+    return shape["vocab_size"] * hidden + layers * (4 * hidden**2 + 3 * hidden * width)
 
 
 def describe_step2(config: Step2Config) -> str:
@@ -53,9 +64,7 @@ def describe_step2(config: Step2Config) -> str:
         InputError: the baked model or the data cannot be used.
     """
     inputs, episodes = load_inputs(config), config.episodes
-    # A row is a text with all its thoughts.
     longest = max(len(item.text) for item in inputs.items)
-    row = longest + episodes.thoughts * (config.thought.max_tokens + 2 + _LONGEST_TARGET)
     return _describe(
         config,
         config.engine,
@@ -64,14 +73,106 @@ def describe_step2(config: Step2Config) -> str:
         inputs.baked.model.num_parameters(),
         batch_size=episodes.batch_size,
         micro_batches=episodes.micro_batches,
-        row_tokens=row,
-        notes=(
-            f"{len(inputs.items)} items, {len(inputs.heldout)} held out; "
-            f"{episodes.loop.max_steps} steps of {episodes.batch_size} episodes, "
-            f"{episodes.thoughts} thoughts each, by {config.rollouts.num_actors} rollout actors; "
-            "the frozen baked model is not in the estimate"
-        ),
+        row_tokens=_step2_row(config, longest),
+        notes=f"{len(inputs.items)} items, {len(inputs.heldout)} held out; {_episodes(config)}",
     )
+
+
+def describe_step2_ahead(config: Step2Config, step1: Step1Config) -> str:
+    """The same of a step 2 whose baked model is not there yet, as far as the configuration says it.
+
+    Raises:
+        InputError: the champion's shape, or the data, cannot be read.
+    """
+    data = config.data or step1.data
+    items = f"free text in {config.text.path}" if config.task == "text" else _examples(data)
+    shape, episodes = _shape(step1), config.episodes
+    return _describe(
+        config,
+        config.engine,
+        config.optimizer,
+        shape,
+        _num_parameters(shape),
+        batch_size=episodes.batch_size,
+        micro_batches=episodes.micro_batches,
+        row_tokens=_step2_row(config, data.max_length),
+        notes=f"{items}; {_episodes(config)}",
+    )
+
+
+def _examples(data: DataConfig) -> str:
+    if not data.path:
+        return (
+            f"{data.num_examples:,} examples made from seed {data.seed}, a tenth of them held out"
+        )
+    counts = Counter(example.split for example in load_data(data))
+    return f"{counts['train']:,} examples to train on, {counts['heldout']:,} held out, {data.path}"
+
+
+def _step2_row(config: Step2Config, longest: int) -> int:
+    """Tokens of the longest row, a text with all its thoughts."""
+    thought = config.thought.max_tokens + 2 + _LONGEST_TARGET
+    return longest + config.episodes.thoughts * thought
+
+
+def _episodes(config: Step2Config) -> str:
+    episodes = config.episodes
+    return (
+        f"{episodes.loop.max_steps} steps of {episodes.batch_size} episodes, "
+        f"{episodes.thoughts} thoughts each, by {config.rollouts.num_actors} rollout actors; "
+        "the frozen baked model is not in the estimate"
+    )
+
+
+def describe_pipeline(config: PipelineConfig) -> tuple[str, bool]:
+    """Every stage of phase 3, and both steps; whether nothing stands in the way of running it.
+
+    Trains nothing and writes nothing. What will be known only when an earlier stage has run is
+    described from the configuration.
+
+    Raises:
+        InputError: what the descriptions of the steps raise.
+    """
+    world = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+    stages = phase_3(config, world)
+    lines, possible, pending = ["# stages"], True, ""
+    names = [stage.name for stage in stages]
+    forced = config.forced_from
+    for name, stage in zip(names, stages, strict=True):
+        if forced in names and names.index(name) >= names.index(forced):
+            line, runs = f"would be made anew: it is forced from {forced} on", True
+        else:
+            line, runs, fine = _foretell(stage, pending)
+            possible = possible and fine
+        lines.append(f"{name:10} {line}")
+        pending = pending or (name if runs else "")
+    lines.append(f"{'report':10} would {'be made' if pending else 'be made where it is not there'}")
+    parts = ["\n".join(lines), "# step 1"]
+    parts.append(describe_step1(config.step1_config, _examples(config.data)))
+    if (step2 := config.step2_config) is not None:
+        there = possible and (Path(step2.baked) / "model" / "config.json").is_file()
+        parts.append("# step 2")
+        parts.append(
+            describe_step2(step2) if there else describe_step2_ahead(step2, config.step1_config)
+        )
+    return "\n".join(parts), possible
+
+
+def _foretell(stage: Stage, pending: str) -> tuple[str, bool, bool]:
+    """What a run would do with a stage, whether it would run, and whether it can.
+
+    ``pending``: the first earlier stage that would run.
+    """
+    try:
+        found = stage.find()
+    except InputError as error:
+        return f"would be refused: {error}", False, False
+    if found.state != "finished":
+        goes = "go on" if found.state == "unfinished" else "be made"
+        return f"would {goes}: {found.why}", True, True
+    if pending:
+        return f"would be skipped if {pending} comes out the same: {found.why}", True, True
+    return f"would be skipped: {found.why}", False, True
 
 
 def _shape(config: Step1Config) -> dict[str, int]:

@@ -2,16 +2,56 @@
 
 from __future__ import annotations
 
-from distforge.cli import GOAL_MISSED
-from distforge.commands.dry_run import describe_step1
-from distforge.pipeline import PipelineConfig, run_pipeline
+import os
+
+from rich.console import Console
+from rich.table import Table
+
+from distforge.cli import BAD_INPUT, GOAL_MISSED, OK
+from distforge.commands.dry_run import describe_pipeline
+from distforge.pipeline import Outcome, PipelineConfig, StageTime, run_pipeline
+from distforge.telemetry.console import format_seconds
 
 __all__ = ["PipelineConfig", "run"]
 
 
 def run(config: PipelineConfig) -> int:
-    """Run all configured steps; 3 when one of them ended without meeting its goal."""
+    """Run what is missing of phase 3; 3 when a goal was missed, and no model is handed off."""
     if config.dry_run:
-        print(describe_step1(config))
-        return 0
-    return 0 if run_pipeline(config) else GOAL_MISSED
+        text, possible = describe_pipeline(config)
+        print(text)
+        return OK if possible else BAD_INPUT
+    outcome = run_pipeline(config, say=lambda line: print(f"==> {line}", flush=True))
+    if os.environ.get("RANK", "0") == "0":
+        Console().print(time_table(outcome.times))
+        print("\n".join(conclusion(outcome)))
+    return OK if outcome.met else GOAL_MISSED
+
+
+def time_table(times: tuple[StageTime, ...]) -> Table:
+    """What was done for each stage, and how long it took."""
+    table = Table(title="Elapsed", title_justify="left")
+    table.add_column("stage")
+    table.add_column("what")
+    table.add_column("time", justify="right")
+    for time in times:
+        took = f" (took {format_seconds(time.earlier)})" if time.earlier is not None else ""
+        table.add_row(time.name, time.went + took, format_seconds(time.seconds))
+    table.add_section()
+    table.add_row("all", "", format_seconds(sum(time.seconds for time in times)))
+    return table
+
+
+def conclusion(outcome: Outcome) -> list[str]:
+    """The last lines: whether the model goes on to phase 4, what was missed, and the report."""
+    lines = []
+    if outcome.met:
+        what = "ready for phase 4" if outcome.refused is not None else "every goal of step 1 is met"
+        lines.append(f"{outcome.model}: {what}")
+    else:
+        lines.append(f"{outcome.model}: NOT handed off")
+        lines += [f"  missed: {reason}" for reason in outcome.missed]
+        lines += [f"  phase 4 refuses it: {reason}" for reason in outcome.refused or ()]
+    if outcome.report is not None:
+        lines.append(f"report {outcome.report}")
+    return lines

@@ -80,6 +80,18 @@ def load_champion(source: str) -> Champion:
     return Champion(model.float().eval(), tokenizer, source, _sha256(files), metadata)
 
 
+def weights_sha256(source: str | Path) -> str:
+    """What `load_champion` would give as ``sha256``, without loading; empty for a hub name.
+
+    Raises:
+        InputError: a directory without a model.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _sha256(_weight_files(path))
+    return _sha256([path]) if path.is_file() else ""
+
+
 def fetch_from_hub(source: str, files: Sequence[str] = _HUB_FILES) -> Path:
     """The directory of the local cache with the hub's ``files`` (shell patterns) of that name.
 
@@ -136,15 +148,6 @@ def _check_shards(directory: Path, names: set[str]) -> None:
                 f"{index} names {_some(sorted(named - names))}, which is no weight file in "
                 f"{directory}; save the model again with save_pretrained"
             )
-
-
-def weights_sha256(directory: Path) -> str:
-    """The `Champion.sha256` of a directory's weights, without loading them.
-
-    Raises:
-        InputError: it is no model's directory, or has no safetensors.
-    """
-    return _sha256(_weight_files(directory))
 
 
 def load_model(directory: Path, source: str) -> PreTrainedModel:

@@ -3,6 +3,7 @@
 import io
 import itertools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,7 +15,24 @@ if TYPE_CHECKING:
 
 INK, MUTED, GRID = "#1f2937", "#6b7280", "#e5e7eb"
 MODEL, BEFORE, SECOND, TARGET = "#2563eb", "#cbd5e1", "#0d9488", "#dc2626"
+THIRD, FOURTH = "#d97706", "#9333ea"
+_PAPER = "#ffffff"
+# Colors of the page that the plots on it take up, for light and dark.
+_PAGE_COLORS = {
+    INK: "ink",
+    MUTED: "muted",
+    GRID: "line",
+    MODEL: "model",
+    BEFORE: "before",
+    SECOND: "second",
+    TARGET: "target",
+    THIRD: "third",
+    FOURTH: "fourth",
+    _PAPER: "paper",
+}
 _DPI = 130
+# Of the labels in a key's line, with their marks.
+_KEY_LETTERS = 66
 
 Panel: TypeAlias = Callable[["Axes"], None]
 
@@ -37,13 +55,14 @@ def draw_overview(
     return _png(figure)
 
 
-def draw_apart(panels: Mapping[str, Panel]) -> dict[str, bytes]:
-    """Each panel as a PNG of its own, by what it shows."""
+def draw_apart(panels: Mapping[str, Panel]) -> dict[str, str]:
+    """Each panel as an SVG element of its own, by what it shows; its text is text, and its colors
+    are the variables of the page that it is put into."""
     drawn = {}
     for title, draw in panels.items():
-        figure = _new_figure(6.6, 4.3)
+        figure = _new_figure(5.6, 3.9)
         draw(figure.subplots())
-        drawn[title] = _png(figure)
+        drawn[title] = _svg(figure, title)
     return drawn
 
 
@@ -59,7 +78,7 @@ def series(records: Sequence[MetricRecord], name: str) -> tuple[list[int], list[
 
 def prepare(axes: "Axes", title: str, x: str | None, y: str | None) -> None:
     """The frame of a panel: its title, its grid, and the names of its axes."""
-    axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK, pad=22)
+    _entitle(axes, title)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
@@ -70,6 +89,12 @@ def prepare(axes: "Axes", title: str, x: str | None, y: str | None) -> None:
         axes.set_xlabel(x, color=MUTED, fontsize=9)
     if y is not None:
         axes.set_ylabel(y, color=MUTED, fontsize=9)
+
+
+def _entitle(axes: "Axes", title: str, key_lines: int = 1) -> None:
+    """Writes the title above as many lines of a key."""
+    pad = 6 + 16 * key_lines
+    axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK, pad=pad)
 
 
 def percent_axis(axes: "Axes", which: str) -> None:
@@ -86,6 +111,16 @@ def percent_axis(axes: "Axes", which: str) -> None:
         axes.grid(visible=False, axis="y")
 
 
+def log_axis(axes: "Axes") -> None:
+    """Makes y an axis of powers of ten, in plain numbers."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(which="minor", length=0)
+
+
 def points_axis(axes: "Axes", values: Sequence[float]) -> None:
     """Makes x an axis of hundredths that holds zero and ``values``, and room for their texts."""
     from matplotlib.ticker import FuncFormatter
@@ -94,7 +129,10 @@ def points_axis(axes: "Axes", values: Sequence[float]) -> None:
     low, high = min(known), max(known)
     span = max(high - low, 0.01)
     axes.set_xlim(low - 0.04 * span if low < 0 else 0.0, high + 0.5 * span)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+    # Beyond a whole there is room for texts alone.
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{100 * value:g}" if value <= 1.0 else "")
+    )
 
 
 def right_axes(axes: "Axes") -> "Axes":
@@ -134,7 +172,7 @@ def write_value(axes: "Axes", x: float, row: float, text: str) -> None:
         va="center",
         fontsize=8,
         color=INK,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
+        bbox={"facecolor": _PAPER, "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
     )
 
 
@@ -162,17 +200,21 @@ def labelled(axes: Sequence["Axes"]) -> tuple[list[Any], list[str]]:
 
 
 def place_key(axes: "Axes", handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Puts a key in one line between the title and the panel; nothing where there is no label."""
+    """Puts a key of one line, or two, between title and panel; nothing where there is no label."""
     if not labels:
         return
+    lines = 1 if sum(len(label) + 5 for label in labels) <= _KEY_LETTERS else 2
+    if lines > 1:
+        _entitle(axes, axes.get_title(loc="left"), lines)
     axes.legend(
         handles,
         labels,
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
-        ncols=len(labels),
+        ncols=-(-len(labels) // lines),
         fontsize=8.5,
         frameon=False,
+        labelcolor=MUTED,
         borderaxespad=0.1,
         handlelength=1.4,
         columnspacing=1.2,
@@ -202,12 +244,47 @@ def _new_figure(width: float, height: float) -> "Figure":
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
-    return Figure(figsize=(width, height), layout=layout, facecolor="white")
+    return Figure(figsize=(width, height), layout=layout, facecolor=_PAPER)
 
 
 def _png(figure: "Figure") -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=_DPI, facecolor=_PAPER)
     return buffer.getvalue()
+
+
+def _svg(figure: "Figure", title: str) -> str:
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    buffer = io.StringIO()
+    # The salt keeps the names inside one picture apart from those inside another on the page.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for noise in _NOISE:
+        text = noise.sub("", text)
+    text = _FONT.sub(r"\1 system-ui, sans-serif", text)
+    for color, name in _PAGE_COLORS.items():
+        text = text.replace(color, f"var(--{name})")
+    return text.replace("<svg", '<svg role="img"', 1).strip()
+
+
+# What an SVG file says that an element in a page must not: its own size, namespaces, names of
+# groups (which repeat from picture to picture), styles for all of the page, and the font.
+_NOISE = tuple(
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        r"<metadata>.*?</metadata>",
+        r"<style type=\"text/css\">.*?</style>",
+        r" xmlns(:xlink)?=\"[^\"]*\"",
+        r"(?<=<svg)(?: (?:height|width)=\"[^\"]*\")+",
+        r"(?<=<g) id=\"[^\"]*\"",
+        r"<!--.*?-->",
+        r"font-family: [^;\"]*; ",
+    )
+)
+_FONT = re.compile(r"(font: [^;\"]*?px) [^;\"]*")

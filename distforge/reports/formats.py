@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 
+from distforge.evaluation.intervals import proportion
+
 
 def percent(fraction: float) -> str:
     """``0.8765`` as ``87.7%``; a dash where nothing was measured."""
@@ -24,3 +26,12 @@ def interval(low: float, high: float, show: Callable[[float], str]) -> str:
     if not math.isfinite(low + high):
         return "–"
     return f"[{show(low).split()[0]}, {show(high).split()[0]}]"
+
+
+def accuracy_of(fraction: float, count: int) -> str:
+    """``96.4% [95.5, 97.1]``: with Wilson's 95% interval where ``count`` questions were asked; a
+    bare percentage where that is not known (0)."""
+    if not count or not math.isfinite(fraction):
+        return percent(fraction)
+    between = proportion(round(fraction * count), count)
+    return f"{fraction:.1%} [{100 * between.low:.1f}, {100 * between.high:.1f}]"

@@ -43,6 +43,11 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     return [sample for samples in by_strategy.values() for sample in samples[:per_strategy]]
 
 
+def wrong_first(samples: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The samples with the wrong answers in front, from which there is most to learn."""
+    return sorted(samples, key=lambda sample: bool(sample["correct"]))
+
+
 def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         sample = json.loads(line)

@@ -15,23 +15,37 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+def progress_panels(records: Sequence[MetricRecord]) -> dict[str, canvas.Panel]:
+    """The curves of a run that has no outcome yet."""
+    plots = RunPlots(records, None)
+    return {
+        "Training loss": plots.draw_loss,
+        "Accuracy over training": plots.draw_accuracy,
+    }
+
+
 class RunPlots:
     """The panels of a run's report, each an ``(axes) -> None`` over the same data.
 
     Args:
         records: what ``read_metrics`` gave; of a step logged twice (a resumed run) the later holds.
-        summary: the outcome.
+        summary: the outcome; None of a run that has not ended, whose curves alone can be drawn.
     """
 
-    def __init__(self, records: Sequence[MetricRecord], summary: Step1Summary) -> None:
+    def __init__(self, records: Sequence[MetricRecord], summary: Step1Summary | None) -> None:
         self._records = records
-        self._summary = summary
+        self._outcome = summary
         self.panels: dict[str, canvas.Panel] = {
             "Training loss": self.draw_loss,
             "Accuracy over training": self.draw_accuracy,
             "Accuracy by strategy": self.draw_strategies,
             "Token usage": self.draw_usage,
         }
+
+    @property
+    def _summary(self) -> Step1Summary:
+        assert self._outcome is not None
+        return self._outcome
 
     def overview(self) -> bytes:
         """All panels in one PNG."""
@@ -52,7 +66,8 @@ class RunPlots:
             return
         canvas.smooth_curve(axes, steps, values, canvas.MODEL)
         axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
+        if min(values) > 0:  # most of a run lies in the lowest tenth of a linear axis
+            canvas.log_axis(axes)
 
     def draw_accuracy(self, axes: "Axes") -> None:
         """Generated and token accuracy over optimizer steps, the target, and the champion."""
@@ -81,7 +96,8 @@ class RunPlots:
             )
         if not steps and not token_steps:
             canvas.say_empty(axes)
-        self._draw_marks(axes)
+        if self._outcome is not None:
+            self._draw_marks(axes)
         axes.set_xlim(left=0)
         canvas.place_key(axes, *axes.get_legend_handles_labels())
 
@@ -90,15 +106,13 @@ class RunPlots:
         axes.axhline(
             target, color=canvas.TARGET, linestyle="--", linewidth=1.3, label=f"target {target:.0%}"
         )
-        champion = self._summary.champion_accuracy
-        if math.isfinite(champion):
-            axes.axhline(
-                champion,
-                color=canvas.MUTED,
-                linestyle=":",
-                linewidth=1.5,
-                label=f"champion {champion:.1%}",
-            )
+        for label, level, style in (
+            ("champion", self._summary.champion_accuracy, ":"),
+            ("champion with prompts", self._summary.champion_prompted_accuracy, "-."),
+        ):
+            if math.isfinite(level):
+                label = f"{label} {level:.1%}"
+                axes.axhline(level, color=canvas.MUTED, linestyle=style, linewidth=1.5, label=label)
 
     def draw_strategies(self, axes: "Axes") -> None:
         """Champion against baked model by strategy, with the least that each must reach."""

@@ -1,11 +1,16 @@
 """``report.html`` and ``report.png`` of step 1, to be looked at without a server."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
+from distforge.data.strategies import STRATEGIES
 from distforge.reports import canvas, page
-from distforge.reports.formats import percent
-from distforge.reports.samples import SAMPLES_NAME, read_samples
+from distforge.reports.counts import asked_by_strategy
+from distforge.reports.formats import accuracy_of, percent
+from distforge.reports.page_parts import Badge, Card, Row, Table
+from distforge.reports.related import links_of
+from distforge.reports.samples import SAMPLES_NAME, read_samples, wrong_first
 from distforge.reports.step1_plots import RunPlots
 from distforge.reports.step1_summary import Step1Summary
 from distforge.reports.summary import SUMMARY_NAME
@@ -18,6 +23,10 @@ _ELSEWHERE = {
     *("accuracy_overall", "accuracy", "token_usage"),
     *("champion", "champion_sha256", "champion_accuracy", "champion_accuracy_by_strategy"),
 }
+_WORDS = (
+    "The champion is the model that was given; baking trains reasoning strategies into its "
+    "weights, which makes it the baked model."
+)
 
 
 def write_report(run_dir: Path) -> Path:
@@ -41,27 +50,34 @@ def write_report(run_dir: Path) -> Path:
     champion = {"source": summary.champion, "sha256": summary.champion_sha256}
     content = page.Page(
         title="Step 1",
-        badges=[_verdict(summary)],
-        lead=_lead(summary),
-        tiles=[*_accuracy_tiles(summary), *page.size_tiles(details)],
+        badges=[step1_badge(summary)],
+        lead=f"{step1_lead(summary)} {_WORDS}",
+        tiles=step1_tiles(summary),
+        quiet=[*page.sizes(details), *page.when(run_dir)],
         panels=canvas.draw_apart(plots.panels),
-        tables=[_accuracy_table(summary), _usage_table(summary)],
+        tables=[
+            _accuracy_table(summary, asked_by_strategy(run_dir, summary.questions)),
+            _usage_table(summary),
+        ],
         lineage=[
-            page.Card("Champion", champion),
+            Card("Champion", champion),
             page.trained_card("Baked model", run_dir, details),
         ],
-        samples=samples,
+        samples=wrong_first(samples),
         details={name: value for name, value in details.items() if name not in _ELSEWHERE},
+        links=links_of(run_dir, 1),
     )
     return page.write(run_dir, content, plots.overview())
 
 
-def _verdict(summary: Step1Summary) -> page.Badge:
+def step1_badge(summary: Step1Summary) -> Badge:
+    """Whether it converged."""
     word = "converged" if summary.converged else "not converged"
-    return page.Badge("verdict", word, summary.converged)
+    return Badge("verdict", word, summary.converged)
 
 
-def _lead(summary: Step1Summary) -> str:
+def step1_lead(summary: Step1Summary) -> str:
+    """The outcome in a sentence."""
     if summary.converged:
         return (
             "Every target is met: free, greedy generations from the question alone, on held-out "
@@ -71,32 +87,42 @@ def _lead(summary: Step1Summary) -> str:
     return f"Not every target is met: {'; '.join(shortfalls)}."
 
 
-def _accuracy_tiles(summary: Step1Summary) -> list[tuple[str, str]]:
+def step1_tiles(summary: Step1Summary) -> list[tuple[str, str]]:
+    """Accuracy of the baked model, and of the champion in both ways to ask it."""
+    asked = summary.questions
+    on = f", n {asked:,}" if asked else ""
     tiles = [
-        (percent(summary.accuracy_overall), "accuracy, baked"),
-        (percent(summary.champion_accuracy), "accuracy, champion"),
+        (accuracy_of(summary.accuracy_overall, asked), f"accuracy, baked model{on}"),
+        (accuracy_of(summary.champion_accuracy, asked), f"accuracy, champion{on}"),
     ]
     if math.isfinite(summary.champion_prompted_accuracy):
-        tiles.append((percent(summary.champion_prompted_accuracy), "champion with prompts"))
+        label = "champion with strategy prompts, on the validation questions"
+        tiles.append((percent(summary.champion_prompted_accuracy), label))
     return tiles
 
 
-def _accuracy_table(summary: Step1Summary) -> page.Table:
+def _accuracy_table(summary: Step1Summary, asked: Mapping[str, int]) -> Table:
     rows = [
-        page.Row(
+        Row(
             row.name,
-            (percent(row.champion), percent(row.baked), f"≥ {percent(row.target)}"),
+            (
+                percent(row.champion),
+                accuracy_of(row.baked, asked.get(row.name, 0)),
+                f"≥ {percent(row.target)}",
+            ),
             row.met,
             is_total=row.is_total,
         )
         for row in accuracy_rows(summary)
     ]
-    return page.Table("accuracy", ("strategy", "champion", "baked", "target", "met"), rows)
+    counts = sorted({asked[name] for name in STRATEGIES if name in asked})
+    each = f", n {counts[0]:,} to {counts[-1]:,}" if counts else ""
+    return Table("accuracy", (f"strategy{each}", "champion", "baked", "target", "met"), rows)
 
 
-def _usage_table(summary: Step1Summary) -> page.Table:
+def _usage_table(summary: Step1Summary) -> Table:
     rows = [
-        page.Row(row.name, (percent(row.baked), f"> {percent(row.target)}"), row.met)
+        Row(row.name, (percent(row.baked), f"> {percent(row.target)}"), row.met)
         for row in usage_rows(summary)
     ]
-    return page.Table("usage", ("token usage", "baked", "target", "met"), rows)
+    return Table("usage", ("token usage", "baked", "target", "met"), rows)

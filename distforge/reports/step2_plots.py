@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _CONTROL_COLORS = {
-    "shuffled": "#d97706",
-    "random": "#9333ea",
+    "shuffled": canvas.THIRD,
+    "random": canvas.FOURTH,
     "filler": canvas.SECOND,
     "none": canvas.MUTED,
 }
@@ -30,9 +30,26 @@ _MOST_MARKERS = 40
 _COHERENCES = {
     "composite": canvas.MODEL,
     "semantic": canvas.SECOND,
-    "syntactic": "#d97706",
-    "predictive": "#9333ea",
+    "syntactic": canvas.THIRD,
+    "predictive": canvas.FOURTH,
 }
+
+
+def progress_panels(records: Sequence[MetricRecord]) -> dict[str, canvas.Panel]:
+    """The curves of a run that has no outcome yet."""
+    plots = ReinforcementPlots(records, None)
+    asks = any(names.RL_ACCURACY["own"] in record.metrics for record in records)
+    reached = (
+        {"Accuracy over training": plots.draw_accuracy}
+        if asks
+        else {"Bits a token over training": plots.draw_bits}
+    )
+    return {
+        "Reward": plots.draw_reward,
+        **reached,
+        "Entropy and KL": plots.draw_drift,
+        "Length and coherence": plots.draw_thoughts,
+    }
 
 
 class ReinforcementPlots:
@@ -40,19 +57,19 @@ class ReinforcementPlots:
 
     Args:
         records: what ``read_metrics`` gave; of a step logged twice (a resumed run) the later holds.
-        summary: the outcome.
+        summary: the outcome; None of a run that has not ended, whose curves alone can be drawn.
 
     Curves go over the episodes generated in all, those of abandoned branches included; a vertical
     line marks where the run went back.
     """
 
-    def __init__(self, records: Sequence[MetricRecord], summary: Step2Summary) -> None:
+    def __init__(self, records: Sequence[MetricRecord], summary: Step2Summary | None) -> None:
         self._records = records
-        self._summary = summary
-        self._episodes_a_step = summary.episodes / max(1, summary.steps)
+        self._outcome = summary
+        self._episodes_a_step = _episodes_a_step(records, summary)
         curves: tuple[str, canvas.Panel] = ("Bits a token over training", self.draw_bits)
         bars: tuple[str, canvas.Panel] = ("Bits a token", self.draw_final_bits)
-        if summary.task == "questions":
+        if summary is not None and summary.task == "questions":
             curves = ("Accuracy over training", self.draw_accuracy)
             bars = ("Accuracy by strategy", self.draw_strategies)
         self.panels: dict[str, canvas.Panel] = {
@@ -63,6 +80,11 @@ class ReinforcementPlots:
             bars[0]: bars[1],
             "What a thought is worth": self.draw_ablations,
         }
+
+    @property
+    def _summary(self) -> Step2Summary:
+        assert self._outcome is not None
+        return self._outcome
 
     def overview(self) -> bytes:
         """All panels in one PNG."""
@@ -87,7 +109,7 @@ class ReinforcementPlots:
         self._curve(axes, names.RL_ACCURACY["own"], "own", canvas.MODEL, 2.2)
         for control, color in _CONTROL_COLORS.items():
             self._curve(axes, names.RL_ACCURACY[control], control, color, 1.2)
-        baked = self._summary.before_accuracy
+        baked = self._outcome.before_accuracy if self._outcome else math.nan
         self._finish(axes, level=baked, level_name=f"baked model {percent(baked)}")
 
     def draw_bits(self, axes: "Axes") -> None:
@@ -95,7 +117,8 @@ class ReinforcementPlots:
         canvas.prepare(axes, "Bits a token", "episode", None)
         self._curve(axes, names.RL_BITS_WITH_THOUGHTS, "with thoughts", canvas.MODEL, 2.2)
         self._curve(axes, names.RL_BITS_WITHOUT, "without thoughts", canvas.MUTED, 1.2)
-        baked = self._summary.bits.get("baked_with_thoughts", math.nan)
+        bits = self._outcome.bits if self._outcome else {}
+        baked = bits.get("baked_with_thoughts", math.nan)
         self._finish(axes, level=baked, level_name=f"baked model, with thoughts {baked:.3f}")
 
     def draw_drift(self, axes: "Axes") -> None:
@@ -244,3 +267,12 @@ def _draw_difference(axes: "Axes", row: int, difference: Difference) -> None:
     end = max(filter(math.isfinite, (difference.mean, high, 0.0)))
     text = f"{points(difference.mean)} {interval(low, high, points)}"
     canvas.write_value(axes, end, row, text)
+
+
+def _episodes_a_step(records: Sequence[MetricRecord], summary: Step2Summary | None) -> float:
+    """Of a run that has not ended, as its first step says; steps count for themselves before it."""
+    if summary is not None:
+        return summary.episodes / max(1, summary.steps)
+    episode = names.RL["episode"]
+    said = [r.metrics[episode] / r.step for r in records if r.step and episode in r.metrics]
+    return said[0] if said else 1.0

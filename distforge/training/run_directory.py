@@ -27,7 +27,9 @@ class RunDirectory:
             shutil.rmtree(self.path)
 
 
-_IDENTITY_FILE = "config.sha256"
+IDENTITY_FILE = "config.sha256"
+# What the pipeline notes of a run; they may lie in a directory before the run claims it.
+INPUTS_FILE, PIPELINE_FILE = "inputs.json", "pipeline.json"
 CONFIG_FILE = "config.toml"
 SUMMARY_FILE = "summary.json"
 
@@ -64,19 +66,28 @@ def claim_run_directory(
     fault = world.broadcast_object(fault)
     if fault:
         raise InputError(fault)
-    is_new = world.broadcast_object(not directory.exists() or existing == "replace")
+    is_new = not (directory / IDENTITY_FILE).exists() or existing == "replace"
+    is_new = world.broadcast_object(is_new)
     if world.is_main:
         if existing == "replace" and directory.exists():
             shutil.rmtree(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        durable.write_text(directory / _IDENTITY_FILE, identity + "\n")
+        durable.write_text(directory / IDENTITY_FILE, identity + "\n")
         durable.write_text(directory / CONFIG_FILE, config_toml)
     world.barrier()
     return RunDirectory(directory, is_new)
 
 
+def is_unclaimed(directory: Path) -> bool:
+    """Whether nothing lies in a directory but what is written before a run claims it."""
+    notes = [directory / name for name in (INPUTS_FILE, PIPELINE_FILE)]
+    marker = durable.temporary(directory / IDENTITY_FILE)
+    known = {marker, *notes, *map(durable.temporary, notes)}
+    return directory.is_dir() and set(directory.iterdir()) <= known
+
+
 def _is_unfinished(directory: Path, identity: str) -> bool:
-    marker = directory / _IDENTITY_FILE
+    marker = directory / IDENTITY_FILE
     known = marker.is_file() and marker.read_text().strip() == identity
     return known and not (directory / SUMMARY_FILE).exists()
 
@@ -84,10 +95,8 @@ def _is_unfinished(directory: Path, identity: str) -> bool:
 def _fault(directory: Path, identity: str, existing: Existing) -> str:
     """Why the directory cannot be taken, or an empty string."""
     elsewhere = "give another --name or --output"
-    marker = directory / _IDENTITY_FILE
-    if not directory.exists() or (
-        directory.is_dir() and set(directory.iterdir()) <= {durable.temporary(marker)}
-    ):
+    marker = directory / IDENTITY_FILE
+    if not directory.exists() or is_unclaimed(directory):
         return ""
     if not directory.is_dir() or not marker.is_file():
         return f"{directory} exists and is not a run of distforge; {elsewhere}"

@@ -119,6 +119,7 @@ MISSING = {
 COMMANDS = {
     command("bake", "--config", "quick"): ("bake", "train"),
     command("run"): ("run", "train"),
+    command("report", "runs"): ("report", "train"),
     command("registry", "list"): ("registry list", "registry"),
 }
 

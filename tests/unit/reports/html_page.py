@@ -1,19 +1,21 @@
 """A report's page, read as a browser would."""
 
-import base64
 from html.parser import HTMLParser
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "br"}
 
 
 class Page(HTMLParser):
-    """Tables by id, text by id, images, and everything that could reach outside."""
+    """Tables by id, text by id, plots, and everything that could reach outside.
+
+    A plot is the number of the marks that are drawn in it and the text that is written in it.
+    """
 
     def __init__(self, content: str) -> None:
         super().__init__()
         self.text: dict[str, str] = {}
         self.rows: dict[str, list[list[str]]] = {}
-        self.images: list[bytes] = []
+        self.plots: list[tuple[int, str]] = []
         self.addresses: list[str] = []
         self.tags: set[str] = set()
         self._open: list[tuple[str, str]] = []
@@ -25,11 +27,13 @@ class Page(HTMLParser):
         given = {name: value or "" for name, value in attrs}
         self.tags.add(tag)
         self.addresses += [given[name] for name in ("src", "href", "action") if name in given]
+        assert given.get("xlink:href", "#").startswith("#")
         assert not any(name.startswith("on") for name in given)
-        if tag == "img":
-            kind, data = given["src"].split(",", 1)
-            assert kind == "data:image/png;base64"
-            self.images.append(base64.b64decode(data, validate=True))
+        if tag == "svg":
+            self.plots.append((0, ""))
+        elif tag in ("path", "use"):
+            marks, text = self.plots[-1]
+            self.plots[-1] = marks + 1, text
         if tag not in VOID:
             self._open.append((tag, given.get("id", "")))
         for identity in self._identities():
@@ -43,6 +47,9 @@ class Page(HTMLParser):
         assert opened == tag
 
     def handle_data(self, data: str) -> None:
+        if any(tag == "svg" for tag, _ in self._open):
+            marks, text = self.plots[-1]
+            self.plots[-1] = marks, text + data
         for identity in self._identities():
             self.text[identity] = self.text.get(identity, "") + data
             if any(tag in ("td", "th") for tag, _ in self._open):

@@ -53,8 +53,8 @@ def test_what_was_reached_and_against_what(made: tuple[Path, str, Page]) -> None
     assert rows["no thoughts"] == ["–", "–", "–", ""]
     strategies = {row[0]: row[1:] for row in page.rows["strategies"]}
     assert set(strategies) == {"strategy", *STRATEGIES}
-    assert strategies["self_doubt"] == ["60.0%", "–", "–"]
-    assert strategies["chain_of_thought"] == ["60.0%", "85.0%", "+25.0 points"]
+    assert strategies["self_doubt"] == ["–", "60.0%", "–", "–"]
+    assert strategies["chain_of_thought"] == ["–", "60.0%", "85.0%", "+25.0 points"]
 
 
 def test_lineage_details_and_samples(made: tuple[Path, str, Page]) -> None:
@@ -66,16 +66,17 @@ def test_lineage_details_and_samples(made: tuple[Path, str, Page]) -> None:
     assert "<think>1 + 1</think>" in page.text["samples"]
     assert HOSTILE in page.text["config"]
     assert HOSTILE not in (directory / "report.html").read_text("utf-8")
-    assert all(address.startswith("data:") for address in page.addresses)
+    assert page.addresses == []
 
 
 def test_the_pictures_open_and_are_not_blank(made: tuple[Path, str, Page]) -> None:
     directory, _, page = made
-    assert len(page.images) == 6
-    for content in (*page.images, (directory / "report.png").read_bytes()):
-        picture = imread(io.BytesIO(content), format="png")
-        assert min(picture.shape[:2]) > 400
-        assert picture[..., :3].std() > 0.05
+    assert len(page.plots) == 6
+    assert all(marks > 10 for marks, _ in page.plots)
+    assert "filler tokens" in page.plots[5][1]
+    picture = imread(io.BytesIO((directory / "report.png").read_bytes()), format="png")
+    assert min(picture.shape[:2]) > 400
+    assert picture[..., :3].std() > 0.05
 
 
 def plots_of(directory: Path) -> ReinforcementPlots:
