@@ -261,6 +261,11 @@ def _step2_outcome(directory: Path) -> tuple[str, list[str]]:
         missed.append(f"step 2 does not show that it beats the baked model ({shown})")
     if found.verdict != "PASS":
         missed.append(f"the verdict is {found.verdict or 'missing: step 2 was not judged'}")
+    if found.ended_by_verdict:
+        missed.append(
+            f"THEATRE ended training after {len(found.rollbacks)} rollbacks; what passed last is "
+            "kept"
+        )
     return found.baked_sha256, missed
 
 

@@ -111,11 +111,12 @@ def split_probed(
     About ``most`` are probed, whole documents of them, but no more than half.
 
     Raises:
-        InputError: fewer than two items.
+        InputError: fewer than four items.
     """
-    if len(heldout) < 2:
+    if len(heldout) < 4:
         raise InputError(
-            f"there is {len(heldout)} held-out item; give two, to probe and to examine"
+            f"there are {len(heldout)} held-out items; give four at the least, two to probe the "
+            "thoughts with and two to examine the model on"
         )
     half = len(heldout) // 2
     sources = [item.source for item in heldout]

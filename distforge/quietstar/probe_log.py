@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from distforge.data.strategies import THINKING_TOKENS
+from distforge.errors import InputError
 from distforge.evaluation.benchmarks import load_benchmarks, measure_benchmarks
 from distforge.evaluation.intervals import Interval
 from distforge.quietstar.config import LearnerConfig
@@ -77,7 +78,8 @@ class ProbeLog:
         reference: the baked model, which judges how fluent a thought is.
 
     Raises:
-        InputError: a benchmark that is not where the configuration says.
+        InputError: fewer than two places a rank, or a benchmark that is not where the configuration
+            says.
     """
 
     def __init__(
@@ -95,6 +97,11 @@ class ProbeLog:
         self._headings = frozenset(tokenizer.convert_tokens_to_ids(list(HEADINGS)))
         # Held-out text is thought about at the same places before and after training.
         self._items = placed(heldout[: config.probe.items], reference, config.positions, self._tags)
+        if (places := sum(len(item.positions) for item in self._items)) < 2 * world.size:
+            raise InputError(
+                f"there are {places} held-out places to probe thoughts at, on {world.size} ranks; "
+                "two a rank are needed: raise probe.items, or give more held-out data"
+            )
         self._reference = reference
         self._rewards: deque[float] = deque(maxlen=_AVERAGED_EPISODES)
         self._latest: RLMetrics | None = None

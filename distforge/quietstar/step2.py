@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from distforge.reports.step2_summary import Step2Summary
 from distforge.telemetry import RunConsole, RunLogger
 from distforge.theater.control import CONTROL_DIRECTORY, train_control
 from distforge.theater.exam import Examiner
+from distforge.thinking.items import ThoughtItem
 from distforge.thinking.model import ThinkingModel
 from distforge.thinking.positions import placed
 from distforge.thinking.tags import Tags
@@ -97,6 +99,18 @@ def _controls(
     return {"direct": control.model}
 
 
+def _items(
+    model: ThinkingModel, config: Step2Config, inputs: Step2Inputs, world: World, run: Run
+) -> list[ThoughtItem]:
+    """What is learned from: of questions, those that the baked model is unsure of."""
+    if config.task == "text":
+        return inputs.items
+    tags = Tags.from_tokenizer(inputs.baked.tokenizer)
+    require_baked(model, inputs.probed, config, tags)
+    kept = run.directory / "screened.json"
+    return screen(model, inputs.items, config, tags, world, run.log, kept)
+
+
 def _reinforce(
     config: Step2Config,
     inputs: Step2Inputs,
@@ -109,14 +123,10 @@ def _reinforce(
     torch.manual_seed(config.seed)
     model = ThinkingModel.wrap(inputs.baked.model, mixing=config.task == "text" and config.mixing)
     model.to(world.device)
-    items, tags = inputs.items, Tags.from_tokenizer(inputs.baked.tokenizer)
-    if config.task == "questions":
-        require_baked(model, inputs.probed, config, tags)
-        kept = directory / "screened.json"
-        items = screen(model, items, config, tags, world, log, kept)
+    items = _items(model, config, inputs, world, run)
     looks = _looks(config, inputs, world, log)
     # While it is whole, and as precise as the export that it will be held against.
-    parameters, before = model.num_parameters(), examine(model)
+    parameters, before = model.num_parameters(), examine(model, ("none",))
     trainer = ThoughtTrainer(
         model,
         inputs.baked.tokenizer,
@@ -147,6 +157,8 @@ def _reinforce(
         episodes=outcome.episodes,
         steps=outcome.steps,
         best_step=outcome.best.step,
+        rollbacks=[asdict(rollback) for rollback in outcome.rollbacks],
+        ended_by_verdict=outcome.ended_by_verdict,
         parameters=parameters,
         seconds=round(time.monotonic() - began, 1),
         model_dir=str(directory / "model"),

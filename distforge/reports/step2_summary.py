@@ -79,6 +79,8 @@ class Step2Summary(StepSummary):
     best_step: the optimizer step of the model that was kept.
     verdict: of the anti-theatre tests; empty where they were not asked. theater: all that it rests
         on (`theater.verdict.Verdict.as_json`).
+    rollbacks: of training, in order (`quietstar.rollback.Rollback`). ended_by_verdict: THEATRE
+        ended training, and what was kept is what passed last, or the start.
     """
 
     remedy: ClassVar[str] = "run step 2 again to write it anew"
@@ -105,6 +107,8 @@ class Step2Summary(StepSummary):
     task: Task
     verdict: Verdict
     theater: dict[str, Any] = Field(default_factory=dict)
+    rollbacks: list[dict[str, Any]] = Field(default_factory=list)
+    ended_by_verdict: Flag = False
     step: Literal[2] = 2
 
     @model_validator(mode="before")
@@ -127,7 +131,7 @@ class Step2Summary(StepSummary):
         """Whether it beats the baked model with thoughts that do the work. Free text has no control
         of equal compute, so no verdict on it can be PASS: it must not be THEATRE."""
         fine = ("PASS",) if self.task == "questions" else ("PASS", "INCONCLUSIVE")
-        return self.improved and self.verdict in fine
+        return self.improved and self.verdict in fine and not self.ended_by_verdict
 
     @property
     def lead(self) -> Difference:

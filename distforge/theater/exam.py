@@ -60,10 +60,10 @@ class Examiner:
         longest = max(len(i.gold or ()) + len(i.targets[0]) for i in items if i.targets)
         self._room = longest + 2 + SPARE_TOKENS
 
-    def __call__(self, model: nn.Module) -> Examined:
-        """Examine a model whose weights are whole on this process."""
+    def __call__(self, model: nn.Module, controls: Sequence[Condition] = CONTROLS) -> Examined:
+        """Examine a model whose weights are whole on this process, beside these controls."""
         probe = ThoughtProbe(model, self._items, self._tags, self._thought, self._batch_size)
-        conditions: tuple[Condition, ...] = ("own", *CONTROLS)
+        conditions: tuple[Condition, ...] = ("own", *controls)
         answered: list[Answered] = []
         if self._questions:
             answered = answer_questions(
