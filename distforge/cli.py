@@ -69,6 +69,9 @@ COMMANDS: dict[str, Command] = {
     "data check": Command("data", "check", "CheckConfig", "verify every row, look for leaks"),
     "data show": Command("data", "show", "ShowConfig", "print examples"),
     "evaluate": Command("evaluate", "evaluate", "EvaluateConfig", "ask a model held-out questions"),
+    "judge": Command(
+        "judge", "judge", "JudgeConfig", "whether a model's thoughts do the work: the verdict"
+    ),
     "optim explain": Command(
         "optim", "explain", "ExplainConfig", "which parameters Muon trains, which AdamW, and why"
     ),

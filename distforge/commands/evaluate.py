@@ -141,9 +141,13 @@ def _answerers(config: EvaluateConfig, champion: Champion, world: World) -> dict
         if world.is_main:
             print(f"asked without thoughts alone: {error}")
         return found
-    if Path(config.model, SETTINGS_FILE).is_file():
-        model = ThinkingModel.restore(lm, config.model)
-    else:
-        model = ThinkingModel.wrap(lm, mixing=False)
+    model = thinking_model(champion, Path(config.model))
     found["yes"] = ThinkingAnswerer(model, tokenizer, config.thought, *sizes)
     return found
+
+
+def thinking_model(champion: Champion, directory: Path) -> ThinkingModel:
+    """The model with what a thinking model has beside it in ``directory``, if it has anything."""
+    if (directory / SETTINGS_FILE).is_file():
+        return ThinkingModel.restore(champion.model, directory)
+    return ThinkingModel.wrap(champion.model, mixing=False)

@@ -16,7 +16,7 @@ from distforge.rollouts import Rollout
 from distforge.thinking.items import ThoughtItem
 from distforge.thinking.packing import THOUGHT, pack_thoughts
 from distforge.thinking.tags import Tags
-from distforge.thinking.thoughts import Thoughts
+from distforge.thinking.thoughts import Thoughts, join_thoughts, stack_padded
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ def _spread(rewards: Tensor, thoughts: int) -> float:
 
 def pack_episodes(episodes: Sequence[Episode], tags: Tags) -> Mapping[str, Tensor]:
     """One micro-batch for `ThoughtLoss`."""
-    joined = _concatenate(
+    joined = join_thoughts(
         [
             replace(episode.thoughts, rows=torch.full_like(episode.thoughts.rows, row))
             for row, episode in enumerate(episodes)
         ],
         tags.pad,
     )
-    targets = _stack([episode.targets for episode in episodes], IGNORE_INDEX)
+    targets = stack_padded([episode.targets for episode in episodes], IGNORE_INDEX)
     packed = pack_thoughts([episode.item.text for episode in episodes], joined, targets, tags)
     slots = packed["kind"] == THOUGHT
     owner, step = packed["thought"][slots], packed["step"][slots]
@@ -92,23 +92,3 @@ def by_episode(rollouts: Sequence[Rollout], plan: EpisodePlan, advantages: Tenso
                 )
             )
     return episodes
-
-
-def _concatenate(parts: Sequence[Thoughts], pad: int) -> Thoughts:
-    return Thoughts(
-        rows=torch.cat([part.rows for part in parts]),
-        positions=torch.cat([part.positions for part in parts]),
-        tokens=_stack([part.tokens for part in parts], pad),
-        lengths=torch.cat([part.lengths for part in parts]),
-        closed=torch.cat([part.closed for part in parts]),
-        log_probs=_stack([part.log_probs for part in parts], 0.0),
-    )
-
-
-def _stack(parts: Sequence[Tensor], fill: float) -> Tensor:
-    """(n_i, w_i) matrices one under another, filled up on the right."""
-    width = max(part.shape[1] for part in parts)
-    padded = [
-        torch.nn.functional.pad(part, (0, width - part.shape[1]), value=fill) for part in parts
-    ]
-    return torch.cat(padded)

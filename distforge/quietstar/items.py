@@ -57,6 +57,34 @@ def question_items(
     return items
 
 
+def answer_items(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[ThoughtItem]:
+    """As `question_items`, of questions whose reasoning nobody has written down: there is no true
+    thought, and ``max_length`` is that of question and answer.
+
+    Raises:
+        InputError: no end-of-sequence token, or nothing is left.
+    """
+    if tokenizer.eos_token_id is None:
+        raise InputError("the tokenizer has no eos token; set tokenizer.eos_token and save it")
+    asked = encode(tokenizer, [question_text(e.question, tokenizer) for e in examples])
+    told = encode(tokenizer, [f"\n{completion_text('', e.answer)}" for e in examples])
+    items = [
+        ThoughtItem(
+            id=example.id,
+            text=tuple(question),
+            positions=(len(question) - 1,),
+            targets=((*answer, tokenizer.eos_token_id),),
+        )
+        for example, question, answer in zip(examples, asked, told, strict=True)
+        if question and len(question) + len(answer) < max_length
+    ]
+    if not items:
+        raise InputError(f"none of {len(examples)} examples fits max_length {max_length}; raise it")
+    return items
+
+
 def text_items(
     documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, config: TextConfig
 ) -> list[ThoughtItem]:

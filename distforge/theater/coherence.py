@@ -123,15 +123,16 @@ def correlation_within(
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
     """Pearson's correlation of the ranks, ties at their mean rank; NaN where one is constant."""
-    ranks = np.array([_ranks(one), _ranks(other)])
-    centred = ranks - ranks.mean(axis=1, keepdims=True)
+    both = np.array([ranks(one), ranks(other)])
+    centred = both - both.mean(axis=1, keepdims=True)
     spread = (centred**2).sum(axis=1)
     if not spread.all():
         return math.nan
     return float((centred[0] * centred[1]).sum() / math.sqrt(spread[0] * spread[1]))
 
 
-def _ranks(values: Sequence[float]) -> np.ndarray:
+def ranks(values: Sequence[float]) -> np.ndarray:
+    """From 1, ties at their mean rank."""
     _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
     last = counts.cumsum()
     return (last - (counts - 1) / 2)[inverse]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from distforge.data.dataset import IGNORE_INDEX
 from distforge.errors import InputError
-from distforge.thinking.items import ThoughtItem, grouped, pad_targets, pad_texts
+from distforge.theater import substitutes
+from distforge.thinking.items import ThoughtItem, grouped, in_batches, pad_targets, pad_texts
 from distforge.thinking.places import Places, TargetScores
 from distforge.thinking.tags import Tags
 from distforge.thinking.thoughts import ThoughtConfig, Thoughts
@@ -62,8 +63,8 @@ class ThoughtProbe:
             raise InputError("there is no item to probe with; give at least one")
         generator = torch.Generator().manual_seed(seed)
         self._batches = [
-            _Batch(model, items[start : start + batch_size], tags, thought, generator)
-            for start in range(0, len(items), batch_size)
+            _Batch(model, batch, tags, thought, generator)
+            for batch in in_batches(items, batch_size)
         ]
 
     def ask(self, condition: Condition) -> ProbeResult:
@@ -137,18 +138,10 @@ class _Batch:
             return self._gold()
         own = self._think(greedy=True)[0]
         if condition == "shuffled":
-            return _dealt_around(own, self._generator)
-        columns = torch.arange(own.tokens.shape[1], device=own.tokens.device)
-        inside = columns < own.content_lengths[:, None]
-        written = own.tokens[inside]
-        if not len(written):
-            return own
+            return substitutes.shuffled(own, self._generator)
         if condition == "filler":
-            other = torch.full_like(own.tokens, int(written.mode().values))
-        else:
-            draw = torch.randint(len(written), own.tokens.shape, generator=self._generator)
-            other = written[draw.to(written.device)]
-        return replace(own, tokens=torch.where(inside, other, own.tokens))
+            return substitutes.filler(own)
+        return substitutes.random(own, self._generator)
 
     def _gold(self) -> Thoughts:
         missing = [item.id for item in self._items if item.gold is None]
@@ -167,16 +160,3 @@ class _Batch:
             closed=torch.zeros(len(self._rows), dtype=torch.bool),
             log_probs=torch.zeros(len(self._rows), padded.shape[1]),
         )
-
-
-def _dealt_around(own: Thoughts, generator: torch.Generator) -> Thoughts:
-    """Everyone gets another's thought: a rotation in random order, so that nobody keeps theirs."""
-    order = torch.randperm(len(own), generator=generator).to(own.rows.device)
-    source = torch.empty_like(order)
-    source[order] = order.roll(1)
-    return replace(
-        own,
-        tokens=own.tokens[source],
-        lengths=own.lengths[source],
-        closed=own.closed[source],
-    )

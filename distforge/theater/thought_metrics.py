@@ -30,7 +30,13 @@ from distforge.thinking.items import ThoughtItem, grouped, pad_targets, pad_text
 from distforge.thinking.language_model import language_model
 from distforge.thinking.places import Places
 from distforge.thinking.tags import Tags
-from distforge.thinking.thoughts import ThoughtConfig, Thoughts, restricted_logits, sample_thoughts
+from distforge.thinking.thoughts import (
+    ThoughtConfig,
+    Thoughts,
+    contents_of,
+    restricted_logits,
+    sample_thoughts,
+)
 
 # Thoughts measured at once: their logits over all places are held.
 _BATCH = 64
@@ -76,14 +82,14 @@ def measure_thoughts(
     rows, positions, _ = grouped(items, thoughts)
     generator = torch.Generator().manual_seed(seed)
     sampled = sample_thoughts(model, ids, mask, rows, positions, tags, config, generator)
-    contents = _contents(sampled)
+    contents = contents_of(sampled)
     by_place = [contents[i : i + thoughts] for i in range(0, len(contents), thoughts)]
     plain = _continuations(model, items, tags, sampled.tokens.shape[1])
     gains = _gains(model, items, sampled, tags)
-    measured: list[_Measured] = []
+    measured: list[Measured] = []
     for first in range(0, len(sampled), _BATCH):
         part = slice(first, first + _BATCH)
-        measured += _measure(
+        measured += measure_each(
             model, reference, items, sampled.at(part), gains[part], tags, config, headings
         )
     return ThoughtMetrics(
@@ -109,7 +115,7 @@ def measure_thoughts(
 
 
 def _distinct(
-    contents: Sequence[list[int]], measured: Sequence[_Measured]
+    contents: Sequence[tuple[int, ...]], measured: Sequence[Measured]
 ) -> tuple[list[float], list[float]]:
     """Coherence and gain of a place's thoughts; equal ones count once, since they differ by the
     rounding of sums alone."""
@@ -118,7 +124,7 @@ def _distinct(
 
 
 @dataclass(frozen=True)
-class _Measured:
+class Measured:
     """One thought: semantic and syntactic coherence, and gain in nats a target token."""
 
     semantic: float
@@ -130,7 +136,7 @@ class _Measured:
         return content_coherence(self.semantic, self.syntactic)
 
 
-def _measure(
+def measure_each(
     model: nn.Module,
     reference: nn.Module,
     items: Sequence[ThoughtItem],
@@ -139,18 +145,21 @@ def _measure(
     tags: Tags,
     config: ThoughtConfig,
     headings: frozenset[int],
-) -> list[_Measured]:
-    """``thoughts``: of these items, by their rows; ``gains``: theirs."""
+) -> list[Measured]:
+    """Of each of the ``thoughts``, which are at the first places of these items, by their rows.
+
+    All at once: give as many as memory has logits for. ``gains``: theirs, taken over.
+    """
     chosen = [items[row] for row in thoughts.rows.tolist()]
     sequences = _Sequences(chosen, thoughts, tags, gains.device)
     fluency = sequences.fluency(reference, config)
     semantic = sequences.semantic(model).tolist()
     forms = [
         well_formedness(content, config.closing == "fixed" or closed, headings)
-        for content, closed in zip(_contents(thoughts), thoughts.closed.tolist(), strict=True)
+        for content, closed in zip(contents_of(thoughts), thoughts.closed.tolist(), strict=True)
     ]
     return [
-        _Measured(near, syntactic_coherence(form, fluent), gain)
+        Measured(near, syntactic_coherence(form, fluent), gain)
         for near, form, fluent, gain in zip(semantic, forms, fluency, gains.tolist(), strict=True)
     ]
 
@@ -182,7 +191,7 @@ class _Sequences:
     ) -> None:
         self._tags = tags
         rows, spans = [], []
-        for item, content in zip(items, _contents(thoughts), strict=True):
+        for item, content in zip(items, contents_of(thoughts), strict=True):
             text = item.text[: item.positions[0] + 1]
             rows.append([*text, tags.open, *content, tags.close, *item.targets[0]])
             spans.append((len(text) + 1, len(text) + 1 + len(content)))
@@ -234,12 +243,6 @@ def _continuations(
         suppress_tokens=[tags.open, tags.close],
     )
     return continue_ids(language_model(model), texts, settings)
-
-
-def _contents(thoughts: Thoughts) -> list[list[int]]:
-    """The tokens between the tags, of each thought."""
-    lengths = thoughts.content_lengths.tolist()
-    return [row[:length] for row, length in zip(thoughts.tokens.tolist(), lengths, strict=True)]
 
 
 def _mean(values: Sequence[float]) -> float:

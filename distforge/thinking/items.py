@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,14 @@ class ThoughtItem:
     def source(self) -> str:
         """What is independent of other sources: a document, or the item itself."""
         return self.document or self.id
+
+
+def in_batches(items: Sequence[ThoughtItem], most: int) -> list[Sequence[ThoughtItem]]:
+    """The items in order, in batches of like size, at most ``most``: none has only one item, which
+    could not be given another's thought, where another way of cutting is left."""
+    number = -(-len(items) // most)
+    borders = [len(items) * part // number for part in range(number + 1)] if number else [0]
+    return [items[a:b] for a, b in itertools.pairwise(borders)]
 
 
 def pad_texts(items: Sequence[ThoughtItem], pad: int) -> tuple[Tensor, Tensor]:

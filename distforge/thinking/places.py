@@ -5,7 +5,7 @@ With a thought means as a `ThinkingModel` predicts: where it has a mixing head, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,19 @@ class TargetScores:
 
     log_probs: Tensor
     hits: Tensor
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """Of D distinct thoughts with targets (D, n): ``logits`` (M, V) of the M target tokens.
+
+    ``thoughts`` and ``which`` (K,): which of all thoughts these are, and of the distinct ones.
+    """
+
+    thoughts: Tensor
+    which: Tensor
+    targets: Tensor
+    logits: Tensor
 
 
 class Places:
@@ -76,7 +89,7 @@ class Places:
             thoughts, written = grow(
                 branches, rows, positions, self._tags, config, generator, keep=True
             )
-            return thoughts, self._score_after(written, thoughts)
+            return thoughts, self._scored(self._predict_after(written, thoughts))
 
     def score(self, thoughts: Thoughts) -> TargetScores:
         """How likely each target token is after ``<think> thought </think>``.
@@ -89,24 +102,46 @@ class Places:
         """
         if not len(thoughts):
             return _no_scores(self._targets)
-        with evaluating(self._model) as lm:
-            tokens, lengths = thoughts.tokens.to(lm.device), thoughts.content_lengths.to(lm.device)
-            inside = torch.arange(tokens.shape[1], device=lm.device) < lengths[:, None]
-            content = tokens.where(inside, self._tags.pad)
-            which = [self._rows[:, None], self._positions[:, None], lengths[:, None], content]
-            distinct, owner = torch.cat(which, dim=1).unique(dim=0, return_inverse=True)
-            written = [
-                self._read_thoughts(distinct[chosen], chosen, owner)
-                for chosen in _portions(distinct[:, 0], distinct[:, 1] + distinct[:, 2])
-            ]
-            return self._score_after(written, thoughts)
+        with evaluating(self._model):
+            return self._scored(self._predict_after(self._unread(thoughts), thoughts))
+
+    def predict(self, thoughts: Thoughts | None) -> Tensor:
+        """(M, V) logits of the M target tokens, row by row, after ``<think> thought </think>``, or,
+        without thoughts, directly after the text.
+
+        All of the vocabulary at once: give as many places as memory has room for.
+
+        Args:
+            thoughts: as for `score`; None for none and no tags.
+        """
+        with evaluating(self._model):
+            if thoughts is None:
+                return self._read_plainly_once().logits
+            parts = list(self._predict_after(self._unread(thoughts), thoughts))
+            number = _numbered(self._wanted)
+            logits = parts[0].logits.new_empty(int(self._wanted.sum()), parts[0].logits.shape[-1])
+            for part in parts:
+                own = _numbered(part.targets != IGNORE_INDEX)[part.which]
+                wanted = self._wanted[part.thoughts]
+                logits[number[part.thoughts][wanted]] = part.logits[own[wanted]]
+            return logits
 
     def score_without_thoughts(self) -> TargetScores:
         """As `score`, of targets that follow the text directly, without tags."""
         if not len(self._rows):
             return _no_scores(self._targets)
-        with evaluating(self._model):
-            return _filled(self._read_plainly_once().logits, self._targets)
+        return _filled(self.predict(None), self._targets)
+
+    def _unread(self, thoughts: Thoughts) -> Iterator[Written]:
+        """Branches of the distinct thoughts at each place, of which nothing is read."""
+        device = self._rows.device
+        tokens, lengths = thoughts.tokens.to(device), thoughts.content_lengths.to(device)
+        inside = torch.arange(tokens.shape[1], device=device) < lengths[:, None]
+        content = tokens.where(inside, self._tags.pad)
+        which = [self._rows[:, None], self._positions[:, None], lengths[:, None], content]
+        distinct, owner = torch.cat(which, dim=1).unique(dim=0, return_inverse=True)
+        for chosen in _portions(distinct[:, 0], distinct[:, 1] + distinct[:, 2]):
+            yield self._read_thoughts(distinct[chosen], chosen, owner)
 
     def _read_thoughts(self, distinct: Tensor, number: Tensor, owner: Tensor) -> Written:
         """Branches for some thoughts, which are unread.
@@ -137,19 +172,20 @@ class Places:
         places = (self._rows, self._positions)
         return Branches(lm, *self._texts, *places, capacity, base=base, shared=shared)
 
-    def _score_after(self, written: Sequence[Written], thoughts: Thoughts) -> TargetScores:
+    def _predict_after(
+        self, written: Iterable[Written], thoughts: Thoughts
+    ) -> Iterator[_Predicted]:
         """Feed what is unread of the thoughts, ``</think>`` and the targets."""
-        scores, wanted = _no_scores(self._targets), self._wanted
-        if not wanted.any():
-            return scores
+        wanted = self._wanted
         head: MixingHead | None = getattr(self._model, "mixing_head", None)
-        plain = None if head is None else self._read_plainly_once()
+        plain = self._read_plainly_once() if head is not None and wanted.any() else None
         number, lengths = _numbered(wanted), thoughts.content_lengths.to(wanted.device)
         for part in written:
             keys = torch.cat([part.owner[:, None], self._targets[part.thoughts]], dim=1)
             distinct, which = keys.unique(dim=0, return_inverse=True)
+            every = torch.arange(len(which), device=which.device)
             # Any of the thoughts that are alike.
-            one = part.thoughts[torch.empty_like(distinct[:, 0]).index_put((which,), _order(which))]
+            one = part.thoughts[torch.empty_like(distinct[:, 0]).index_put((which,), every)]
             owner, targets = distinct[:, 0], distinct[:, 1:]
             if not wanted[one].any():
                 continue
@@ -158,9 +194,14 @@ class Places:
             if head is not None:
                 assert plain is not None
                 logits = head.mix(plain.of(number[one][wanted[one]]), read)
-            found = _filled(logits, targets)
-            scores.log_probs[part.thoughts] = found.log_probs[which]
-            scores.hits[part.thoughts] = found.hits[which]
+            yield _Predicted(part.thoughts, which, targets, logits)
+
+    def _scored(self, parts: Iterator[_Predicted]) -> TargetScores:
+        scores = _no_scores(self._targets)
+        for part in parts:
+            found = _filled(part.logits, part.targets)
+            scores.log_probs[part.thoughts] = found.log_probs[part.which]
+            scores.hits[part.thoughts] = found.hits[part.which]
         return scores
 
     def _read_after(
@@ -214,10 +255,6 @@ class Places:
 def _numbered(chosen: Tensor) -> Tensor:
     """Of each true value of a mask, how many come before it; elsewhere, anything."""
     return (chosen.flatten().cumsum(0) - 1).view_as(chosen)
-
-
-def _order(values: Tensor) -> Tensor:
-    return torch.arange(len(values), device=values.device)
 
 
 def _portions(rows: Tensor, lengths: Tensor) -> list[Tensor]:

@@ -34,24 +34,31 @@ class Tags:
             )
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> Tags:
+    def from_tokenizer(
+        cls, tokenizer: PreTrainedTokenizerBase, opening: str = OPEN, closing: str = CLOSE
+    ) -> Tags:
         """The tags of a tokenizer that has the thinking tokens; padding falls back to its eos.
+
+        Args:
+            opening, closing: the tags, each one token of the tokenizer.
 
         Raises:
             InputError: a thinking token is missing, or there is neither padding nor an eos.
         """
         vocabulary = tokenizer.get_vocab()
-        missing = [token for token in (OPEN, CLOSE) if token not in vocabulary]
+        missing = [token for token in (opening, closing) if token not in vocabulary]
         if missing:
             raise InputError(
                 f"the tokenizer has no {' and no '.join(missing)}; use a model that step 1 baked, "
-                "or add the tokens with distforge.models.vocabulary.add_thinking_tokens"
+                "add the tokens with distforge.models.vocabulary.add_thinking_tokens, or, where "
+                "the model thinks between tags of its own, name those (`distforge judge "
+                "--tags.opening --tags.closing`)"
             )
         eos = tokenizer.eos_token_id
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
         if pad is None:
             raise InputError("the tokenizer has neither padding nor eos; set tokenizer.pad_token")
-        return cls(vocabulary[OPEN], vocabulary[CLOSE], pad, eos)
+        return cls(vocabulary[opening], vocabulary[closing], pad, eos)
 
     def banned(self, *, close: bool) -> tuple[int, ...]:
         """Ids that no thought may contain; ``close``: whether ``</think>`` is one of them."""

@@ -8,6 +8,7 @@ the same, as most thoughts of a model that is sure of itself do for long.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -19,7 +20,16 @@ from distforge.thinking.language_model import evaluating
 from distforge.thinking.sampling import ThoughtConfig, draw_each, restricted_logits
 from distforge.thinking.tags import Tags
 
-__all__ = ["Tags", "ThoughtConfig", "Thoughts", "restricted_logits", "sample_thoughts"]
+__all__ = [
+    "Tags",
+    "ThoughtConfig",
+    "Thoughts",
+    "contents_of",
+    "join_thoughts",
+    "restricted_logits",
+    "sample_thoughts",
+    "stack_padded",
+]
 
 # Branches that ended are dropped as soon as no more than this share of them goes on: each time
 # copies the others.
@@ -57,6 +67,34 @@ class Thoughts:
     def at(self, chosen: Tensor | slice) -> Thoughts:
         """The thoughts at an index, a mask or a slice of the N."""
         return Thoughts(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+
+
+def join_thoughts(parts: Sequence[Thoughts], pad: int = 0) -> Thoughts:
+    """All of them, one part under another; ``pad`` fills up the tokens of shorter parts."""
+    return Thoughts(
+        rows=torch.cat([part.rows for part in parts]),
+        positions=torch.cat([part.positions for part in parts]),
+        tokens=stack_padded([part.tokens for part in parts], pad),
+        lengths=torch.cat([part.lengths for part in parts]),
+        closed=torch.cat([part.closed for part in parts]),
+        log_probs=stack_padded([part.log_probs for part in parts], 0.0),
+    )
+
+
+def stack_padded(parts: Sequence[Tensor], fill: float) -> Tensor:
+    """(n_i, w_i) matrices one under another, filled up on the right."""
+    width = max(part.shape[1] for part in parts)
+    padded = [
+        torch.nn.functional.pad(part, (0, width - part.shape[1]), value=fill) for part in parts
+    ]
+    return torch.cat(padded)
+
+
+def contents_of(thoughts: Thoughts) -> list[tuple[int, ...]]:
+    """The tokens between the tags, of each thought."""
+    lengths = thoughts.content_lengths.tolist()
+    rows = zip(thoughts.tokens.tolist(), lengths, strict=True)
+    return [tuple(row[:length]) for row, length in rows]
 
 
 def sample_thoughts(

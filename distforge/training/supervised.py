@@ -133,7 +133,7 @@ class TrainingLoop:
         guard: StepGuard,
     ) -> None:
         self.guard = guard
-        self._engine = engine
+        self.engine = engine
         self._source = source
         self._config = config
         self.steps_per_epoch = source.steps_per_epoch
@@ -158,7 +158,7 @@ class TrainingLoop:
         batch = next(batches)
         skipped = False
         try:
-            result = self._engine.train_step(
+            result = self.engine.train_step(
                 batch.micro_batches,
                 lr_factor(self._config.schedule, self.step, self.total_steps),
                 batch.targets,

@@ -1,0 +1,92 @@
+"""Judging a model: evidence from held-out items, and the verdict on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from distforge.data.strategies import THINKING_TOKENS
+from distforge.errors import InputError
+from distforge.theater.config import TheaterConfig
+from distforge.theater.evidence import Examinee, Say, gather_evidence
+from distforge.theater.measures import WANTED_ITEMS, reach_verdict
+from distforge.theater.verdict import Verdict
+from distforge.thinking.items import ThoughtItem
+from distforge.thinking.tags import CLOSE, OPEN, Tags
+from distforge.thinking.thoughts import ThoughtConfig
+from distforge.training.distributed import World
+
+FEWEST_SOURCES = 30
+"""Independent questions or documents without which no bootstrap says anything."""
+_NO_CONTROL = (
+    "no model of equal compute that answers without a thought was held against it: give one with "
+    "--control.path, or have one trained with --control.train"
+)
+
+
+def examinee(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    thought: ThoughtConfig,
+    *,
+    reference: nn.Module | None = None,
+    direct: Mapping[str, nn.Module] | None = None,
+    tags: Tags | None = None,
+) -> Examinee:
+    """A model with its tokenizer, ready to be judged; see `Examinee`.
+
+    Args:
+        tags: between which it thinks; by default ``<think>`` and ``</think>``.
+
+    Raises:
+        InputError: the tokenizer lacks the tags.
+    """
+    tags = tags or Tags.from_tokenizer(tokenizer)
+    ids = tokenizer.get_vocab()
+    known = {token: ids[token] for token in THINKING_TOKENS if token in ids}
+    return Examinee(
+        model=model,
+        reference=reference or model,
+        tags=tags,
+        thinking=tuple(sorted({tags.open, tags.close, *known.values()})),
+        headings=frozenset(i for token, i in known.items() if token not in (OPEN, CLOSE)),
+        thought=replace(thought, greedy=False),
+        direct=direct or {},
+    )
+
+
+def evaluate_theater(
+    who: Examinee,
+    items: Sequence[ThoughtItem],
+    config: TheaterConfig,
+    world: World,
+    alpha: float | None = None,
+    say: Say = lambda text: None,
+    *,
+    needs_direct: bool = True,
+) -> Verdict:
+    """Whether the thoughts of a model do the work; collective over the world's ranks.
+
+    Args:
+        who: the model, and the models of equal compute that it is held against (``direct``).
+        items: held out, with places and targets.
+        alpha: of this look, two-sided; ``config.alpha`` where it is the only one.
+        say: is told how far it is.
+        needs_direct: whether it can pass only beside a model of equal compute. A model that was
+            never taught to answer at once is no match for itself with thoughts.
+
+    Raises:
+        InputError: fewer than 30 independent questions or documents.
+    """
+    sources = len({item.source for item in items})
+    if sources < FEWEST_SOURCES:
+        raise InputError(
+            f"there are {sources} held-out questions or documents; no verdict can be given on "
+            f"fewer than {FEWEST_SOURCES}, and a sure one takes about {WANTED_ITEMS}"
+        )
+    evidence = gather_evidence(who, items, config, world, say)
+    missing = () if who.direct or not needs_direct else (_NO_CONTROL,)
+    return reach_verdict(evidence, config, config.alpha if alpha is None else alpha, missing)

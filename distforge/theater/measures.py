@@ -1,0 +1,173 @@
+"""From evidence to a verdict: the measures of the three tests with their bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from distforge.theater.coherence import ranks, spearman
+from distforge.theater.config import STRICT_CORRELATION, TheaterConfig
+from distforge.theater.evidence import PlaceEvidence
+from distforge.theater.statistics import (
+    Floats,
+    Sums,
+    fisher_z,
+    holm_bounds,
+    permuted_means,
+    resampled_means,
+)
+from distforge.theater.verdict import MEASURES, Measure, Verdict
+
+WANTED_ITEMS = 2000
+"""With fewer, the verdict says so."""
+_UNSURE_SHARE = 0.25  # of the target tokens, those of highest entropy without a thought
+_PERMUTATIONS = 1000
+
+
+# In front of a control's name, among the parts.
+_CONTROL = "control_"
+
+
+def reach_verdict(
+    evidence: Sequence[PlaceEvidence],
+    config: TheaterConfig,
+    alpha: float,
+    missing: Sequence[str] = (),
+) -> Verdict:
+    """The verdict on evidence that is there.
+
+    Args:
+        evidence: of every place, over any number of sources.
+        alpha: of this look, two-sided.
+        missing: what keeps it from PASS whatever the measures say.
+    """
+    varied = [place for place in map(_centred_ranks, evidence) if place is not None]
+    parts = _by_source(evidence)
+    controls = [name for name in parts if name.startswith(_CONTROL)]
+    means = {name: part.mean for name, part in parts.items()}
+    estimates = {
+        "divergence_edit": means["edit"],
+        "divergence_prediction": means["variation"],
+        "ablation": means["own"] - max(means[name] for name in controls),
+        "correlation": math.tanh(means["z"]),
+    }
+    drawn = resampled_means(parts, config.bootstrap, config.seed)
+    replicates: dict[str, Floats] = {
+        "divergence_edit": drawn["edit"],
+        "divergence_prediction": drawn["variation"],
+        "ablation": drawn["own"] - np.max([drawn[name] for name in controls], axis=0),
+        "correlation": np.tanh(drawn["z"]),
+    }
+    bounds = holm_bounds(replicates, config.thresholds, alpha)
+    places = {"divergence_edit": "edit", "divergence_prediction": "variation", "correlation": "z"}
+    measures = {
+        name: Measure(
+            estimate=estimates[name],
+            low=bounds[name][0],
+            high=bounds[name][1],
+            threshold=config.thresholds[name],
+            sources=parts[places.get(name, "own")].sources,
+        )
+        for name in MEASURES
+    }
+    accuracy = {name.removeprefix(_CONTROL): means[name] for name in controls}
+    return Verdict(
+        measures=measures,
+        controls={"own": means["own"], **accuracy},
+        items=len({place.source for place in evidence}),
+        thoughts=sum(place.thoughts for place in evidence),
+        alpha=alpha,
+        floor=means["floor"],
+        missing=tuple(missing),
+        notes=tuple(_notes(measures, parts, varied, config)),
+    )
+
+
+def _by_source(evidence: Sequence[PlaceEvidence]) -> dict[str, Sums]:
+    """Every mean of the verdict, taken apart by source."""
+    number = {source: i for i, source in enumerate(dict.fromkeys(e.source for e in evidence))}
+    at = [number[place.source] for place in evidence]
+    border = _entropy_border([pair[0] for place in evidence for pair in place.tokens])
+
+    def sums(values: Sequence[float], weights: Sequence[float]) -> Sums:
+        return Sums(
+            np.bincount(at, values, len(number)).astype(np.float64),
+            np.bincount(at, weights, len(number)).astype(np.float64),
+        )
+
+    ones = [1.0] * len(evidence)
+    unsure = [[v for e, v in place.tokens if e >= border] for place in evidence]
+    z = [_place_z(place) for place in evidence]
+    return {
+        "own": sums([place.own for place in evidence], ones),
+        **{
+            _CONTROL + name: sums([place.controls[name] for place in evidence], ones)
+            for name in evidence[0].controls
+        },
+        "edit": sums([place.edit for place in evidence], ones),
+        "floor": sums([place.floor for place in evidence], ones),
+        "variation": sums([math.fsum(v) for v in unsure], [float(len(v)) for v in unsure]),
+        "z": sums([0.0 if math.isnan(v) else v for v in z], [float(not math.isnan(v)) for v in z]),
+    }
+
+
+def _entropy_border(entropies: Sequence[float]) -> float:
+    """The entropy from which on a token is in the top quartile."""
+    count = max(1, math.ceil(_UNSURE_SHARE * len(entropies)))
+    return sorted(entropies, reverse=True)[count - 1]
+
+
+def _place_z(place: PlaceEvidence) -> float:
+    """Fisher's z of the rank correlation there; NaN where the place says nothing."""
+    if not place.coherence:
+        return math.nan
+    rho = spearman(place.coherence, place.gain)
+    return math.nan if math.isnan(rho) else float(fisher_z(rho))
+
+
+def _centred_ranks(place: PlaceEvidence) -> tuple[Floats, Floats] | None:
+    if math.isnan(_place_z(place)):
+        return None
+    one, other = ranks(place.coherence), ranks(place.gain)
+    return one - one.mean(), other - other.mean()
+
+
+def _notes(
+    measures: dict[str, Measure],
+    parts: dict[str, Sums],
+    varied: list[tuple[Floats, Floats]],
+    config: TheaterConfig,
+) -> list[str]:
+    notes = []
+    items = len(parts["own"].totals)
+    if items < WANTED_ITEMS:
+        notes.append(f"on {items:,} items; {WANTED_ITEMS:,} are wanted")
+    wanted = max((_items_to_tell(measure, items) for measure in measures.values()), default=0)
+    if wanted > items:
+        notes.append(f"about {wanted:,} items would settle it, if the estimates stay as they are")
+    if not varied:
+        notes.append(
+            "at no place do thoughts differ in worth, so that coherence and gain cannot be "
+            "compared: sample at a higher temperature, or give items that the model is less sure of"
+        )
+    else:
+        null = np.tanh(np.quantile(permuted_means(varied, _PERMUTATIONS, config.seed), 0.95))
+        notes.append(
+            f"correlation: over {len(varied)} places whose thoughts differ; below {null:.2f} in "
+            f"95% of random pairings; the specification's threshold is {STRICT_CORRELATION}"
+        )
+    return notes
+
+
+def _items_to_tell(measure: Measure, items: int) -> int:
+    """How many would move the nearer bound to the threshold; 0 where it is told already."""
+    if measure.clears or measure.is_below or math.isnan(measure.estimate):
+        return 0
+    gap = abs(measure.estimate - measure.threshold)
+    above = measure.estimate > measure.threshold
+    reach = measure.estimate - measure.low if above else measure.high - measure.estimate
+    if not (gap > 0 and math.isfinite(reach)):
+        return 0
+    return math.ceil(items * (reach / gap) ** 2)
