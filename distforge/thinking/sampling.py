@@ -63,7 +63,7 @@ def without_ids(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
 def _ids(ids: tuple[int, ...], device: torch.device) -> Tensor:
     """On the device once, not once a token. Made outside of any inference mode."""
     with torch.inference_mode(False):
-        return torch.tensor(ids, device=device)
+        return torch.tensor(ids, dtype=torch.int64, device=device)
 
 
 def draw(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from distforge.thinking import places as places_module
 from distforge.thinking.branches import Branches
 from distforge.thinking.places import Places
 from distforge.thinking.sampling import ThoughtConfig, draw, draw_each, restricted_logits
 from distforge.thinking.thoughts import sample_thoughts
-from tests.tiny_models import tiny_gpt2, tiny_llama
+from tests.tiny_models import tiny_llama
 from tests.unit.thinking.cases import (
+    ARCHITECTURES,
     EXACT,
     TAGS,
     VOCAB,
@@ -31,30 +31,6 @@ EACH = 12
 TEXTS = [words(11), words(5, seed=1), words(8, seed=2)]
 # Two places in the first text, one in each other; the thoughts of a place stand apart.
 PLACES = [(0, 4), (0, 10), (1, 4), (2, 7)]
-
-
-def tiny_qwen2(vocab_size: int) -> Qwen2ForCausalLM:
-    config = Qwen2Config(
-        vocab_size=vocab_size,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-        tie_word_embeddings=False,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Qwen2ForCausalLM(config).eval()
-
-
-MODELS = {
-    "llama": tiny_llama,
-    "llama-untied": lambda vocab: tiny_llama(vocab, tied=False),
-    "gpt2": tiny_gpt2,
-    "qwen2": tiny_qwen2,
-}
 
 
 def seeded() -> torch.Generator:
@@ -81,10 +57,10 @@ def test_a_draw_from_a_shared_distribution_is_the_draw_from_its_own():
             assert torch.equal(shared, own)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 @torch.no_grad()
 def test_every_token_is_drawn_by_the_thoughts_own_numbers(name):
-    lm = MODELS[name](VOCAB)
+    lm = ARCHITECTURES[name](VOCAB)
     ids, mask, rows, positions, _ = places(lm)
     thoughts = sample_thoughts(lm, ids, mask, rows, positions, TAGS, CONFIG, seeded())
     table = torch.rand(len(rows), CONFIG.max_tokens, generator=seeded())
@@ -110,11 +86,11 @@ def test_every_token_is_drawn_by_the_thoughts_own_numbers(name):
 
 
 @pytest.mark.parametrize("slots", [1, 60, 8192])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 @torch.no_grad()
 def test_scores_are_those_of_one_sequence_after_another(name, slots, monkeypatch):
     monkeypatch.setattr(places_module, "_SLOTS", slots)
-    lm = MODELS[name](VOCAB)
+    lm = ARCHITECTURES[name](VOCAB)
     targets = words(EACH * len(PLACES), 3, seed=4)
     targets[: 2 * EACH] = targets[0]  # equal thoughts with equal targets, and with others
     targets[5, 1:] = -100
