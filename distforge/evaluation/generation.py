@@ -1,11 +1,12 @@
 """Generation in batches with a key-value cache, greedy or sampled.
 
-transformers' own `generate` does the decoding; this module decides what goes into one batch.
-Questions are sorted by length, so that padding is small, and a batch ends with its last sequence.
+Greedy decoding is `write_greedily`; transformers' own `generate` does what that cannot do. This
+module decides what goes into one batch: questions are sorted by length, so that padding is small.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +16,15 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from distforge.data.dataset import encode
 from distforge.errors import InputError
+from distforge.evaluation.greedy import write_greedily
 from distforge.models.context import context_length
+
+_LOG = logging.getLogger(__name__)
 
 # Room beyond the longest text of the data, so that a generation is not cut for being verbose.
 SPARE_TOKENS = 16
+# The settings of a generation that say nothing but what `write_greedily` takes.
+_PLAIN = {"max_new_tokens", "eos_token_id", "pad_token_id", "suppress_tokens", "do_sample"}
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,18 @@ def continue_ids(
         settings: with a ``pad_token_id``. What it leaves open is not taken from the model's own
             configuration, which may penalise repetition or search with beams.
     """
+    if set(settings.to_diff_dict()) - {"transformers_version"} <= _PLAIN and not settings.do_sample:
+        try:
+            return write_greedily(
+                model,
+                rows,
+                settings.max_new_tokens,
+                eos=settings.eos_token_id,
+                pad=settings.pad_token_id,
+                banned=settings.suppress_tokens or (),
+            )
+        except InputError as error:
+            _LOG.info("transformers decodes, since %s", error)
     pad, width = settings.pad_token_id, max(len(ids) for ids in rows)
     # Padding stands on the left, so that every row's next token comes at the same column.
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])

@@ -11,10 +11,10 @@ from torch import Tensor
 from distforge.data.dataset import IGNORE_INDEX
 from distforge.quietstar.config import EpisodeConfig
 from distforge.quietstar.episode_plan import EpisodePlan
-from distforge.quietstar.thought_loss import ADVANTAGES, BEHAVIOUR
+from distforge.quietstar.thought_loss import ADVANTAGES, BEHAVIOUR, COPIES, OWNER, SLOT
 from distforge.rollouts import Rollout
 from distforge.thinking.items import ThoughtItem
-from distforge.thinking.packing import THOUGHT, pack_thoughts
+from distforge.thinking.packing import THOUGHT, pack_thoughts, thrifty_width
 from distforge.thinking.tags import Tags
 from distforge.thinking.thoughts import Thoughts, join_thoughts, stack_padded
 
@@ -52,7 +52,7 @@ def _spread(rewards: Tensor, thoughts: int) -> float:
 
 
 def pack_episodes(episodes: Sequence[Episode], tags: Tags) -> Mapping[str, Tensor]:
-    """One micro-batch for `ThoughtLoss`."""
+    """One micro-batch for `ThoughtLoss`; thoughts that are alike are packed once."""
     joined = join_thoughts(
         [
             replace(episode.thoughts, rows=torch.full_like(episode.thoughts.rows, row))
@@ -61,15 +61,41 @@ def pack_episodes(episodes: Sequence[Episode], tags: Tags) -> Mapping[str, Tenso
         tags.pad,
     )
     targets = stack_padded([episode.targets for episode in episodes], IGNORE_INDEX)
-    packed = pack_thoughts([episode.item.text for episode in episodes], joined, targets, tags)
-    slots = packed["kind"] == THOUGHT
-    owner, step = packed["thought"][slots], packed["step"][slots]
+    one, same = _distinct(joined, targets)
+    texts = [episode.item.text for episode in episodes]
+    kinds = (texts, joined.at(one), targets[one])
+    packed = pack_thoughts(*kinds, tags, width=thrifty_width(*kinds))
+    inside = torch.arange(joined.tokens.shape[1]) < joined.lengths[:, None]
+    owner, step = inside.nonzero(as_tuple=True)
     advantages = torch.cat([episode.advantages for episode in episodes])
     return {
         **packed,
         BEHAVIOUR: joined.log_probs[owner, step],
         ADVANTAGES: advantages[owner],
+        OWNER: owner,
+        SLOT: _first_slots(packed, len(one))[same[owner]] + step,
+        COPIES: same.bincount(),
     }
+
+
+def _distinct(thoughts: Thoughts, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """One thought (D,) of each kind, and the kind (N,) of every thought: those of a kind are at the
+    same place, of the same tokens and before the same target."""
+    inside = torch.arange(thoughts.tokens.shape[1]) < thoughts.lengths[:, None]
+    parts = [thoughts.rows, thoughts.positions, thoughts.lengths, thoughts.closed.long()]
+    keys = torch.cat([torch.stack(parts, dim=1), thoughts.tokens * inside, targets], dim=1)
+    kinds, same = keys.unique(dim=0, return_inverse=True)
+    every = torch.arange(len(same))
+    return same.new_full((len(kinds),), len(same)).scatter_reduce(0, same, every, "amin"), same
+
+
+def _first_slots(packed: Mapping[str, Tensor], thoughts: int) -> Tensor:
+    """Where the tokens of each packed thought begin among all that are thought tokens."""
+    owner = packed["thought"][packed["kind"] == THOUGHT]
+    # A branch stands in one piece. An empty thought has no slot, and nothing asks for it.
+    return torch.zeros(thoughts, dtype=torch.int64).scatter_reduce(
+        0, owner, torch.arange(len(owner)), "amin", include_self=False
+    )
 
 
 def by_episode(rollouts: Sequence[Rollout], plan: EpisodePlan, advantages: Tensor) -> list[Episode]:

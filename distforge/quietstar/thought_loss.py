@@ -23,8 +23,12 @@ from distforge.thinking.tags import Tags
 from distforge.thinking.thoughts import ThoughtConfig, restricted_logits
 from distforge.training.distributed import World
 
-# Beside what `pack_thoughts` makes: one value for every thought token, in the order of the slots.
-BEHAVIOUR, ADVANTAGES = "behaviour", "advantages"
+# Beside what `pack_thoughts` makes. Thoughts that are alike are packed once and count one by one:
+# of each of their tokens the behaviour policy's log-probability, the advantage, the thought, and
+# which of the packed thought tokens it is; of each packed thought, how many thoughts it is.
+BEHAVIOUR, ADVANTAGES, OWNER, SLOT = "behaviour", "advantages", "owner", "slot"
+COPIES = "copies"
+_BESIDE = (BEHAVIOUR, ADVANTAGES, OWNER, SLOT, COPIES)
 
 
 @dataclass
@@ -94,25 +98,27 @@ class ThoughtLoss:
     def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The loss summed over the batch's thoughts, and how many are followed by the very target.
 
-        ``batch`` is what `pack_thoughts` makes, with ``behaviour`` and ``advantages`` of shape
-        (thought tokens,).
+        ``batch`` is what `pack_episodes` makes: ``behaviour``, ``advantages``, ``owner`` and
+        ``slot`` are of shape (thought tokens,), ``copies`` (packed thoughts,).
         """
-        packed = {k: v for k, v in batch.items() if k not in (BEHAVIOUR, ADVANTAGES)}
+        packed = {k: v for k, v in batch.items() if k not in _BESIDE}
         output: SlotOutput = model(**packed)
         slots = packed["labels"] != IGNORE_INDEX
-        labels, kind = packed["labels"][slots], packed["kind"][slots]
-        thought = packed["thought"][slots]
+        labels, inside = packed["labels"][slots], packed["kind"][slots] == THOUGHT
+        thought, copies = packed["thought"][slots], batch[COPIES]
         assert output.logits is not None
         assert output.targets is not None
-        inside, after = kind == THOUGHT, output.targets
-        loss = self._policy(output.logits[inside], packed, labels[inside], thought[inside], batch)
-        answers = output.mixed_logits()[after]
-        nll = nn.functional.cross_entropy(answers, labels[after], reduction="sum")
+        after = output.targets
+        loss = self._policy(output.logits[inside], packed, labels[inside], batch)
+        answers, told = output.mixed_logits()[after], thought[after]
+        each = nn.functional.cross_entropy(answers, labels[after], reduction="none")
+        nll = (each * copies[told]).sum()
         wrong = (answers.detach().argmax(dim=-1) != labels[after]).float()
-        hits = (_by_thought(wrong, thought[after])[0] == 0).sum()
+        missed = torch.zeros_like(copies, dtype=wrong.dtype).index_add(0, told, wrong)
+        asked = torch.zeros_like(copies).index_fill(0, told, 1).bool()
         self._totals.answer_nll += float(nll.detach())
-        self._totals.thoughts += len(thought.unique())
-        return loss + self._config.nll_weight * nll, hits
+        self._totals.thoughts += int(copies.sum())
+        return loss + self._config.nll_weight * nll, copies[asked & (missed == 0)].sum()
 
     def take_statistics(self, world: World) -> PolicyStatistics:
         """Those of the micro-batches since the last call; collective."""
@@ -142,26 +148,26 @@ class ThoughtLoss:
         logits: Tensor,
         packed: Mapping[str, Tensor],
         written: Tensor,
-        thought: Tensor,
         batch: Mapping[str, Tensor],
     ) -> Tensor:
         """All of the loss that thought tokens bear."""
-        config = self._config
+        config, slot, thought = self._config, batch[SLOT], batch[OWNER]
         log_probs = restricted_logits(logits, self._tags, self._thought).log_softmax(dim=-1)
-        current = log_probs.gather(-1, written[:, None])[:, 0]
+        own = log_probs.gather(-1, written[:, None])[:, 0]
+        current = own[slot]
         with torch.no_grad():
             kept = self._reference(**packed).logits[_kinds(packed) == THOUGHT]
             reference = restricted_logits(kept, self._tags, self._thought).log_softmax(dim=-1)
         behaviour, advantages = batch[BEHAVIOUR], batch[ADVANTAGES]
         if config.kl_estimator == "k1":
             # In the reward: what the whole thought costs comes off every token's advantage.
-            gap = k1_kl(current.detach(), reference.gather(-1, written[:, None])[:, 0])
+            gap = k1_kl(own.detach(), reference.gather(-1, written[:, None])[:, 0])[slot]
             kl = gap
             totals, number = _by_thought(gap, thought)
             advantages = advantages - self.kl_coefficient * totals[number]
         else:
-            kl = exact_kl(log_probs, reference)
-        spread = entropy(log_probs)
+            kl = exact_kl(log_probs, reference)[slot]
+        spread = entropy(log_probs)[slot]
         loss = policy_loss(
             current,
             behaviour,

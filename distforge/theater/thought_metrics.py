@@ -27,7 +27,7 @@ from distforge.theater.coherence import (
     well_formedness,
 )
 from distforge.thinking.items import ThoughtItem, grouped, pad_targets, pad_texts
-from distforge.thinking.language_model import language_model
+from distforge.thinking.language_model import head_at, language_model
 from distforge.thinking.places import Places
 from distforge.thinking.tags import Tags
 from distforge.thinking.thoughts import (
@@ -84,14 +84,18 @@ def measure_thoughts(
     sampled = sample_thoughts(model, ids, mask, rows, positions, tags, config, generator)
     contents = contents_of(sampled)
     by_place = [contents[i : i + thoughts] for i in range(0, len(contents), thoughts)]
-    plain = _continuations(model, items, tags, sampled.tokens.shape[1])
+    plain = _continuations(model, items, tags, max(len(group[0]) for group in by_place))
     gains = _gains(model, items, sampled, tags)
-    measured: list[Measured] = []
-    for first in range(0, len(sampled), _BATCH):
-        part = slice(first, first + _BATCH)
-        measured += measure_each(
-            model, reference, items, sampled.at(part), gains[part], tags, config, headings
+    # Equal thoughts at one place are looked at once.
+    kinds = list(zip(sampled.rows.tolist(), contents, sampled.closed.tolist(), strict=True))
+    one = {kind: index for index, kind in enumerate(kinds)}
+    looked: list[Measured] = []
+    for chosen in torch.tensor(list(one.values()), device=gains.device).split(_BATCH):
+        looked += measure_each(
+            model, reference, items, sampled.at(chosen), gains[chosen], tags, config, headings
         )
+    by_kind = dict(zip(one, looked, strict=True))
+    measured = [by_kind[kind] for kind in kinds]
     return ThoughtMetrics(
         coherence=Coherence(
             semantic=_mean([one.semantic for one in measured]),
@@ -211,24 +215,29 @@ class _Sequences:
     def semantic(self, model: nn.Module) -> Tensor:
         """(N,) semantic coherence."""
         lm = language_model(model)
-        states = lm(
-            input_ids=self._ids,
-            attention_mask=self._mask,
-            output_hidden_states=True,
-            use_cache=False,
-        ).hidden_states[-1]
+        with head_at(lm, self._ids.new_zeros(1)):  # its logits are of no use
+            states = lm(
+                input_ids=self._ids,
+                attention_mask=self._mask,
+                output_hidden_states=True,
+                use_cache=False,
+            ).hidden_states[-1]
         return semantic_coherence(states.float(), self._inside, self._around)
 
     @torch.no_grad()
     def fluency(self, reference: nn.Module, config: ThoughtConfig) -> list[float]:
         """Geometric mean probability of each thought's tokens, as a thought's are drawn."""
         lm = language_model(reference)
-        logits = lm(input_ids=self._ids, attention_mask=self._mask, use_cache=False).logits
-        log_probs = restricted_logits(logits[:, :-1], self._tags, config).log_softmax(dim=-1)
-        own = log_probs.gather(-1, self._ids[:, 1:, None])[..., 0]
         inside = self._inside[:, 1:]
-        total = torch.where(inside, own, 0.0).sum(dim=1)
-        return (total / inside.sum(dim=1).clamp(min=1)).exp().tolist()
+        total, counts = self._ids.new_zeros(len(self._ids)).float(), inside.sum(dim=1)
+        if inside.any():
+            before = torch.nn.functional.pad(inside, (0, 1))  # the slots that predict the inside
+            with head_at(lm, before):
+                logits = lm(input_ids=self._ids, attention_mask=self._mask, use_cache=False).logits
+            log_probs = restricted_logits(logits, self._tags, config).log_softmax(dim=-1)
+            own = log_probs.gather(-1, self._ids[:, 1:][inside][:, None])[:, 0]
+            total = total.index_add(0, inside.nonzero()[:, 0], own)
+        return (total / counts.clamp(min=1)).exp().tolist()
 
 
 def _continuations(

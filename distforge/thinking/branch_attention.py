@@ -1,14 +1,16 @@
-"""Attention of many branches that grow from one text: the text's keys and values are kept once.
+"""Attention of many branches that grow from one text, whose keys and values they share.
 
-Every text of a batch has P branches. A query of a branch sees the text up to the branch's anchor,
-and the branch itself; never another branch (the diagonal mask of Quiet-STaR, arXiv 2403.09629,
-section 4.2). Its logits over the text and over its own tail go through one softmax. Keys and values
-take O(L + P T) elements a text and layer, and the logits are made in blocks of bounded size, so
-memory is linear in the text, also with a thought at every position of it.
+Branches stand in a grid: a row is a text with P branches of it; a text may have several rows. A
+query of a branch sees the text up to the branch's anchor, and the branch itself; never another
+branch (the diagonal mask of Quiet-STaR, arXiv 2403.09629, section 4.2). Its logits over the text
+and over its own tail go through one softmax. Keys and values take O(L + P T) elements a row and
+layer, and the logits are made in blocks of bounded size, so memory is linear in the text, also with
+a thought at every position of it.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,10 +31,11 @@ _ACTIVE: ContextVar[BranchCache] = ContextVar("distforge_branches")
 
 
 class BranchCache(Cache):
-    """Keys and values of B texts and of the tails of their P branches.
+    """Keys and values of the texts of B rows and of the tails of their P branches.
 
     Args:
-        text: the cache of one forward pass over the texts, which are padded on the right.
+        text: the cache of one forward pass over texts, which are padded on the right.
+        rows: (B,) int64, which of these is the text of each row.
         anchors: (B, P) int64, the column of the last text token that a branch sees.
         capacity: most tokens that a branch will hold.
 
@@ -40,9 +43,12 @@ class BranchCache(Cache):
     out as (B, s * P) with the branches of one token side by side.
     """
 
-    def __init__(self, text: Cache, anchors: Tensor, capacity: int) -> None:
+    def __init__(self, text: Cache, rows: Tensor, anchors: Tensor, capacity: int) -> None:
         length = text.layers[0].keys.shape[2]
-        layers = [_BranchLayer(layer, anchors.shape[1], capacity) for layer in text.layers]
+        layers = [
+            _BranchLayer.empty(layer.keys, layer.values, rows, anchors.shape[1], capacity)
+            for layer in text.layers
+        ]
         super().__init__(layers=layers)
         columns = torch.arange(length, device=anchors.device)
         self._sees_text = columns <= anchors[..., None]  # (B, P, L)
@@ -80,12 +86,18 @@ class BranchCache(Cache):
             )
         self._start += self._new
 
-    def select(self, columns: Tensor) -> None:
-        """Keep the branches ``columns`` (B, P') of each text, in that order."""
-        self._sees_text = _take(self._sees_text, columns)
-        self._filled = _take(self._filled, columns)
-        for layer in self.layers:
-            layer.select(columns, self._start)
+    def at(self, rows: Tensor, columns: Tensor) -> BranchCache:
+        """Another cache, of a grid (B', P') of these branches; a branch may come several times.
+
+        Args:
+            rows, columns: (B', P') int64, the place of each branch in this grid. A row's branches
+                are of one text.
+        """
+        chosen = copy.copy(self)
+        chosen._sees_text = self._sees_text[rows, columns]
+        chosen._filled = self._filled[rows, columns]
+        chosen.layers = [layer.at(rows, columns, self._start) for layer in self.layers]
+        return chosen
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -158,43 +170,48 @@ class BranchCache(Cache):
 
 
 class _BranchLayer(DynamicLayer):
-    """One layer: text (B, H_kv, L, d) and tails (B, H_kv, P, T, d), filled from the left."""
+    """One layer: texts (B, H_kv, L, d) and tails (B, H_kv, P, T, d), filled from the left."""
 
-    def __init__(self, text: DynamicLayer, branches: int, capacity: int) -> None:
+    def __init__(
+        self, text_keys: Tensor, text_values: Tensor, tail_keys: Tensor, tail_values: Tensor
+    ) -> None:
         super().__init__()
-        assert text.keys is not None
-        assert text.values is not None
-        self.text_keys, self.text_values = text.keys, text.values
-        self.tail_keys = _tail(text.keys, branches, capacity)
-        self.tail_values = _tail(text.values, branches, capacity)
+        self.text_keys, self.text_values = text_keys, text_values
+        self.tail_keys, self.tail_values = tail_keys, tail_values
+
+    @classmethod
+    def empty(
+        cls, keys: Tensor, values: Tensor, rows: Tensor, branches: int, capacity: int
+    ) -> _BranchLayer:
+        text = _rows(keys, rows), _rows(values, rows)
+        # What is read was written before: a forward pass fills the whole grid, masked or not.
+        tails = (
+            part.new_empty(*part.shape[:2], branches, capacity, part.shape[-1]) for part in text
+        )
+        return cls(*text, *tails)
 
     def append(self, keys: Tensor, values: Tensor, start: int, count: int) -> None:
         # (B, H_kv, s * P, d), tokens before branches.
         for tail, new in ((self.tail_keys, keys), (self.tail_values, values)):
             tail[:, :, :, start : start + count] = new.unflatten(2, (count, -1)).transpose(2, 3)
 
-    def select(self, columns: Tensor, filled: int) -> None:
-        self.tail_keys = _select_tail(self.tail_keys, columns, filled)
-        self.tail_values = _select_tail(self.tail_values, columns, filled)
+    def at(self, rows: Tensor, columns: Tensor, filled: int) -> _BranchLayer:
+        chosen = _BranchLayer.empty(
+            self.text_keys, self.text_values, rows[:, 0], rows.shape[1], self.tail_keys.shape[3]
+        )
+        chosen.tail_keys[..., :filled, :] = _cells(self.tail_keys, rows, columns, filled)
+        chosen.tail_values[..., :filled, :] = _cells(self.tail_values, rows, columns, filled)
+        return chosen
 
 
-def _tail(text: Tensor, branches: int, capacity: int) -> Tensor:
-    batch, kv_heads, _, width = text.shape
-    # Zeros, because the slots of a masked token are read: 0 * NaN would be NaN.
-    return text.new_zeros(batch, kv_heads, branches, capacity, width)
+def _rows(states: Tensor, rows: Tensor) -> Tensor:
+    every = torch.arange(len(states), device=rows.device)
+    return states if torch.equal(rows, every) else states[rows]
 
 
-def _select_tail(tail: Tensor, columns: Tensor, filled: int) -> Tensor:
-    batch, kv_heads, _, capacity, width = tail.shape
-    kept = tail.new_zeros(batch, kv_heads, columns.shape[1], capacity, width)
-    rows = torch.arange(batch, device=tail.device)[:, None]
-    kept[:, :, :, :filled] = tail[rows, :, columns, :filled].transpose(1, 2)
-    return kept
-
-
-def _take(values: Tensor, columns: Tensor) -> Tensor:
-    """(B, P, n) and (B, P') to (B, P', n)."""
-    return values.gather(1, columns[..., None].expand(-1, -1, values.shape[-1]))
+def _cells(tail: Tensor, rows: Tensor, columns: Tensor, filled: int) -> Tensor:
+    """(B, H, P, T, d) to (B', H, P', filled, d)."""
+    return tail[:, :, :, :filled].transpose(1, 2)[rows, columns].transpose(1, 2)
 
 
 def _attention(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from distforge.data.dataset import IGNORE_INDEX
 from distforge.errors import InputError
 from distforge.thinking.tags import Tags
 from distforge.thinking.thoughts import Thoughts
+
+# Widths of rows that are compared with each other.
+_TRIES = 16
 
 THOUGHT, TARGET = 1, 2
 """Kinds of labelled slots: a sampled thought token, a target after a thought."""
@@ -69,6 +73,41 @@ def pack_thoughts(
         )
         for name, filling in fillings.items()
     }
+
+
+def thrifty_width(
+    texts: Sequence[Sequence[int] | Tensor], thoughts: Thoughts, targets: Tensor
+) -> int:
+    """Of some widths of rows the one that packs these thoughts into fewest slots, padded ones too.
+
+    Wide rows repeat no text, but are as wide as the text with most thoughts needs.
+    """
+    content = thoughts.content_lengths + 2 + ((targets != IGNORE_INDEX).sum(dim=1) - 1).clamp(min=0)
+    branches: dict[int, list[int]] = defaultdict(list)
+    needed: dict[int, int] = defaultdict(int)
+    places = (thoughts.rows.tolist(), thoughts.positions.tolist(), content.tolist())
+    for row, anchor, length in zip(*places, strict=True):
+        branches[row].append(length)
+        needed[row] = max(needed[row], min(anchor + max(targets.shape[1], 1), len(texts[row])))
+    sizes = [(needed[row], own) for row, own in branches.items()]
+    least = max(text + max(own) for text, own in sizes)
+    ends = {end for text, own in sizes for end in accumulate(own, initial=text) if end > least}
+    tried = [least, *sorted(ends)]
+    tried = tried[:: -(-len(tried) // _TRIES)]
+    return min(tried, key=lambda width: (_slots(sizes, width), width))
+
+
+def _slots(sizes: Sequence[tuple[int, list[int]]], width: int) -> int:
+    """Of texts and branches of these lengths, in rows that are cut as `pack_thoughts` cuts them."""
+    rows = longest = 0
+    for text, branches in sizes:
+        filled = text
+        for length in branches:
+            if filled > text and filled + length > width:
+                rows, longest, filled = rows + 1, max(longest, filled), text
+            filled += length
+        rows, longest = rows + 1, max(longest, filled)
+    return rows * longest
 
 
 def packed_mask(branch: Tensor, anchor: Tensor) -> Tensor:

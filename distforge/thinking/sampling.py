@@ -63,7 +63,7 @@ def without_ids(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
 def _ids(ids: tuple[int, ...], device: torch.device) -> Tensor:
     """On the device once, not once a token. Made outside of any inference mode."""
     with torch.inference_mode(False):
-        return torch.tensor(ids, device=device)
+        return torch.tensor(ids, dtype=torch.int64, device=device)
 
 
 def draw(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -74,16 +74,44 @@ def draw(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
         uniform: (M,) in [0, 1), where the cumulative distribution is inverted; None takes the
             likeliest tokens.
     """
+    return draw_each(logits, torch.arange(len(logits), device=logits.device), uniform)
+
+
+def draw_each(logits: Tensor, which: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As `draw`, (M,) tokens from the D distributions ``logits`` (D, V) that they share.
+
+    Args:
+        which: (M,) int64, the distribution that each token is drawn from; any order, each of the D
+            at least once.
+    """
     log_probs = logits.log_softmax(dim=-1)
     if uniform is None:
-        written = log_probs.argmax(dim=-1)
+        written = log_probs.argmax(dim=-1)[which]
     else:
         cumulative = log_probs.exp().cumsum(dim=-1)
         total = cumulative[:, -1:]
+        # One distribution's draws stand side by side, so that it is not copied for each.
+        column, width = numbered_within(which, len(logits))
+        table = uniform.new_zeros(len(logits), width)
+        table[which, column] = uniform
         # Below the total, whatever rounding does: the first entry above is never an impossible id.
-        wanted = (uniform[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
-        written = torch.searchsorted(cumulative, wanted, right=True)[:, 0]
-    return written, log_probs.gather(-1, written[:, None])[:, 0]
+        wanted = (table * total).minimum(total.nextafter(torch.zeros_like(total)))
+        written = torch.searchsorted(cumulative, wanted, right=True)[which, column]
+    return written, log_probs[which, written]
+
+
+def numbered_within(groups: Tensor, count: int) -> tuple[Tensor, int]:
+    """Number (N,) of each element among those of its group, and the most that a group has.
+
+    Args:
+        groups: (N,) int64 in [0, count).
+    """
+    order = groups.argsort(stable=True)
+    sizes = groups.bincount(minlength=count)
+    starts = sizes.cumsum(0) - sizes
+    numbers = torch.empty_like(groups)
+    numbers[order] = torch.arange(len(groups), device=groups.device) - starts[groups[order]]
+    return numbers, int(sizes.max())
 
 
 def entropy(log_probs: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 A thought at a position sees the text up to there, and itself. All thoughts of a batch grow one
 token in a forward pass, over the one cache of the texts (see `branch_attention`); the probabilities
-are those of writing each thought alone.
+are those of writing each thought alone. Thoughts at one place are one branch as long as they read
+the same, as most thoughts of a model that is sure of itself do for long.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from distforge.errors import InputError
 from distforge.thinking.branches import Branches
 from distforge.thinking.language_model import evaluating
-from distforge.thinking.sampling import ThoughtConfig, draw, restricted_logits
+from distforge.thinking.sampling import ThoughtConfig, draw_each, restricted_logits
 from distforge.thinking.tags import Tags
 
 __all__ = [
@@ -29,6 +30,10 @@ __all__ = [
     "sample_thoughts",
     "stack_padded",
 ]
+
+# Branches that ended are dropped as soon as no more than this share of them goes on: each time
+# copies the others.
+_FULL_ENOUGH = 0.75
 
 
 @dataclass(frozen=True)
@@ -119,17 +124,34 @@ def sample_thoughts(
         return no_thoughts(rows, positions, config)
     with evaluating(model) as lm:
         capacity = config.max_tokens + 2
-        branches = Branches(lm, input_ids, attention_mask, rows, positions, capacity)
-        return grow(branches, rows, positions, tags, config, generator, shrink=True)[0]
+        branches = Branches(lm, input_ids, attention_mask, rows, positions, capacity, shared=True)
+        return grow(branches, rows, positions, tags, config, generator)[0]
 
 
 @dataclass(frozen=True)
 class Block:
-    """(N, s) tokens of branches that the model has not read yet; see `Branches.feed`."""
+    """(F, s) tokens of branches that the model has not read yet; see `Branches.feed`."""
 
     tokens: Tensor
     places: Tensor
     valid: Tensor
+
+    def at(self, chosen: Tensor) -> Block:
+        return Block(self.tokens[chosen], self.places[chosen], self.valid[chosen])
+
+
+@dataclass(frozen=True)
+class Written:
+    """F branches that hold M whole thoughts.
+
+    thoughts, owner: (M,) int64, which of all thoughts, and the branch of each. unread: of the
+    branches, what is still to be read.
+    """
+
+    branches: Branches
+    thoughts: Tensor
+    owner: Tensor
+    unread: Block
 
 
 def grow(
@@ -140,38 +162,119 @@ def grow(
     config: ThoughtConfig,
     generator: torch.Generator | None,
     *,
-    shrink: bool,
-) -> tuple[Thoughts, Block]:
-    """The thoughts, and what is still to be read of them; ``shrink`` drops branches that ended."""
+    keep: bool = False,
+) -> tuple[Thoughts, list[Written]]:
+    """The thoughts, and where ``keep`` says so the branches that hold them.
+
+    Args:
+        branches: as they are before any token, ``shared``.
+    """
     count, device = len(rows), branches.anchors.device
     uniform = _uniform(count, config, generator).to(device)
-    tokens = torch.full((count, config.max_tokens), tags.pad, device=device)
-    log_probs = torch.zeros(count, config.max_tokens, device=device)
-    closed = torch.zeros(count, dtype=torch.bool, device=device)
-    lengths = torch.zeros(count, dtype=torch.int64, device=device)
-    fed = torch.arange(count, device=device)  # the thoughts that are in the forward pass
-    live = torch.ones(count, dtype=torch.bool, device=device)
-    last = torch.full((count,), tags.open, device=device)
-    places = branches.anchors + 1
+    thoughts = Thoughts(
+        rows=rows.to(device),
+        positions=positions.to(device),
+        tokens=torch.full((count, config.max_tokens), tags.pad, device=device),
+        lengths=torch.zeros(count, dtype=torch.int64, device=device),
+        closed=torch.zeros(count, dtype=torch.bool, device=device),
+        log_probs=torch.zeros(count, config.max_tokens, device=device),
+    )
+    growth = _Growth(branches, thoughts, tags, keep)
     for step in range(config.max_tokens):
-        going = live[fed]
-        block = (last[fed, None], places[fed, None], going[:, None])
-        logits = restricted_logits(branches.feed(*block, going[:, None]).logits, tags, config)
-        written, scores = draw(logits, None if config.greedy else uniform[live, step])
-        tokens[live, step], log_probs[live, step] = written, scores
-        lengths += live
-        last = last.index_put((live.nonzero()[:, 0],), written)
-        places = places + live
-        if config.closing == "learned":
-            closed |= live & (last == tags.close)
-            live = ~closed
-            if not live.any():
-                break
-            if shrink and 2 * int(live.sum()) <= len(fed):
-                branches.keep(live[fed].nonzero()[:, 0])
-                fed = live.nonzero()[:, 0]
-    thoughts = Thoughts(rows.to(device), positions.to(device), tokens, lengths, closed, log_probs)
-    return thoughts, Block(last[:, None], places[:, None], live[:, None])
+        if not growth.live.any():
+            break
+        logits = restricted_logits(growth.read(), tags, config)
+        growth.write(step, logits, None if config.greedy else uniform[:, step])
+    return thoughts, growth.written()
+
+
+class _Growth:
+    """Thoughts on their way. Each is in a branch, with all others that read the same so far.
+
+    Of the thoughts, ``live`` (N,) says which go on, and ``_owner`` (N,) in which branch each is, -1
+    where that was set aside. Of the branches, ``_last`` (F,) is unread, at ``_places``, and
+    ``_going`` says whether a thought in it goes on.
+    """
+
+    def __init__(self, branches: Branches, thoughts: Thoughts, tags: Tags, keep: bool) -> None:
+        self._branches, self._thoughts = branches, thoughts
+        self._close, self._keep = tags.close, keep
+        self._owner = branches.owner.clone()
+        self.live = torch.ones_like(thoughts.closed)
+        self._last = torch.full_like(branches.anchors, tags.open)
+        self._places = branches.anchors + 1
+        self._going = torch.ones_like(self._last, dtype=torch.bool)
+        self._aside: list[Written] = []
+
+    def read(self) -> Tensor:
+        """Logits of the next token in each branch that goes on."""
+        going = self._going[:, None]
+        return self._branches.feed(self._last[:, None], self._places[:, None], going, going).logits
+
+    def write(self, step: int, logits: Tensor, uniform: Tensor | None) -> None:
+        """Draw a token for each thought that goes on; thoughts part where their tokens do."""
+        thoughts, living = self._thoughts, self.live.nonzero()[:, 0]
+        branch = self._owner[living]
+        number = self._going.cumsum(0) - 1
+        own = None if uniform is None else uniform[living]
+        tokens, scores = draw_each(logits, number[branch], own)
+        thoughts.tokens[living, step], thoughts.log_probs[living, step] = tokens, scores
+        thoughts.lengths[living] += 1
+        # What is not "learned" never draws this.
+        closed = tokens == self._close
+        thoughts.closed[living], self.live[living] = closed, ~closed
+        if not self._keep:
+            self._owner[living[closed]] = -1
+        width = logits.shape[-1]
+        distinct, child = (branch * width + tokens).unique(return_inverse=True)
+        self._places = self._places + self._going
+        self._go_on(distinct // width, distinct % width, living, child)
+
+    def _go_on(self, parent: Tensor, token: Tensor, living: Tensor, child: Tensor) -> None:
+        """Args: the distinct continuations, sorted by the branch that they continue, and which of
+        them each of the thoughts ``living`` wrote."""
+        on = token != self._close
+        held = parent if self._keep else parent[on]
+        ended = ~self._going
+        ended[parent[~on]] = True
+        if (held.diff() == 0).any():
+            self._set_aside(ended)
+            self._take(parent[on])
+            self._owner[living] = torch.where(on, on.cumsum(0) - 1, -1)[child]
+            self._last = token[on]
+            return
+        self._last[parent[on]] = token[on]
+        self._going = torch.zeros_like(self._going)
+        self._going[parent[on]] = True
+        going = self._going.nonzero()[:, 0]
+        if 0 < len(going) <= _FULL_ENOUGH * len(self._going):
+            self._set_aside(~self._going)
+            self._owner = torch.where(self.live, (self._going.cumsum(0) - 1)[self._owner], -1)
+            self._take(going)
+
+    def _take(self, branches: Tensor) -> None:
+        self._branches = self._branches.at(branches)
+        self._last, self._places = self._last[branches], self._places[branches]
+        self._going = torch.ones_like(self._last, dtype=torch.bool)
+
+    def _set_aside(self, ended: Tensor) -> None:
+        """Keep the branches of a mask for who wants them."""
+        thoughts = (~self.live & (self._owner >= 0)).nonzero()[:, 0]
+        if not len(thoughts):
+            return
+        branches = self._branches.at(ended.nonzero()[:, 0])
+        nothing = self._last.new_zeros(len(branches), 0)
+        owner = (ended.cumsum(0) - 1)[self._owner[thoughts]]
+        unread = Block(nothing, nothing, nothing.bool())
+        self._aside.append(Written(branches, thoughts, owner, unread))
+        self._owner[thoughts] = -1
+
+    def written(self) -> list[Written]:
+        """Where all thoughts are, if they were kept."""
+        thoughts = (self._owner >= 0).nonzero()[:, 0]
+        unread = Block(self._last[:, None], self._places[:, None], self._going[:, None])
+        rest = Written(self._branches, thoughts, self._owner[thoughts], unread)
+        return [*self._aside, rest] if self._keep and len(thoughts) else self._aside
 
 
 def _uniform(count: int, config: ThoughtConfig, generator: torch.Generator | None) -> Tensor:

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import BloomConfig, BloomForCausalLM, GenerationConfig, PreTrainedModel
 
 from distforge.errors import InputError
-from distforge.evaluation.generation import Generation, generate
+from distforge.evaluation import generation
+from distforge.evaluation.generation import Generation, continue_ids, generate
 from tests.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
+from tests.unit.thinking.cases import ARCHITECTURES
 
 TOKENIZER = tiny_tokenizer()
 PROMPTS = ["Question: 1?\n", "How many cups are red and blue?", "2", "The step is 2, so 10.\n" * 2]
@@ -31,6 +33,38 @@ def test_equals_naive_argmax(make, batch_size: int) -> None:
     model = make(len(TOKENIZER))
     expected = [naive(model, prompt, TOKENIZER.eos_token_id) for prompt in PROMPTS]
     assert generate(model, TOKENIZER, PROMPTS, NEW_TOKENS, batch_size) == expected
+
+
+@pytest.mark.parametrize("eos", [None, 1, 9])
+@pytest.mark.parametrize("banned", [[], [5, 70]])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_greedy_ids_are_those_of_transformers(name, banned, eos, monkeypatch) -> None:
+    model = ARCHITECTURES[name](80)
+    rows = [[(7 * row + column) % 80 for column in range(2 + row % 5)] for row in range(12)]
+    settings = GenerationConfig(
+        max_new_tokens=10,
+        do_sample=False,
+        pad_token_id=0,
+        eos_token_id=eos,
+        suppress_tokens=banned or None,
+    )
+    own = continue_ids(model, rows, settings)
+    monkeypatch.setattr(generation, "write_greedily", refuse)
+    assert continue_ids(model, rows, settings) == own
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise InputError("this one cannot branch")
+
+
+def test_a_model_that_cannot_branch_is_decoded_by_transformers() -> None:
+    config = BloomConfig(
+        vocab_size=len(TOKENIZER), hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3
+    )
+    torch.manual_seed(0)
+    model = BloomForCausalLM(config).eval()
+    expected = [naive(model, prompt, TOKENIZER.eos_token_id) for prompt in PROMPTS]
+    assert generate(model, TOKENIZER, PROMPTS, NEW_TOKENS, 3) == expected
 
 
 def test_stops_at_the_end_of_sequence() -> None:

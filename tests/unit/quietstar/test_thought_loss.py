@@ -113,6 +113,53 @@ def test_value_and_gradient_are_those_of_the_naive_form(setting, estimator):
         assert (found[name] - gradient).abs().max() <= 1e-5 * largest, name
 
 
+@pytest.mark.parametrize("estimator", ["exact", "k1"])
+def test_thoughts_that_are_alike_are_packed_once_and_count_each(setting, estimator):
+    model, reference, tags, episodes = setting
+    doubled = [
+        dataclasses.replace(
+            episode,
+            thoughts=episode.thoughts.at(torch.tensor([2, 0, 2, 1, 0])),
+            targets=episode.targets[:1].repeat(5, 1),
+            advantages=torch.tensor([1.0, -0.5, 0.25, 2.0, 0.0]),
+        )
+        for episode in episodes
+    ]
+    # Alike but for what was expected of its tokens: each is weighed by its own.
+    doubled[0].thoughts.log_probs[4] -= 0.1
+    apart = [
+        dataclasses.replace(
+            episode,
+            thoughts=episode.thoughts.at(slice(i, i + 1)),
+            targets=episode.targets[i : i + 1],
+            advantages=episode.advantages[i : i + 1],
+        )
+        for episode in doubled
+        for i in range(5)
+    ]
+    packed = pack_episodes(doubled, tags)
+    assert len(packed["copies"]) == 3 * PER_ITEM
+    assert packed["input_ids"].numel() < pack_episodes(apart, tags)["input_ids"].numel()
+    found = []
+    for parts in ([doubled], [[episode] for episode in apart]):
+        loss = ThoughtLoss(ObjectiveConfig(kl_estimator=estimator), tags, THOUGHT, reference, KL)
+        model.zero_grad()
+        results = [loss(model, pack_episodes(part, tags)) for part in parts]
+        value = sum(result[0] for result in results)
+        value.backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        hits = sum(int(result[1]) for result in results)
+        found.append((float(value.detach()), gradient, hits, loss.take_statistics(WORLD)))
+    together, alone = found
+    assert together[0] == pytest.approx(alone[0], rel=1e-5)
+    rounding = 1e-5 * float(alone[1].norm())
+    torch.testing.assert_close(together[1], alone[1], rtol=0, atol=rounding)
+    assert together[2] == alone[2]
+    assert dataclasses.astuple(together[3]) == pytest.approx(
+        dataclasses.astuple(alone[3]), rel=1e-4
+    )
+
+
 def test_the_cut_into_micro_batches_changes_nothing(setting):
     model, reference, tags, episodes = setting
     loss = ThoughtLoss(ObjectiveConfig(), tags, THOUGHT, reference, KL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from distforge.thinking.mixing import mix_logits
 from distforge.thinking.sampling import ThoughtConfig, restricted_logits
@@ -20,6 +21,31 @@ FIRST_WORD = 4
 EXACT = 1e-5
 
 MODELS = {"llama-gqa": tiny_llama, "gpt2": tiny_gpt2}
+
+
+def tiny_qwen2(vocab_size: int) -> Qwen2ForCausalLM:
+    config = Qwen2Config(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Qwen2ForCausalLM(config).eval()
+
+
+# More kinds than `MODELS`: biases in the projections, a head of its own.
+ARCHITECTURES = {
+    "llama": tiny_llama,
+    "llama-untied": lambda vocab: tiny_llama(vocab, tied=False),
+    "gpt2": tiny_gpt2,
+    "qwen2": tiny_qwen2,
+}
 
 
 def model(name: str = "llama-gqa", implementation: str = "sdpa", **changes):

@@ -5,7 +5,7 @@ import torch
 
 from distforge.errors import InputError
 from distforge.quietstar import ThinkingModel
-from distforge.thinking.packing import TARGET, THOUGHT, pack_thoughts, packed_mask
+from distforge.thinking.packing import TARGET, THOUGHT, pack_thoughts, packed_mask, thrifty_width
 from distforge.thinking.places import Places
 from distforge.thinking.sampling import ThoughtConfig, restricted_logits
 from distforge.thinking.thoughts import Thoughts
@@ -63,6 +63,27 @@ def test_rows_are_cut_at_the_width():
     assert packed["base_index"][packed["kind"] == TARGET].tolist() == [0, 1, 2]
     with pytest.raises(InputError, match="exceed width = 5"):
         pack_thoughts(texts, thoughts, targets, TAGS, width=5)
+
+
+@pytest.mark.parametrize("text", [2, 6, 40])
+def test_the_thrifty_width_takes_few_slots(text):
+    texts = [list(range(10, 10 + text)), list(range(10, 13))]
+    lengths = [(0, 5), (0, 1), (0, 9), (0, 4), (1, 7), (1, 2)]
+    thoughts = written(*[(row, 1, [30] * length, False) for row, length in lengths])
+    targets = torch.tensor([[11, 12]] * 5 + [[11, -100]])
+
+    def slots(width: int | None) -> int:
+        return pack_thoughts(texts, thoughts, targets, TAGS, width=width)["input_ids"].numel()
+
+    whole = pack_thoughts(texts, thoughts, targets, TAGS)["input_ids"].shape[1]
+    found = thrifty_width(texts, thoughts, targets)
+    possible = []
+    for width in range(whole + 1):
+        try:
+            possible.append(slots(width))
+        except InputError:
+            assert found > width
+    assert slots(found) <= min(slots(None), possible[0], 1.05 * min(possible))
 
 
 def test_the_mask_shows_the_text_to_the_anchor_and_the_own_branch():
