@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from distforge.cli import main
 from distforge.reports.pipeline_record import PipelineRecord
@@ -267,8 +268,10 @@ def test_killed_at_every_point_it_ends_as_it_would_have(made: Path, tmp_path: Pa
         )
         assert done.returncode == (-9 if point else 3), done.stderr
     for model in ("champion", "runs/tiny/model", "runs/tiny_step2/model"):
-        weights = Path(model, "model.safetensors")
-        assert (tmp_path / weights).read_bytes() == (made / weights).read_bytes(), model
+        ours, theirs = (load_file(root / model / "model.safetensors") for root in (tmp_path, made))
+        # Rounding alone differs from process to process: 2e-8 was seen. A step that was lost or
+        # taken twice moves weights by a thousandth.
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     summaries = [
         json.loads((root / "runs/tiny_step2/summary.json").read_text()) for root in (tmp_path, made)
     ]
