@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from distforge.reports.any_report import write_any_report
+from distforge.pipeline.any_report import write_any_report
 
 
 @dataclass(frozen=True)

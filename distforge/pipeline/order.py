@@ -22,9 +22,9 @@ from distforge.pipeline.stages import (
     step1_stage,
     step2_stage,
 )
+from distforge.pipeline.whole_report import refusals
 from distforge.reports.pipeline_record import StageRecord
 from distforge.reports.run_index import write_run_index
-from distforge.reports.whole_report import refusals
 from distforge.training.distributed import World, entered_world
 from distforge.training.signals import stop_at_once
 

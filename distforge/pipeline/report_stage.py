@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from distforge.pipeline.any_report import write_step_report
 from distforge.pipeline.notes import Notes
 from distforge.pipeline.stages import Found, StageName
+from distforge.pipeline.whole_report import write_whole_report
 from distforge.registry.manifest import MANIFEST_NAME
-from distforge.reports.any_report import write_step_report
 from distforge.reports.page import REPORT_HTML
 from distforge.reports.related import INDEX_NAME
-from distforge.reports.whole_report import write_whole_report
 from distforge.training.distributed import World
 from distforge.training.run_directory import SUMMARY_FILE
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from distforge.errors import InputError
 from distforge.evaluation.intervals import proportion
+from distforge.pipeline.whole_report import write_whole_report
 from distforge.reports.formats import accuracy_of
 from distforge.reports.pipeline_record import PipelineRecord, StageRecord, changed_settings
 from distforge.reports.step2_report import write_reinforcement_report
@@ -19,7 +20,6 @@ from distforge.reports.step2_summary import Step2Summary
 from distforge.reports.verdict_plot import draw_measures
 from distforge.reports.verdict_record import VerdictRecord
 from distforge.reports.verdict_section import verdict_section
-from distforge.reports.whole_report import write_whole_report
 from tests.unit.reports.html_page import Page
 from tests.unit.reports.reinforcement_directory import make_rl_run, make_rl_summary
 from tests.unit.reports.run_directory import HOSTILE, make_run, make_summary

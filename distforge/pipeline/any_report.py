@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from distforge.errors import InputError
+from distforge.pipeline.whole_report import write_whole_report
 from distforge.reports.prompt_page import write_prompt_report
 from distforge.reports.related import peek, related_runs
 from distforge.reports.run_index import find_runs, write_run_index
 from distforge.reports.step1_report import write_report
 from distforge.reports.step2_report import write_reinforcement_report
 from distforge.reports.unfinished import kind_of, write_unfinished_report
-from distforge.reports.whole_report import write_whole_report
 from distforge.training.run_directory import PIPELINE_FILE
 
 _WRITERS = {
