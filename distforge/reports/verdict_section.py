@@ -14,7 +14,7 @@ from distforge.reports.step2_summary import CONTROL_NAMES, Step2Summary
 from distforge.reports.verdict_plot import draw_measures
 from distforge.reports.verdict_record import MeasureRecord, VerdictRecord, known
 
-_MEANINGS = {
+MEANINGS = {
     "divergence_edit": "thoughts differ from what the model would write anyway (edit distance)",
     "divergence_prediction": "another item's thought moves the prediction (total variation)",
     "ablation": "accuracy lost with the best control in the thought's place",
@@ -73,7 +73,7 @@ def verdict_section(summary: Step2Summary, origin: str) -> VerdictSection:
             [_measure_row(name, measure) for name, measure in record.measures.items()],
         ),
         canvas.draw_apart(panel),
-        [f"{n.replace('_', ' of ')}: {_MEANINGS[n]}" for n in record.measures if n in _MEANINGS],
+        [f"{n.replace('_', ' of ')}: {MEANINGS[n]}" for n in record.measures if n in MEANINGS],
         _facts(record),
         record.missing,
         record.notes,

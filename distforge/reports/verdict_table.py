@@ -7,12 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-MEASURE_NAMES = {
-    "divergence_edit": "thoughts differ from what is written without thinking",
-    "divergence_prediction": "another's thought predicts something else",
-    "ablation": "accuracy over the best control",
-    "correlation": "coherence goes with gain",
-}
+from distforge.reports.verdict_section import MEANINGS
 
 
 def verdict_table(verdict: Mapping[str, Any]) -> Table:
@@ -29,7 +24,7 @@ def verdict_table(verdict: Mapping[str, Any]) -> Table:
         clears = low is not None and low > threshold
         below = high is not None and high < threshold
         table.add_row(
-            MEASURE_NAMES.get(name, name),
+            MEANINGS.get(name, name),
             _number(measure["estimate"]),
             f"{_number(low)} to {_number(high)}",
             f"above {threshold:g}",
