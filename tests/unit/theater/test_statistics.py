@@ -112,6 +112,24 @@ def test_bounds_of_one_test_that_is_surest_are_at_a_third_of_the_level():
     assert (low, high) == pytest.approx((-z, z), abs=0.06)
 
 
+def test_the_least_of_six_equal_differences_is_below_no_oftener_than_the_level():
+    rng, below = np.random.default_rng(7), 0
+    for _ in range(150):
+        # Each difference is truly on the threshold; its estimate is off by its standard error, 1.
+        replicates = normal_replicates(dict.fromkeys(MEASURES, 9.0), 2000)
+        replicates["ablation"] = rng.normal(rng.normal(size=(6, 1)), 1.0, (6, 2000))
+        below += holm_bounds(replicates, THRESHOLDS, 0.05)["ablation"][1] < 0
+    # At most 2.5% are; resamples of the least itself would have put 4 in 5 there.
+    assert below <= 10
+
+
+def test_the_least_of_several_clears_where_all_do():
+    replicates = normal_replicates(dict.fromkeys(MEASURES, 9.0))
+    for shift, clears in ((9.0, True), (0.0, False)):
+        replicates["ablation"] = np.stack([normal_replicates({"a": s})["a"] for s in (9.0, shift)])
+        assert (holm_bounds(replicates, THRESHOLDS, 0.05)["ablation"][0] > 0) == clears
+
+
 def test_without_alpha_no_bound_is_finite():
     bounds = holm_bounds(normal_replicates(dict.fromkeys(MEASURES, 9.0)), THRESHOLDS, 0.0)
     assert set(bounds.values()) == {(-math.inf, math.inf)}
