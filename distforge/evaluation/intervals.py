@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -81,6 +82,39 @@ def proportion(hits: int, count: int, *, confidence: float = 0.95) -> Interval:
     centre = (fraction + z**2 / (2 * count)) / shrink
     half = z / shrink * (fraction * (1 - fraction) / count + z**2 / (4 * count**2)) ** 0.5
     return Interval(fraction, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def exact_proportion(hits: int, count: int, *, confidence: float = 0.95) -> Interval:
+    """Clopper and Pearson's interval of a fraction: it holds the true one at least as often as it
+    says, also where ``hits`` is 0 or ``count``.
+
+    Args:
+        hits: 0 to ``count``. count: at least 1, of independent items.
+
+    Source: Clopper and Pearson 1934, doi 10.1093/biomet/26.4.404.
+    """
+    if not 0 <= hits <= count or count < 1:
+        raise InputError(f"there are {hits} hits of {count}; expected at least one item")
+    tail = (1 - confidence) / 2
+    low = _bisect(lambda share: 1 - _at_most(hits - 1, count, share) < tail) if hits else 0.0
+    high = _bisect(lambda share: _at_most(hits, count, share) > tail) if hits < count else 1.0
+    return Interval(hits / count, low, high)
+
+
+def _at_most(hits: int, count: int, share: float) -> float:
+    """Of the binomial: so many hits or fewer."""
+    return math.fsum(
+        math.comb(count, n) * share**n * (1 - share) ** (count - n) for n in range(hits + 1)
+    )
+
+
+def _bisect(holds: Callable[[float], bool]) -> float:
+    """Where ``holds``, true of small fractions, ends to be."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return (low + high) / 2
 
 
 def _by_cluster(

@@ -66,7 +66,7 @@ def reach_verdict(
     replicates: dict[str, Floats] = {
         "divergence_edit": drawn["edit"],
         "divergence_prediction": drawn["variation"],
-        "ablation": drawn["own"] - np.max([drawn[name] for name in controls], axis=0),
+        "ablation": np.stack([drawn["own"] - drawn[name] for name in controls]),
         "correlation": np.tanh(drawn["z"]),
     }
     bounds = holm_bounds(replicates, config.thresholds, alpha)

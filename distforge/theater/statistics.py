@@ -68,13 +68,19 @@ def holm_bounds(
     which its measures share its level. A resample in which a measure cannot be computed counts
     against it in both directions.
 
+    So it is with a measure that is the least of several differences: it clears where all do, and is
+    below where one is, for which they share its level. Resamples of the least itself would lie
+    lower than it does, the lower the more of them are alike.
+
     Args:
-        replicates: (B,) of each measure of `TESTS`, see `resampled_means`.
+        replicates: of each measure of `TESTS`, see `resampled_means`: (B,), or (K, B) of the K
+            differences of which it is the least.
         thresholds: by measure.
         alpha: two-sided, over all tests; where it is 0, no bound is finite.
     """
-    above = {m: _share(values <= thresholds[m], values) for m, values in replicates.items()}
-    under = {m: _share(values >= thresholds[m], values) for m, values in replicates.items()}
+    rows = {m: np.atleast_2d(values) for m, values in replicates.items()}
+    above = {m: max(_share(v <= thresholds[m], v) for v in rows[m]) for m in rows}
+    under = {m: len(rows[m]) * min(_share(v >= thresholds[m], v) for v in rows[m]) for m in rows}
     clearing = _levels({t: max(above[m] for m in ms) for t, ms in TESTS.items()}, alpha / 2)
     failing = _levels(
         {t: len(ms) * min(under[m] for m in ms) for t, ms in TESTS.items()}, alpha / 2
@@ -82,9 +88,9 @@ def holm_bounds(
     bounds = {}
     for test, measures in TESTS.items():
         for measure in measures:
-            values = replicates[measure]
-            low = _quantile(values, clearing[test], -math.inf)
-            high = -_quantile(-values, failing[test] / len(measures), -math.inf)
+            level = failing[test] / len(measures) / len(rows[measure])
+            low = min(_quantile(v, clearing[test], -math.inf) for v in rows[measure])
+            high = min(-_quantile(-v, level, -math.inf) for v in rows[measure])
             bounds[measure] = (low, high)
     return bounds
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from distforge.errors import InputError
-from distforge.evaluation.intervals import bootstrap_mean, proportion
+from distforge.evaluation.intervals import bootstrap_mean, exact_proportion, proportion
 
 
 def test_it_is_the_normal_interval_where_that_is_right():
@@ -53,3 +53,25 @@ def test_a_fraction_has_wilsons_interval(hits, count, low, high):
 def test_bad_input(values, clusters):
     with pytest.raises(InputError, match="expected at least"):
         bootstrap_mean(values, clusters=clusters)
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"),
+    [
+        # Beta quantiles, from R's binom.test; with no hit, high is 1 - 0.025 ** (1 / count).
+        (100, 100, 0.025 ** (1 / 100), 1.0),
+        (0, 300, 0.0, 1 - 0.025 ** (1 / 300)),
+        (5, 10, 0.1870860, 0.8129140),
+        (1, 10, 0.0025286, 0.4450161),
+        (1, 1, 0.025, 1.0),
+    ],
+)
+def test_exact_proportions_are_those_of_the_tables(hits, count, low, high):
+    found = exact_proportion(hits, count)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-6)
+    assert found.mean == hits / count
+
+
+def test_exact_proportions_need_an_item():
+    with pytest.raises(InputError, match="at least one item"):
+        exact_proportion(0, 0)

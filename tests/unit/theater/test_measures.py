@@ -1,0 +1,105 @@
+"""From evidence to measures: worked out by hand, and judged right around known truths."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from distforge.theater.config import TheaterConfig
+from distforge.theater.evidence import PlaceEvidence
+from distforge.theater.measures import reach_verdict
+from distforge.theater.planted.synthetic import synthetic_evidence
+from distforge.theater.verdict import INCONCLUSIVE, PASS, THEATRE, Verdict
+
+CONFIG = TheaterConfig(bootstrap=1000)
+
+
+def drawn(seed: int = 0, count: int = 400, **truth: float) -> list[PlaceEvidence]:
+    settings = {"own": 0.8, "divergence": 0.8, "correlation": 0.6} | truth
+    own = settings.pop("own")
+    rng = np.random.default_rng(seed)
+    return synthetic_evidence(count, own, {"none": 0.2, "direct": 0.3}, rng, **settings)
+
+
+def judged(evidence: list[PlaceEvidence], **settings: object) -> Verdict:
+    return reach_verdict(evidence, replace(CONFIG, **settings), 0.05)
+
+
+@pytest.mark.parametrize(
+    ("truth", "outcome"),
+    [
+        ({}, PASS),
+        ({"own": 0.15}, THEATRE),
+        ({"own": 0.33}, INCONCLUSIVE),
+        ({"divergence": 0.1}, THEATRE),
+        ({"divergence": 0.3}, INCONCLUSIVE),
+        ({"correlation": -0.2}, THEATRE),
+    ],
+)
+def test_known_truths(truth, outcome):
+    assert judged(drawn(**truth)).outcome == outcome
+
+
+def test_strict_asks_for_the_correlation_of_the_specification():
+    evidence = drawn(correlation=0.4)
+    assert judged(evidence).outcome == PASS
+    strict = judged(evidence, strict=True)
+    assert strict.outcome == THEATRE
+    assert strict.measures["correlation"].threshold == 0.5
+
+
+def test_missing_is_passed_on():
+    assert reach_verdict(drawn(), CONFIG, 0.05, ["no control"]).missing == ("no control",)
+
+
+def test_estimates_by_hand():
+    places = [
+        PlaceEvidence("a", 1.0, {"none": 0.0, "direct": 1.0}, 4, 0.2, 0.1, [(2.0, 0.8)], [], []),
+        PlaceEvidence(
+            "a", 0.5, {"none": 1.0, "direct": 0.0}, 8, 0.4, 0.3, [(1.0, 0.0)], [1, 2, 3], [1, 3, 2]
+        ),
+        PlaceEvidence("b", 0.75, {"none": 0.0, "direct": 0.0}, 4, 0.6, 0.2, [(3.0, 0.4)], [], []),
+        PlaceEvidence(
+            "c", 0.75, {"none": 0.0, "direct": 1.0}, 4, 0.8, 0.2, [(0.5, 0.9)], [1, 2], [5, 5]
+        ),
+    ]
+    verdict = judged(places)
+    found = {name: measure.estimate for name, measure in verdict.measures.items()}
+    assert found["divergence_edit"] == pytest.approx(0.5)
+    assert found["divergence_prediction"] == pytest.approx(0.4)  # of one token, the unsurest
+    assert found["ablation"] == pytest.approx(0.75 - 0.5)
+    # Ranks 1, 2, 3 and 1, 3, 2: half. Equal gains say nothing.
+    assert found["correlation"] == pytest.approx(0.5)
+    assert verdict.controls == {"own": 0.75, "none": 0.25, "direct": 0.5}
+    assert (verdict.items, verdict.thoughts) == (3, 20)
+    assert verdict.floor == pytest.approx(0.2)
+    assert verdict.measures["correlation"].sources == 1
+
+
+def test_places_of_one_document_are_not_independent():
+    evidence = drawn(count=100)
+    repeated = [place for place in evidence for _ in range(20)]
+    alone, many = judged(evidence).measures["ablation"], judged(repeated).measures["ablation"]
+    assert many.sources == alone.sources == 100
+    assert many.high - many.low == pytest.approx(alone.high - alone.low)
+
+
+def test_thoughts_that_do_not_differ_say_so_and_do_not_pass():
+    evidence = [replace(place, coherence=[], gain=[]) for place in drawn()]
+    verdict = judged(evidence)
+    assert verdict.outcome == INCONCLUSIVE
+    assert math.isnan(verdict.measures["correlation"].estimate)
+    assert any("higher temperature" in note for note in verdict.notes)
+
+
+def test_the_notes_say_how_many_items_are_wanted():
+    notes = judged(drawn(own=0.36)).notes
+    assert "on 400 items; 2,000 are wanted" in notes
+    assert any("would settle it" in note for note in notes)
+
+
+def test_the_null_of_random_pairings_is_near_zero():
+    notes = judged(drawn(correlation=0.0)).notes
+    # 400 places of 8 thoughts: z has standard deviation near 1 / sqrt(5 * 400), 95% at 0.04.
+    assert any("below 0.03" in note or "below 0.04" in note for note in notes)
