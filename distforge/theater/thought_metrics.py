@@ -47,7 +47,7 @@ class ThoughtMetrics:
     """Means over the thoughts looked at; ``diversity`` and ``divergence`` are in [0, 1].
 
     correlation: in [-1, 1], of what a thought says (its content's coherence) with what it gains,
-    among the thoughts of a place; NaN where they do not differ.
+    among the thoughts of a place; NaN where they do not differ. The verdict measures the same.
     """
 
     coherence: Coherence
@@ -84,7 +84,9 @@ def measure_thoughts(
     sampled = sample_thoughts(model, ids, mask, rows, positions, tags, config, generator)
     contents = contents_of(sampled)
     by_place = [contents[i : i + thoughts] for i in range(0, len(contents), thoughts)]
-    plain = _continuations(model, items, tags, max(len(group[0]) for group in by_place))
+    thinking = [tags.open, tags.close, *headings]
+    longest = max(len(group[0]) for group in by_place)
+    plain = _continuations(model, items, tags, thinking, longest)
     gains = _gains(model, items, sampled, tags)
     # Equal thoughts at one place are looked at once.
     kinds = list(zip(sampled.rows.tolist(), contents, sampled.closed.tolist(), strict=True))
@@ -109,22 +111,14 @@ def measure_thoughts(
                 for group, other in zip(by_place, plain, strict=True)
             ]
         ),
+        # Equal thoughts have equal numbers: they were measured once.
         correlation=correlation_within(
             [
-                _distinct(group, measured[number * thoughts : (number + 1) * thoughts])
-                for number, group in enumerate(by_place)
+                ([one.content for one in group], [one.gain for one in group])
+                for group in (measured[i : i + thoughts] for i in range(0, len(measured), thoughts))
             ]
         ),
     )
-
-
-def _distinct(
-    contents: Sequence[tuple[int, ...]], measured: Sequence[Measured]
-) -> tuple[list[float], list[float]]:
-    """Coherence and gain of a place's thoughts; equal ones count once, since they differ by the
-    rounding of sums alone."""
-    once = {tuple(ids): one for ids, one in zip(contents, measured, strict=True)}.values()
-    return [one.content for one in once], [one.gain for one in once]
 
 
 @dataclass(frozen=True)
@@ -241,15 +235,19 @@ class _Sequences:
 
 
 def _continuations(
-    model: nn.Module, items: Sequence[ThoughtItem], tags: Tags, length: int
+    model: nn.Module,
+    items: Sequence[ThoughtItem],
+    tags: Tags,
+    thinking: list[int],
+    length: int,
 ) -> list[list[int]]:
-    """What the model goes on with greedily where it may not think."""
+    """What the model goes on with greedily where it may write no thinking token."""
     texts = [item.text[: item.positions[0] + 1] for item in items]
     settings = GenerationConfig(
         max_new_tokens=max(length, 1),
         do_sample=False,
         pad_token_id=tags.pad,
-        suppress_tokens=[tags.open, tags.close],
+        suppress_tokens=thinking,
     )
     return continue_ids(language_model(model), texts, settings)
 
