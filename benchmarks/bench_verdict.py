@@ -25,7 +25,7 @@ from verdict_plot import draw
 from verdict_simulation import simulate
 
 from distforge.evaluation.intervals import exact_proportion
-from distforge.theater.verdict import PASS, THEATRE
+from distforge.handoff.verdict import PASS, THEATRE
 
 WANTED = 0.99
 THRESHOLDS = (0.1, 0.2, 0.3, 0.5)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import GPT2LMHeadModel
 
+from distforge.handoff.verdict import Verdict
 from distforge.theater.config import TheaterConfig
 from distforge.theater.evidence import gather_evidence
 from distforge.theater.judge import evaluate_theater
@@ -22,7 +23,6 @@ from distforge.theater.planted.training import (
     make_model,
     trained_to,
 )
-from distforge.theater.verdict import Verdict
 from distforge.training.distributed import World
 
 LEVELS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -12,8 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from distforge.handoff.verdict import INCONCLUSIVE, PASS, THEATRE
 from distforge.theater.config import STRICT_CORRELATION, TheaterConfig
-from distforge.theater.verdict import INCONCLUSIVE, PASS, THEATRE
 
 _COLORS = {PASS: "#4477aa", INCONCLUSIVE: "#cccccc", THEATRE: "#cc3311"}
 _GREY = "#888888"

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from distforge.handoff.verdict import INCONCLUSIVE, Verdict
 from distforge.theater.config import TheaterConfig
 from distforge.theater.measures import reach_verdict
 from distforge.theater.planted.synthetic import synthetic_evidence
 from distforge.theater.spending import AlphaSpending
-from distforge.theater.verdict import INCONCLUSIVE, Verdict
 
 ALPHA, LOOKS, ITEMS = 0.05, 10, 300
 _CHANCE = 0.2

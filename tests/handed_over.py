@@ -9,10 +9,10 @@ from typing import Any
 
 from distforge.data.strategies import THINKING_TOKENS
 from distforge.handoff.to_phase4 import write_handoff
+from distforge.handoff.verdict import Measure, Verdict
 from distforge.models.export import export_model
 from distforge.models.vocabulary import add_thinking_tokens
 from distforge.registry import write_manifest
-from distforge.theater.verdict import Measure, Verdict
 from tests.shared import build_once
 from tests.tiny_models import tiny_llama, tiny_tokenizer
 

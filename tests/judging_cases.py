@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distforge.handoff.verdict import MEASURES, PASS, THEATRE, Measure, Outcome, Verdict
 from distforge.quietstar.config import EpisodeConfig, LearnerConfig, ProbeConfig, RollbackConfig
-from distforge.theater.verdict import MEASURES, PASS, THEATRE, Measure, Outcome, Verdict
 from distforge.thinking.model import ThinkingModel
 from tests.thinking_cases import learner_config
 

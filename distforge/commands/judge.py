@@ -13,6 +13,7 @@ from distforge.cli import GOAL_MISSED
 from distforge.commands.evaluate import thinking_model
 from distforge.data import read_examples
 from distforge.errors import InputError, require_in
+from distforge.handoff.verdict import PASS
 from distforge.models.loading import Champion, load_champion
 from distforge.quietstar.inputs import find_model
 from distforge.quietstar.items import answer_items
@@ -21,7 +22,6 @@ from distforge.telemetry import RunConsole
 from distforge.theater import TheaterConfig, evaluate_theater, examinee
 from distforge.theater.control import CONTROL_DIRECTORY, ControlConfig, train_control
 from distforge.theater.judge import too_few
-from distforge.theater.verdict import PASS
 from distforge.thinking.tags import CLOSE, OPEN, Tags
 from distforge.thinking.thoughts import ThoughtConfig
 from distforge.training.distributed import World, entered_world

@@ -18,15 +18,16 @@ from pydantic import (
 
 from distforge import durable
 from distforge.errors import InputError
-from distforge.reports.step2_summary import Task
-from distforge.reports.summary import Count, Part
-from distforge.theater.verdict import PASS, Outcome, Verdict
+from distforge.handoff.verdict import PASS, Outcome, Verdict
+from distforge.typed_json import Count, Part, must_be
 
 HANDOFF_FILE = "handoff.json"
 MINIMUM_ACCURACY = 0.85
 """Fraction of held-out questions that the baked model must have answered rightly."""
 
 # Plain numbers: JSON's null stands for what was not measured, never NaN.
+# What step 2 thinks about.
+Task = Annotated[Literal["questions", "text"], must_be("one of 'questions', 'text'")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -12,6 +12,7 @@ from distforge.evaluation.intervals import Interval, bootstrap_mean
 from distforge.evaluation.scoring import summarize
 from distforge.extras import optional
 from distforge.handoff.to_phase4 import write_handoff
+from distforge.handoff.verdict import Verdict
 from distforge.quietstar.step2_config import Step2Config
 from distforge.reports.samples import SAMPLES_NAME, write_samples
 from distforge.reports.step2_report import write_reinforcement_report
@@ -21,7 +22,6 @@ from distforge.reports.verdict_table import verdict_table
 from distforge.telemetry import RunLogger
 from distforge.theater.conditions import CONTROLS, Condition, ProbeResult
 from distforge.theater.exam import Examined
-from distforge.theater.verdict import Verdict
 from distforge.training.run_directory import SUMMARY_FILE
 from distforge.training.run_record import RunRecord
 

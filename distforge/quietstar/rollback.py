@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
+from distforge.handoff.verdict import INCONCLUSIVE, PASS, THEATRE, Outcome, Verdict
 from distforge.quietstar.config import Change, RollbackConfig
-from distforge.theater.verdict import INCONCLUSIVE, PASS, THEATRE, Outcome, Verdict
 from distforge.thinking.model import ThinkingModel
 
 Decision = Literal["go on", "pin", "go back", "end"]

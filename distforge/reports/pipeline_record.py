@@ -15,8 +15,8 @@ from pydantic import Field, ValidationError
 
 from distforge import durable
 from distforge.errors import InputError
-from distforge.reports.summary import Part
 from distforge.training.run_directory import PIPELINE_FILE
+from distforge.typed_json import Part
 
 
 class StageRecord(Part):

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 from pydantic import computed_field
 
-from distforge.reports.summary import Count, Flag, Fraction, Number, Summary
+from distforge.reports.summary import Summary
+from distforge.typed_json import Count, Flag, Fraction, Number
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from distforge.data.strategies import USAGE_TARGETS
-from distforge.reports.summary import (
-    ByStrategy,
-    ByUsage,
-    Count,
-    Flag,
-    Fraction,
-    Number,
-    Part,
-    StepSummary,
-)
+from distforge.reports.summary import ByStrategy, ByUsage, StepSummary
+from distforge.typed_json import Count, Flag, Fraction, Number, Part
 
 # The marks of a run whose file or configuration names none.
 ACCURACY_OVERALL, ACCURACY_STRATEGY = 0.85, 0.765

@@ -8,18 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distforge.reports.summary import (
-    Bounds,
-    ByStrategy,
-    ByUsage,
-    Count,
-    Flag,
-    Fraction,
-    Number,
-    StepSummary,
-    among,
-    must_be,
-)
+from distforge.handoff.statement import Task
+from distforge.reports.summary import ByStrategy, ByUsage, StepSummary
+from distforge.typed_json import Bounds, Count, Flag, Fraction, Number, among, must_be
 
 # What may stand where a thought of the model's own was.
 CONTROL_NAMES = {
@@ -37,7 +28,6 @@ _RENAMED = {
     "baked_accuracy_by_strategy": "before_accuracy_by_strategy",
 }
 
-Task = Annotated[Literal["questions", "text"], must_be("one of 'questions', 'text'")]
 Verdict = Annotated[
     Literal["", "PASS", "THEATRE", "INCONCLUSIVE"],
     must_be("one of '', 'PASS', 'THEATRE', 'INCONCLUSIVE'"),
@@ -78,7 +68,7 @@ class Step2Summary(StepSummary):
     items: held-out ones that all this was measured on.
     best_step: the optimizer step of the model that was kept.
     verdict: of the anti-theatre tests; empty where they were not asked. theater: all that it rests
-        on (`theater.verdict.Verdict.as_json`).
+        on (`handoff.verdict.Verdict.as_json`).
     rollbacks: of training, in order (`quietstar.rollback.Rollback`). ended_by_verdict: THEATRE
         ended training, and what was kept is what passed last, or the start.
     """

@@ -1,6 +1,6 @@
 """The verdict as a summary file tells it: ``"theater"`` of step 2's ``summary.json``.
 
-Written by `distforge.theater.verdict.Verdict.as_json`, a floor above; null is what was not
+Written by `distforge.handoff.verdict.Verdict.as_json`, a floor above; null is what was not
 measured.
 """
 
@@ -40,7 +40,7 @@ class MeasureRecord(_Stored):
 
 
 class VerdictRecord(_Stored):
-    """See `distforge.theater.verdict.Verdict`."""
+    """See `distforge.handoff.verdict.Verdict`."""
 
     outcome: str
     measures: dict[str, MeasureRecord]

@@ -9,10 +9,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from distforge.data.strategies import THINKING_TOKENS
+from distforge.handoff.verdict import Verdict
 from distforge.theater.config import TheaterConfig
 from distforge.theater.evidence import Examinee, Say, gather_evidence
 from distforge.theater.measures import WANTED_ITEMS, reach_verdict, unknown_verdict
-from distforge.theater.verdict import Verdict
 from distforge.thinking.items import ThoughtItem
 from distforge.thinking.tags import CLOSE, OPEN, Tags
 from distforge.thinking.thoughts import ThoughtConfig

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from distforge.handoff.verdict import MEASURES, Measure, Verdict
 from distforge.theater.coherence import ranks, spearman
 from distforge.theater.config import STRICT_CORRELATION, TheaterConfig
 from distforge.theater.evidence import PlaceEvidence
@@ -18,7 +19,6 @@ from distforge.theater.statistics import (
     permuted_means,
     resampled_means,
 )
-from distforge.theater.verdict import MEASURES, Measure, Verdict
 
 WANTED_ITEMS = 2000
 """With fewer, the verdict says so."""

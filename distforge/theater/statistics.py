@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from distforge.theater.verdict import TESTS
+from distforge.handoff.verdict import TESTS
 
 Floats = npt.NDArray[np.float64]
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from distforge.handoff.verdict import PASS, THEATRE
 from distforge.quietstar.rollback import Rollback
-from distforge.theater.verdict import PASS, THEATRE
 from distforge.training.distributed import World
 from distforge.training.engine_config import EngineConfig
 from tests.distributed.harness import run_ranks

@@ -17,12 +17,12 @@ import torch
 
 from distforge import durable
 from distforge.errors import RunStopped
+from distforge.handoff.verdict import PASS, THEATRE, Verdict
 from distforge.quietstar.config import RollbackConfig
 from distforge.quietstar.rollback import Rollback
 from distforge.quietstar.trainer import ThoughtOutcome, ThoughtTrainer
 from distforge.telemetry import RunLogger, read_metrics
 from distforge.telemetry.metrics import RL, RL_ROLLED_BACK_TO, RL_VERDICT
-from distforge.theater.verdict import PASS, THEATRE, Verdict
 from distforge.thinking.model import ThinkingModel
 from distforge.training import checkpoint, keeping
 from distforge.training.distributed import World

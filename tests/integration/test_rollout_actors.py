@@ -7,12 +7,12 @@ import dataclasses
 import pytest
 import torch
 
+from distforge.handoff.verdict import PASS, THEATRE
 from distforge.quietstar import episode_batches
 from distforge.quietstar.rollback import Rollback
 from distforge.rollouts import RolloutConfig
 from distforge.telemetry import RunLogger, read_metrics
 from distforge.telemetry.metrics import RL_STALENESS
-from distforge.theater.verdict import PASS, THEATRE
 from distforge.training.distributed import World
 from tests.judging_cases import ScriptedJudge, judged_config, state_files
 from tests.thinking_cases import SILENT, learner_config, make_trainer

@@ -19,15 +19,23 @@ PACKAGE = ROOT / "distforge"
 
 FLOORS = {
     **dict.fromkeys(["ops"], 0),
-    **dict.fromkeys(["optim", "data", "models", "registry", "telemetry", "config"], 1),
+    **dict.fromkeys(["optim", "data", "handoff", "models", "registry", "telemetry", "config"], 1),
     **dict.fromkeys(["thinking", "rollouts", "training", "evaluation", "reports"], 2),
-    **dict.fromkeys(["champion", "baking", "quietstar", "theater", "handoff"], 3),
+    **dict.fromkeys(["champion", "baking", "quietstar", "theater"], 3),
     **dict.fromkeys(["pipeline"], 4),
     **dict.fromkeys(["cli", "commands", "__main__"], 5),
 }
 # The package root and the error types are the ground that every floor stands on.
 GROUND = -1
-FLOORS.update({"__init__": GROUND, "errors": GROUND, "extras": GROUND, "durable": GROUND})
+FLOORS.update(
+    {
+        "__init__": GROUND,
+        "errors": GROUND,
+        "extras": GROUND,
+        "durable": GROUND,
+        "typed_json": GROUND,
+    }
+)
 
 TORCH_ALONE = ("ops", "optim")
 

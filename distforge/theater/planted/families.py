@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from distforge.handoff.verdict import PASS, THEATRE, Outcome
 from distforge.theater.planted.tasks import CODE, FILLER, STATE, Questions, Task
-from distforge.theater.verdict import PASS, THEATRE, Outcome
 
 Write = Callable[[Task, Questions, torch.Generator], Tensor]
 Answers = Literal["own", "others", "gated"]

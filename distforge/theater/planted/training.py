@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from distforge.data.dataset import IGNORE_INDEX
+from distforge.handoff.verdict import THEATRE
 from distforge.theater.conditions import ThoughtProbe
 from distforge.theater.evidence import Examinee
 from distforge.theater.planted.families import ABSENT, Family, states
@@ -25,7 +26,6 @@ from distforge.theater.planted.tasks import (
     Task,
     ask,
 )
-from distforge.theater.verdict import THEATRE
 from distforge.thinking.items import ThoughtItem
 from distforge.thinking.sampling import ThoughtConfig
 from distforge.thinking.tags import Tags

@@ -9,8 +9,8 @@ import pytest
 
 from distforge.cli import BAD_INPUT, GOAL_MISSED, main
 from distforge.data import make_examples, write_splits
+from distforge.handoff.verdict import Verdict
 from distforge.models.vocabulary import add_thinking_tokens
-from distforge.theater.verdict import Verdict
 from tests.thinking_cases import thinking_pair
 from tests.tiny_models import tiny_llama, tiny_tokenizer
 

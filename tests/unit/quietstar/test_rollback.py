@@ -14,6 +14,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from distforge.errors import InputError
+from distforge.handoff.verdict import INCONCLUSIVE, PASS, THEATRE
 from distforge.models.export import export_model
 from distforge.optim import MuonGrokfastConfig
 from distforge.quietstar.config import RollbackConfig
@@ -28,7 +29,6 @@ from distforge.telemetry.metrics import (
     TRAIN_STEP,
     TRAIN_TOKENS_PER_SECOND,
 )
-from distforge.theater.verdict import INCONCLUSIVE, PASS, THEATRE
 from distforge.training.checkpoint import load_state
 from distforge.training.distributed import World
 from tests.judging_cases import STEPS, ScriptedJudge, judged_config, state_files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from distforge.theater.verdict import Measure, Verdict
+from distforge.handoff.verdict import Measure, Verdict
 
 
 def make_verdict(outcome: str) -> dict[str, Any]:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from distforge.errors import InputError
+from distforge.handoff.verdict import INCONCLUSIVE
 from distforge.theater import TheaterConfig, evaluate_theater, examinee
 from distforge.theater.coherence import edit_distance
 from distforge.theater.evidence import Examinee, gather_evidence
-from distforge.theater.verdict import INCONCLUSIVE
 from distforge.thinking.items import ThoughtItem, pad_texts
 from distforge.thinking.thoughts import ThoughtConfig, contents_of, sample_thoughts
 from distforge.training.distributed import World

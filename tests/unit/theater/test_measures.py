@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from distforge.handoff.verdict import INCONCLUSIVE, PASS, THEATRE, Verdict
 from distforge.theater.config import TheaterConfig
 from distforge.theater.evidence import PlaceEvidence
 from distforge.theater.measures import reach_verdict
 from distforge.theater.planted.synthetic import synthetic_evidence
-from distforge.theater.verdict import INCONCLUSIVE, PASS, THEATRE, Verdict
 
 CONFIG = TheaterConfig(bootstrap=1000)
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from distforge.errors import InputError
+from distforge.handoff.verdict import INCONCLUSIVE
 from distforge.theater.config import TheaterConfig
 from distforge.theater.measures import reach_verdict
 from distforge.theater.planted.synthetic import synthetic_evidence
 from distforge.theater.spending import AlphaSpending
-from distforge.theater.verdict import INCONCLUSIVE
 
 
 def test_after_half_of_a_run_more_than_half_is_spent():

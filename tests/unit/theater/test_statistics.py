@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from distforge.handoff.verdict import MEASURES, TESTS
 from distforge.theater.statistics import (
     Sums,
     fisher_z,
@@ -13,7 +14,6 @@ from distforge.theater.statistics import (
     permuted_means,
     resampled_means,
 )
-from distforge.theater.verdict import MEASURES, TESTS
 
 THRESHOLDS = dict.fromkeys(MEASURES, 0.0)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from distforge.errors import InputError
-from distforge.theater.verdict import (
+from distforge.handoff.verdict import (
     INCONCLUSIVE,
     MEASURES,
     PASS,
