@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from distforge.data import STRATEGY_PROMPTS, Example, ReasoningDataset, make_examples
 from distforge.data.text import completion_text, question_text
@@ -103,15 +104,7 @@ def make_champion(
         ),
         recipe.vocab_size,
     )
-    rng = random.Random(recipe.seed)
-    prompted = [rng.random() < recipe.prompted_fraction for _ in examples]
-    dataset = ReasoningDataset(
-        examples,
-        tokenizer,
-        max_length,
-        prompted=prompted,
-        direct=[not has_prompt for has_prompt in prompted],
-    )
+    dataset = _mixture(recipe, examples, tokenizer, max_length)
     torch.manual_seed(recipe.seed)
     model = build_model(
         recipe.architecture,
@@ -140,3 +133,21 @@ def make_champion(
         if world.is_main:
             export_model(whole, tokenizer, directory / MODEL_DIRECTORY)
     world.barrier()
+
+
+def _mixture(
+    recipe: ChampionRecipe,
+    examples: list[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> ReasoningDataset:
+    """Some with strategy prompt and trace, the others as bare answers."""
+    rng = random.Random(recipe.seed)
+    prompted = [rng.random() < recipe.prompted_fraction for _ in examples]
+    return ReasoningDataset(
+        examples,
+        tokenizer,
+        max_length,
+        prompted=prompted,
+        direct=[not has_prompt for has_prompt in prompted],
+    )

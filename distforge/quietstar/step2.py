@@ -127,17 +127,9 @@ def _reinforce(
     looks = _looks(config, inputs, world, log)
     # While it is whole, and as precise as the export that it will be held against.
     parameters, before = model.num_parameters(), examine(model, ("none",))
+    tokenizer, probed = inputs.baked.tokenizer, inputs.probed
     trainer = ThoughtTrainer(
-        model,
-        inputs.baked.tokenizer,
-        items,
-        inputs.probed,
-        config,
-        world,
-        log,
-        directory,
-        record,
-        looks,
+        model, tokenizer, items, probed, config, world, log, directory, record, looks
     )
     heldout_path = write_splits(inputs.examples if world.is_main else (), directory / "data")
     record.start()

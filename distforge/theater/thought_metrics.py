@@ -88,16 +88,7 @@ def measure_thoughts(
     longest = max(len(group[0]) for group in by_place)
     plain = _continuations(model, items, tags, thinking, longest)
     gains = _gains(model, items, sampled, tags)
-    # Equal thoughts at one place are looked at once.
-    kinds = list(zip(sampled.rows.tolist(), contents, sampled.closed.tolist(), strict=True))
-    one = {kind: index for index, kind in enumerate(kinds)}
-    looked: list[Measured] = []
-    for chosen in torch.tensor(list(one.values()), device=gains.device).split(_BATCH):
-        looked += measure_each(
-            model, reference, items, sampled.at(chosen), gains[chosen], tags, config, headings
-        )
-    by_kind = dict(zip(one, looked, strict=True))
-    measured = [by_kind[kind] for kind in kinds]
+    measured = _measure_once(model, reference, items, sampled, gains, tags, config, headings)
     return ThoughtMetrics(
         coherence=Coherence(
             semantic=_mean([one.semantic for one in measured]),
@@ -119,6 +110,29 @@ def measure_thoughts(
             ]
         ),
     )
+
+
+def _measure_once(
+    model: nn.Module,
+    reference: nn.Module,
+    items: Sequence[ThoughtItem],
+    sampled: Thoughts,
+    gains: Tensor,
+    tags: Tags,
+    config: ThoughtConfig,
+    headings: frozenset[int],
+) -> list[Measured]:
+    """Of every thought; those that are equal at one place are looked at once."""
+    contents = contents_of(sampled)
+    kinds = list(zip(sampled.rows.tolist(), contents, sampled.closed.tolist(), strict=True))
+    one = {kind: index for index, kind in enumerate(kinds)}
+    looked: list[Measured] = []
+    for chosen in torch.tensor(list(one.values()), device=gains.device).split(_BATCH):
+        looked += measure_each(
+            model, reference, items, sampled.at(chosen), gains[chosen], tags, config, headings
+        )
+    by_kind = dict(zip(one, looked, strict=True))
+    return [by_kind[kind] for kind in kinds]
 
 
 @dataclass(frozen=True)

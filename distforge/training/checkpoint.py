@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from distforge import durable
-from distforge.errors import InputError
+from distforge.errors import InputError, require_in
 from distforge.registry.manifest import verify_manifest, write_manifest
 from distforge.training.distributed import World
 
@@ -71,11 +71,8 @@ def save_checkpoint(
             be waiting for it inside ``write``: its end is what ends their wait, and the next save
             removes what they wrote.
     """
-    if step < 0 or keep_last < 1 or keep_every < 0:
-        raise InputError(
-            f"step is {step}, keep_last {keep_last} and keep_every {keep_every}; expected at least "
-            "0, 1 and 0"
-        )
+    require_in("[0, inf)", step=step, keep_every=keep_every)
+    require_in("[1, inf)", keep_last=keep_last)
     final, partial = root / f"step_{step}", durable.temporary(root / f"step_{step}")
     others_write = False
     try:
