@@ -119,7 +119,9 @@ def main() -> None:
         found = measure_parts(parts, work, options.jobs)
     simulation = found.pop("simulation")
     models = [m for name, part in found.items() if name.startswith("kinds") for m in part["models"]]
-    levels = [part["models"] for name, part in found.items() if name.startswith("levels")]
+    lines = [part["models"] for name, part in found.items() if name.startswith("levels")]
+    # A model that does not get so far as to need its thoughts has nothing to say.
+    levels = [line for line in lines if line]
     extra = {
         **numbers,
         "cpu_minutes": sum(part["cpu_seconds"] for part in found.values()) / 60,

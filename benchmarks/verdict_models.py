@@ -65,6 +65,7 @@ class Setting:
             "seed": self.seed,
             "measures": measures,
             "controls": verdict.controls,
+            "places_compared": verdict.measures["correlation"].sources,
         }
 
 

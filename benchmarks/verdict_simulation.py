@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from distforge.handoff.verdict import INCONCLUSIVE, Verdict
+from distforge.handoff.verdict import Measure
 from distforge.theater.config import TheaterConfig
 from distforge.theater.measures import reach_verdict
 from distforge.theater.planted.synthetic import synthetic_evidence
@@ -24,7 +24,7 @@ def simulate(runs: int) -> dict[str, Any]:
         controls = {str(number): _CHANCE for number in range(equal)}
         clears = below = 0
         for run in range(runs):
-            ablation = _look(controls, ALPHA, run, 0).measures["ablation"]
+            ablation = _look(controls, ALPHA, run, 0)
             clears, below = clears + ablation.clears, below + ablation.is_below
         found[f"{equal} equal controls"] = {"clears": clears / runs, "below": below / runs}
     wrong = sum(_decides({"direct": _CHANCE}, run) for run in range(runs))
@@ -34,14 +34,13 @@ def simulate(runs: int) -> dict[str, Any]:
 def _decides(controls: dict[str, float], run: int) -> bool:
     spending = AlphaSpending(ALPHA)
     shares = [spending.spend((look + 1) / LOOKS) for look in range(LOOKS)]
-    return any(
-        _look(controls, share, run, look).outcome != INCONCLUSIVE
-        for look, share in enumerate(shares)
-    )
+    looks = (_look(controls, share, run, look) for look, share in enumerate(shares))
+    return any(ablation.clears or ablation.is_below for ablation in looks)
 
 
-def _look(controls: dict[str, float], alpha: float, run: int, look: int) -> Verdict:
+def _look(controls: dict[str, float], alpha: float, run: int, look: int) -> Measure:
     config = TheaterConfig(bootstrap=2000, seed=run)
     own = _CHANCE + config.ablation
     rng = np.random.default_rng([run, look])
-    return reach_verdict(synthetic_evidence(ITEMS, own, controls, rng), config, alpha)
+    evidence = synthetic_evidence(ITEMS, own, controls, rng, thoughts=0)
+    return reach_verdict(evidence, config, alpha).measures["ablation"]

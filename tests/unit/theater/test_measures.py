@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,9 @@ from distforge.theater.planted.synthetic import synthetic_evidence
 CONFIG = TheaterConfig(bootstrap=1000)
 
 
-def drawn(seed: int = 0, count: int = 400, **truth: float) -> list[PlaceEvidence]:
-    settings = {"own": 0.8, "divergence": 0.8, "correlation": 0.6} | truth
-    own = settings.pop("own")
-    rng = np.random.default_rng(seed)
-    return synthetic_evidence(count, own, {"none": 0.2, "direct": 0.3}, rng, **settings)
+def drawn(seed: int = 0, count: int = 400, **truth: Any) -> list[PlaceEvidence]:
+    rng, own = np.random.default_rng(seed), truth.pop("own", 0.8)
+    return synthetic_evidence(count, own, {"none": 0.2, "direct": 0.3}, rng, **truth)
 
 
 def judged(evidence: list[PlaceEvidence], **settings: object) -> Verdict:
@@ -78,7 +77,7 @@ def test_estimates_by_hand():
 
 
 def test_places_of_one_document_are_not_independent():
-    evidence = drawn(count=100)
+    evidence = drawn(count=100, thoughts=0)
     repeated = [place for place in evidence for _ in range(20)]
     alone, many = judged(evidence).measures["ablation"], judged(repeated).measures["ablation"]
     assert many.sources == alone.sources == 100

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from distforge.errors import InputError
-from distforge.handoff.verdict import INCONCLUSIVE
 from distforge.theater.config import TheaterConfig
 from distforge.theater.measures import reach_verdict
 from distforge.theater.planted.synthetic import synthetic_evidence
@@ -54,10 +53,11 @@ def test_ten_looks_at_a_model_on_the_threshold_decide_wrongly_no_oftener_than_al
     for run in range(runs):
         rng, spending = np.random.default_rng(run), AlphaSpending(alpha)
         for look in range(1, 11):
-            evidence = synthetic_evidence(100, 0.52, {"direct": 0.5}, rng)
+            evidence = synthetic_evidence(100, 0.52, {"direct": 0.5}, rng, thoughts=0)
             config = TheaterConfig(bootstrap=1000, seed=run)
             verdict = reach_verdict(evidence, config, spending.spend(look / 10))
-            if verdict.outcome != INCONCLUSIVE:
+            ablation = verdict.measures["ablation"]
+            if ablation.clears or ablation.is_below:
                 wrong += 1
                 break
     # The 99.9% point of the binomial of 30 at 0.2 is 13.
