@@ -98,7 +98,7 @@ class Verdict:
         try:
             return cls(
                 measures={name: _measure(value) for name, value in content["measures"].items()},
-                controls=dict(content["controls"]),
+                controls={n: _number(v, math.nan) for n, v in content["controls"].items()},
                 items=content["items"],
                 thoughts=content["thoughts"],
                 alpha=content["alpha"],

@@ -23,10 +23,10 @@ from distforge.reports.step2_report import improved_badge, step2_lead, step2_til
 from distforge.reports.step2_summary import Step2Summary
 from distforge.reports.summary import SUMMARY_NAME
 from distforge.reports.unfinished import how_far
-from distforge.reports.verdict_record import VerdictRecord
 from distforge.reports.verdict_section import (
     VerdictSection,
     control_table,
+    recorded_verdict,
     verdict_badge,
     verdict_section,
 )
@@ -130,7 +130,7 @@ def _content(
     if step2 is not None and two is not None:
         origin = str(step2 / SUMMARY_NAME)
         verdict = verdict_section(two, origin)
-        controls = control_table(two, VerdictRecord.of_summary(two.as_json(), origin))
+        controls = control_table(two, recorded_verdict(two, origin))
         drawn = ReinforcementPlots([], two)
         plots = canvas.draw_apart({"What a thought is worth": drawn.draw_ablations})
         samples = _both_kinds(read_samples(step2 / SAMPLES_NAME))

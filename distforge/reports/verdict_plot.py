@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from distforge.handoff.verdict import Measure
 from distforge.reports import canvas
-from distforge.reports.verdict_record import MeasureRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,20 +16,19 @@ if TYPE_CHECKING:
 _LOW, _HIGH = -1.06, 1.06
 
 
-def draw_measures(axes: Axes, measures: Mapping[str, MeasureRecord]) -> None:
+def draw_measures(axes: Axes, measures: Mapping[str, Measure]) -> None:
     """A row a measure: its interval, its estimate, and its threshold. An interval that is open, or
     leaves the axis, ends there."""
     canvas.prepare(axes, "Measures of the verdict", None, None)
     axes.grid(visible=False, axis="y")
-    lowest = min([0.0, *(m.low for m in measures.values() if m.low is not None)])
+    lowest = min([0.0, *(m.low for m in measures.values() if math.isfinite(m.low))])
     for row, measure in enumerate(measures.values()):
-        low = _LOW if measure.low is None else measure.low
-        high = _HIGH if measure.high is None else measure.high
+        low, high = max(measure.low, _LOW), min(measure.high, _HIGH)
         color = canvas.TARGET if measure.is_below else canvas.MODEL
         if not measure.clears and not measure.is_below:
             color = canvas.MUTED
         axes.plot([low, high], [row, row], color=color, linewidth=3.0, solid_capstyle="butt")
-        if measure.estimate is not None:
+        if math.isfinite(measure.estimate):
             axes.plot([measure.estimate], [row], color=color, marker="o", markersize=7)
         else:
             lowest = min(lowest, low)

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from distforge.errors import InputError
+from distforge.handoff.verdict import Measure, Verdict
 from distforge.reports import canvas
 from distforge.reports.formats import accuracy_of, percent, points
 from distforge.reports.page_parts import Badge, Row, Table
 from distforge.reports.step2_summary import CONTROL_NAMES, Step2Summary
 from distforge.reports.verdict_plot import draw_measures
-from distforge.reports.verdict_record import MeasureRecord, VerdictRecord, known
 
 MEANINGS = {
     "divergence_edit": "thoughts differ from what the model would write anyway (edit distance)",
@@ -57,9 +58,23 @@ def verdict_badge(outcome: str) -> Badge:
     return Badge("verdict", outcome or "not judged yet", good)
 
 
+def recorded_verdict(summary: Step2Summary, origin: str) -> Verdict | None:
+    """That of a step 2 that was judged; None of one that was not.
+
+    Raises:
+        InputError: what stands there is no verdict.
+    """
+    if not summary.theater:
+        return None
+    try:
+        return Verdict.from_json(summary.theater)
+    except InputError as error:
+        raise InputError(f"{origin}: theater: {error}") from None
+
+
 def verdict_section(summary: Step2Summary, origin: str) -> VerdictSection:
     """The section of a finished step 2; ``origin`` is how an error names its file."""
-    record = VerdictRecord.of_summary(summary.as_json(), origin)
+    record = recorded_verdict(summary, origin)
     badge = verdict_badge(summary.verdict)
     if record is None:
         return VerdictSection(badge, _SENTENCES[summary.verdict], None, {}, (), (), (), ())
@@ -80,9 +95,9 @@ def verdict_section(summary: Step2Summary, origin: str) -> VerdictSection:
     )
 
 
-def control_table(summary: Step2Summary, record: VerdictRecord | None) -> Table | None:
+def control_table(summary: Step2Summary, record: Verdict | None) -> Table | None:
     """Accuracy with the own thoughts and with what stood in for them, with n and intervals."""
-    controls = {n: known(v) for n, v in record.controls.items()} if record else summary.controls
+    controls = record.controls if record else summary.controls
     items = record.items if record else summary.items
     own = controls.get("own", math.nan)
     rows = [
@@ -102,7 +117,7 @@ def control_table(summary: Step2Summary, record: VerdictRecord | None) -> Table 
     return Table("controls", headings, rows) if rows else None
 
 
-def _sentence(outcome: str, record: VerdictRecord) -> str:
+def _sentence(outcome: str, record: Verdict) -> str:
     sentence = _SENTENCES[outcome]
     below = [n for n, m in record.measures.items() if m.is_below]
     unclear = [n for n, m in record.measures.items() if not m.is_below and not m.clears]
@@ -117,7 +132,7 @@ def _names(measures: Sequence[str]) -> str:
     return ", ".join(name.replace("_", " of ") for name in measures)
 
 
-def _measure_row(name: str, measure: MeasureRecord) -> Row:
+def _measure_row(name: str, measure: Measure) -> Row:
     numbers = (
         f"{_number(measure.estimate)} [{_number(measure.low)}, {_number(measure.high)}]",
         f"> {measure.threshold:g}",
@@ -129,15 +144,15 @@ def _measure_row(name: str, measure: MeasureRecord) -> Row:
     )
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "–"
 
 
-def _facts(record: VerdictRecord) -> list[str]:
-    facts = [f"{record.items:,} held-out items, {record.thoughts} thoughts each"]
+def _facts(record: Verdict) -> list[str]:
+    facts = [f"{record.items:,} held-out items, {record.thoughts:,} thoughts"]
     if record.items < ENOUGH_ITEMS:
         facts.append(f"fewer than the {ENOUGH_ITEMS:,} items that a verdict should rest on")
     facts.append(f"{percent(1 - record.alpha)} confidence, shared out over the three tests (Holm)")
-    if record.floor is not None:
+    if math.isfinite(record.floor):
         facts.append(f"two thoughts on one item differ by {record.floor:.3f} (edit distance)")
     return facts

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 from distforge.errors import InputError
 from distforge.evaluation.intervals import proportion
+from distforge.handoff.verdict import Verdict
 from distforge.pipeline.whole_report import write_whole_report
 from distforge.reports.formats import accuracy_of
 from distforge.reports.pipeline_record import PipelineRecord, StageRecord, changed_settings
 from distforge.reports.step2_report import write_reinforcement_report
 from distforge.reports.step2_summary import Step2Summary
 from distforge.reports.verdict_plot import draw_measures
-from distforge.reports.verdict_record import VerdictRecord
 from distforge.reports.verdict_section import verdict_section
 from tests.unit.reports.html_page import Page
 from tests.unit.reports.reinforcement_directory import make_rl_run, make_rl_summary
@@ -75,7 +75,7 @@ def test_the_verdict_stands_first_with_its_measures(whole: tuple[str, str, Page]
     else:
         assert "It is not PASS" not in page.text["judged"]
     assert "one of <b>two</b>" in page.text["judged"]
-    assert "1,652 held-out items, 4 thoughts each" in page.text["judged"]
+    assert "1,652 held-out items, 6,608 thoughts" in page.text["judged"]
     assert "fewer than the 2,000 items" in page.text["judged"]
 
 
@@ -188,14 +188,13 @@ def test_what_is_no_verdict_is_named(tmp_path: Path, key: str) -> None:
     del summary["theater"][key]
     make_rl_run(tmp_path / "rl", summary)
     with pytest.raises(
-        InputError, match=rf"summary\.json: theater\.{key}: .*judge the model again"
+        InputError, match=rf"summary\.json: theater: this is no verdict .*{key}.*; judge again"
     ):
         write_reinforcement_report(tmp_path / "rl")
 
 
 def test_the_plot_has_an_interval_and_a_threshold_for_each_measure() -> None:
-    record = VerdictRecord.of_summary(judged("INCONCLUSIVE"), "x")
-    assert record is not None
+    record = Verdict.from_json(judged("INCONCLUSIVE")["theater"])
     axes = Figure().subplots()
     draw_measures(axes, record.measures)
     drawn = [list(line.get_xdata()) for line in axes.lines]

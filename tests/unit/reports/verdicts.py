@@ -23,7 +23,7 @@ def make_verdict(outcome: str) -> dict[str, Any]:
         },
         controls={"own": 0.82, "none": 0.0, "direct": 0.384},
         items=1652,
-        thoughts=4,
+        thoughts=6608,
         alpha=0.05,
         floor=0.012,
         missing=("no model of equal compute",) if outcome == "INCONCLUSIVE" else (),
