@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from distforge import durable
 from distforge.data import Example, ReasoningDataset
 from distforge.errors import InputError, require_in
 from distforge.models.export import export_model
-from distforge.models.loading import Champion
+from distforge.models.loading import Champion, load_champion
 from distforge.optim import OptimizerConfig, build_optimizer
 from distforge.optim.schedule import ScheduleConfig
 from distforge.registry.manifest import verify_manifest, write_manifest
@@ -111,7 +111,7 @@ def train_control(
                 durable.write_json(directory / _RECORD_FILE, {**wanted, **found})
                 write_manifest(directory)
         world.barrier()
-    control = AutoModelForCausalLM.from_pretrained(directory).to(world.device).eval()
+    control = load_champion(str(directory)).model.to(world.device)
     return Control(control, found["trained_tokens"], found["steps"])
 
 
