@@ -142,9 +142,8 @@ def _direct(
         console = RunConsole(console=Console(quiet=not world.is_main))
         control = train_control(
             start,
-            train,
+            answer_items(train, start.tokenizer, config.max_length),
             choice.tokens,
-            config.max_length,
             choice,
             EngineConfig(),
             world,

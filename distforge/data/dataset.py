@@ -19,16 +19,45 @@ from distforge.errors import InputError
 IGNORE_INDEX = -100
 
 
-class Item(TypedDict):
-    """One tokenized example; tensors of shape (length,), int64."""
+class Row(TypedDict):
+    """One row; tensors of shape (length,), int64."""
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
+
+
+class Item(Row):
+    """One tokenized example."""
+
     strategy: str
 
 
-class ReasoningDataset(Dataset[Item]):
+class TokenRows(Dataset[Row]):
+    """Rows of token ids, each with the place from which on a model should write it.
+
+    Args:
+        rows: ids, and how many of them are given.
+        ids: names of the rows, for records.
+    """
+
+    def __init__(self, rows: Sequence[tuple[Sequence[int], int]], ids: Sequence[str]) -> None:
+        self._rows, self.ids = rows, ids
+        self.lengths = [len(tokens) for tokens, _ in rows]
+        self.target_counts = [len(tokens) - start for tokens, start in rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Row:
+        ids, start = self._rows[index]
+        tokens = torch.tensor(ids)
+        labels = tokens.clone()
+        labels[:start] = IGNORE_INDEX
+        return Row(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels)
+
+
+class ReasoningDataset(TokenRows):
     """Tokenized examples: question, reasoning, answer, end of sequence.
 
     ``labels`` equal ``input_ids`` on what the model should write and are −100 on the question (and,
@@ -68,7 +97,7 @@ class ReasoningDataset(Dataset[Item]):
             completion_text("" if d else e.reasoning, e.answer)
             for e, d in zip(examples, direct, strict=True)
         ]
-        self._rows: list[tuple[list[int], int]] = []
+        rows: list[tuple[list[int], int]] = []
         self.examples: list[Example] = []
         self.too_long = 0
         for example, asked, told in zip(
@@ -78,29 +107,16 @@ class ReasoningDataset(Dataset[Item]):
             if len(ids) > max_length:
                 self.too_long += 1
                 continue
-            self._rows.append((ids, len(asked)))
+            rows.append((ids, len(asked)))
             self.examples.append(example)
-        if not self._rows:
+        if not rows:
             raise InputError(
                 f"none of {len(examples)} examples fits max_length {max_length}; raise it"
             )
-        self.lengths = [len(ids) for ids, _ in self._rows]
-        self.target_counts = [len(ids) - start for ids, start in self._rows]
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        super().__init__(rows, [example.id for example in self.examples])
 
     def __getitem__(self, index: int) -> Item:
-        ids, start = self._rows[index]
-        tokens = torch.tensor(ids)
-        labels = tokens.clone()
-        labels[:start] = IGNORE_INDEX
-        return Item(
-            input_ids=tokens,
-            attention_mask=torch.ones_like(tokens),
-            labels=labels,
-            strategy=self.examples[index].strategy,
-        )
+        return Item(**super().__getitem__(index), strategy=self.examples[index].strategy)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -110,7 +126,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     return list(tokenizer(list(texts), add_special_tokens=False)["input_ids"])
 
 
-def collate(items: Iterable[Item], pad_token_id: int) -> dict[str, Tensor]:
+def collate(items: Iterable[Row], pad_token_id: int) -> dict[str, Tensor]:
     """Pad items on the right to (batch, longest); padding is masked and carries label −100."""
     rows = list(items)
     fills = {"input_ids": pad_token_id, "attention_mask": 0, "labels": IGNORE_INDEX}
@@ -185,7 +201,7 @@ class BatchPlan:
 
 
 def read_micro_batch(
-    dataset: ReasoningDataset, indices: Sequence[int], pad_token_id: int
+    dataset: TokenRows, indices: Sequence[int], pad_token_id: int
 ) -> Mapping[str, Tensor]:
     """The tensors of one micro-batch of a `BatchPlan`."""
     return collate((dataset[index] for index in indices), pad_token_id)

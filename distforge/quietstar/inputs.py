@@ -22,7 +22,7 @@ from distforge.thinking.items import ThoughtItem
 from distforge.thinking.tags import Tags
 
 # Longest example in tokens where the configuration names no data.
-MAX_LENGTH = 512
+_MAX_LENGTH = 512
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def load_inputs(config: Step2Config) -> Step2Inputs:
         )
         split = split_probed(heldout, config.probe.items)
         return Step2Inputs(baked, record, train, *split, [], config_sha256(config.text))
-    length = config.data.max_length if config.data else MAX_LENGTH
+    length = config.data.max_length if config.data else _MAX_LENGTH
     examples = _questions(config)
     train, heldout = (
         question_items([e for e in examples if e.split == name], baked.tokenizer, length)

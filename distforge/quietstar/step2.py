@@ -14,7 +14,7 @@ from torch import nn
 from distforge.config import config_sha256
 from distforge.data import write_splits
 from distforge.models.loading import load_champion
-from distforge.quietstar.inputs import MAX_LENGTH, Step2Inputs, load_inputs, require_baked
+from distforge.quietstar.inputs import Step2Inputs, load_inputs, require_baked
 from distforge.quietstar.looks import Looks
 from distforge.quietstar.publish import publish, summarize_step2
 from distforge.quietstar.screening import screen
@@ -81,15 +81,13 @@ def _controls(
 ) -> dict[str, nn.Module]:
     """The control of equal compute: the baked model, taught bare answers to the same questions for
     as many tokens as reinforcement took. Of free text there is none."""
-    train = [example for example in inputs.examples if example.split == "train"]
-    if not (config.control.enabled and train):
+    if config.task == "text" or not config.control.enabled:
         return {}
     control = train_control(
         # Loaded anew: reinforcement changed it in place.
         load_champion(inputs.baked.source),
-        train,
+        inputs.items,
         tokens,
-        config.data.max_length if config.data else MAX_LENGTH,
         config.control,
         config.engine,
         world,

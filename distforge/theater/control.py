@@ -16,7 +16,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from distforge import durable
-from distforge.data import Example, ReasoningDataset
+from distforge.data.dataset import TokenRows
 from distforge.errors import InputError, require_in
 from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
@@ -25,6 +25,7 @@ from distforge.optim.schedule import ScheduleConfig
 from distforge.registry.manifest import verify_manifest, write_manifest
 from distforge.telemetry import RunConsole
 from distforge.telemetry import metrics as names
+from distforge.thinking.items import ThoughtItem
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.engine_config import EngineConfig
@@ -73,9 +74,8 @@ class Control:
 
 def train_control(
     start: Champion,
-    examples: Sequence[Example],
+    items: Sequence[ThoughtItem],
     tokens: int,
-    max_length: int,
     config: ControlConfig,
     engine: EngineConfig,
     world: World,
@@ -87,19 +87,17 @@ def train_control(
     The result is kept in ``directory`` and found there again. ``console`` shows the progress.
 
     Args:
-        examples: the questions to train on.
-        tokens: that training reads, questions and answers, padding not counted; at least so many.
-        max_length: longest example in tokens.
+        items: to train on: what should follow each place, right after the text.
+        tokens: that training reads, texts and targets, padding not counted; at least so many.
 
     Raises:
-        InputError: it cannot be trained: no example fits, or the loss diverges.
+        InputError: it cannot be trained: fewer items than a batch, or the loss diverges.
     """
     wanted = {"start_sha256": start.sha256, "tokens": tokens, "seed": config.seed}
     found = world.broadcast_object(_recorded(directory, wanted) if world.is_main else None)
     if found is None:
         console.say(f"training the control of equal compute: bare answers, {tokens:,} tokens")
-        direct = [True] * len(examples)
-        dataset = ReasoningDataset(examples, start.tokenizer, max_length, direct=direct)
+        dataset = direct_rows(items)
         loop = _open_loop(start, dataset, tokens, config, engine, world)
         _train(loop, console)
         mean = sum(dataset.lengths) / len(dataset)
@@ -113,6 +111,17 @@ def train_control(
         world.barrier()
     control = load_champion(str(directory)).model.to(world.device)
     return Control(control, found["trained_tokens"], found["steps"])
+
+
+def direct_rows(items: Sequence[ThoughtItem]) -> TokenRows:
+    """A row for each place: the text up to there, and its target without a thought between."""
+    places = [
+        (item.id, item.text[: position + 1], target)
+        for item in items
+        for position, target in zip(item.positions, item.targets, strict=True)
+    ]
+    rows = [([*text, *target], len(text)) for _, text, target in places]
+    return TokenRows(rows, [name for name, _, _ in places])
 
 
 def _recorded(directory: Path, wanted: dict[str, object]) -> dict[str, int] | None:
@@ -130,7 +139,7 @@ def _recorded(directory: Path, wanted: dict[str, object]) -> dict[str, int] | No
 
 def _open_loop(
     start: Champion,
-    dataset: ReasoningDataset,
+    dataset: TokenRows,
     tokens: int,
     config: ControlConfig,
     engine_config: EngineConfig,

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from distforge.data.dataset import BatchPlan, ReasoningDataset, read_micro_batch
+from distforge.data.dataset import BatchPlan, TokenRows, read_micro_batch
 from distforge.errors import InputError
 from distforge.optim.schedule import ScheduleConfig, lr_factor
 from distforge.telemetry import metrics as names
@@ -181,12 +181,12 @@ class TrainingLoop:
 
 
 class SupervisedLoop(TrainingLoop):
-    """The loop over a `ReasoningDataset`; its plan of batches depends on seed and step alone."""
+    """The loop over rows of tokens; its plan of batches depends on seed and step alone."""
 
     def __init__(
         self,
         engine: TrainingEngine,
-        dataset: ReasoningDataset,
+        dataset: TokenRows,
         config: SupervisedConfig,
         world: World,
         pad_token_id: int,
@@ -200,7 +200,7 @@ class ExampleBatches:
     """The `BatchSource` of supervised training: this rank's part of every step of a `BatchPlan`."""
 
     def __init__(
-        self, dataset: ReasoningDataset, config: SupervisedConfig, world: World, pad_token_id: int
+        self, dataset: TokenRows, config: SupervisedConfig, world: World, pad_token_id: int
     ) -> None:
         self._dataset = dataset
         self._world = world
@@ -219,5 +219,5 @@ class ExampleBatches:
                 [read_micro_batch(self._dataset, part, self._pad_token_id) for part in mine],
                 targets=sum(self._dataset.target_counts[index] for index in indices),
                 tokens=sum(self._dataset.lengths[index] for index in indices),
-                ids=[[self._dataset.examples[index].id for index in part] for part in parts],
+                ids=[[self._dataset.ids[index] for index in part] for part in parts],
             )

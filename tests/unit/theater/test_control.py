@@ -9,15 +9,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from distforge.data import Example, make_examples
-from distforge.data.dataset import ReasoningDataset, encode
-from distforge.data.text import completion_text, question_text
+from distforge.data import make_examples
 from distforge.errors import InputError
-from distforge.models.loading import Champion, load_champion
+from distforge.models.loading import load_champion
 from distforge.optim import OptimizerConfig
 from distforge.optim.build import AdamWConfig
+from distforge.quietstar.items import answer_items
 from distforge.telemetry import RunConsole
+from distforge.theater.conditions import ThoughtProbe
 from distforge.theater.control import ControlConfig, train_control
+from distforge.thinking.items import ThoughtItem
+from distforge.thinking.tags import Tags
+from distforge.thinking.thoughts import ThoughtConfig
 from distforge.training.distributed import World
 from distforge.training.engine_config import EngineConfig
 from tests.thinking_cases import thinking_pair
@@ -39,18 +42,17 @@ def start(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def examples() -> list[Example]:
+def items(start: str) -> list[ThoughtItem]:
     """Questions that fit the tiny model."""
-    return make_examples(40, 0)
+    return answer_items(make_examples(40, 0), load_champion(start).tokenizer, LENGTH)
 
 
-def train(start: str, examples, tokens: int, directory, config=CONFIG):
+def train(start: str, items, tokens: int, directory, config=CONFIG):
     console = RunConsole(console=Console(quiet=True))
     return train_control(
         load_champion(start),
-        examples,
+        items,
         tokens,
-        LENGTH,
         config,
         EngineConfig(dtype="float32", qk_clip_every=0),
         WORLD,
@@ -60,50 +62,54 @@ def train(start: str, examples, tokens: int, directory, config=CONFIG):
 
 
 @torch.no_grad()
-def answer_nats(model: torch.nn.Module, champion: Champion, examples: list[Example]) -> float:
-    """Mean cost of the bare answers."""
-    total, tokenizer = 0.0, champion.tokenizer
-    for example in examples:
-        question, answer = encode(
-            tokenizer, [question_text(example.question), completion_text("", example.answer)]
-        )
-        scores = model(input_ids=torch.tensor([question + answer])).logits[0].log_softmax(-1)
-        picked = scores[len(question) - 1 : -1].gather(-1, torch.tensor(answer)[:, None])
-        total -= float(picked.mean())
-    return total / len(examples)
+def answer_nats(model: torch.nn.Module, items: list[ThoughtItem]) -> float:
+    """Mean cost of the answers right after the questions."""
+    total = 0.0
+    for item in items:
+        ids, target = [*item.text, *item.targets[0]], torch.tensor(item.targets[0])
+        scores = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        total -= float(scores[len(item.text) - 1 : -1].gather(-1, target[:, None]).mean())
+    return total / len(items)
 
 
-def test_it_learns_bare_answers_for_at_least_as_many_tokens(start, examples, tmp_path):
-    champion = load_champion(start)
-    rows = ReasoningDataset(examples, champion.tokenizer, LENGTH, direct=[True] * len(examples))
-    tokens = 30 * 8 * sum(rows.lengths) // len(rows)
-    control = train(start, examples, tokens, tmp_path / "control")
-    assert tokens <= control.tokens < tokens + 9 * max(rows.lengths)
+def test_it_learns_bare_answers_for_at_least_as_many_tokens(start, items, tmp_path):
+    lengths = [len(item.text) + len(item.targets[0]) for item in items]
+    tokens = 30 * 8 * sum(lengths) // len(lengths)
+    control = train(start, items, tokens, tmp_path / "control")
+    assert tokens <= control.tokens < tokens + 9 * max(lengths)
     assert control.steps in (30, 31)
-    fitting = rows.examples
-    before = answer_nats(champion.model, champion, fitting)
-    assert answer_nats(control.model, champion, fitting) < before - 1
+    before = answer_nats(load_champion(start).model, items)
+    assert answer_nats(control.model, items) < before - 1
 
 
-def test_it_is_found_again_and_trained_anew_where_anything_differs(start, examples, tmp_path):
+def test_it_answers_what_it_was_taught_where_the_verdict_asks_it(start, tmp_path):
+    _, tokenizer = thinking_pair()
+    tags = Tags.from_tokenizer(tokenizer)
+    asked = answer_items(make_examples(12, 1), tokenizer, LENGTH)[:4]
+    control = train(start, asked * 8, 40_000, tmp_path / "control")
+    probe = ThoughtProbe(control.model, asked, tags, ThoughtConfig(max_tokens=3))
+    assert probe.ask("none").hits.all()
+
+
+def test_it_is_found_again_and_trained_anew_where_anything_differs(start, items, tmp_path):
     directory = tmp_path / "control"
-    train(start, examples, 100, directory)
+    train(start, items, 100, directory)
     weights = directory / "model.safetensors"
     first = weights.stat().st_mtime_ns
-    train(start, examples, 100, directory)
+    train(start, items, 100, directory)
     assert weights.stat().st_mtime_ns == first
-    train(start, examples, 101, directory)
+    train(start, items, 101, directory)
     second = weights.stat().st_mtime_ns
     assert second != first
     assert json.loads((directory / "control.json").read_text())["tokens"] == 101
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert train(start, examples, 101, directory).steps == 20
+    assert train(start, items, 101, directory).steps == 20
     assert weights.stat().st_mtime_ns != second
 
 
-def test_one_that_cannot_be_trained_is_one_clear_error(start, examples, tmp_path):
+def test_one_that_cannot_be_trained_is_one_clear_error(start, items, tmp_path):
     wild = AdamWConfig(lr=float("1e30"))
     config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(name="adamw", adamw=wild))
     with pytest.raises(InputError, match="control of equal compute cannot be trained"):
-        train(start, examples, 5000, tmp_path / "control", config)
+        train(start, items, 5000, tmp_path / "control", config)
     assert not (tmp_path / "control").exists()
