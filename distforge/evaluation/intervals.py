@@ -95,9 +95,9 @@ def exact_proportion(hits: int, count: int, *, confidence: float = 0.95) -> Inte
     """
     if not 0 <= hits <= count or count < 1:
         raise InputError(f"there are {hits} hits of {count}; expected at least one item")
-    tail = (1 - confidence) / 2
-    low = _bisect(lambda share: 1 - _at_most(hits - 1, count, share) < tail) if hits else 0.0
-    high = _bisect(lambda share: _at_most(hits, count, share) > tail) if hits < count else 1.0
+    aside = (1 - confidence) / 2
+    low = _bisect(lambda share: 1 - _at_most(hits - 1, count, share) < aside) if hits else 0.0
+    high = _bisect(lambda share: _at_most(hits, count, share) > aside) if hits < count else 1.0
     return Interval(hits / count, low, high)
 
 

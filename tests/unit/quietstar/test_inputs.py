@@ -22,7 +22,7 @@ def pieces(*counts: int) -> list[ThoughtItem]:
         ([1] * 10, 3, 3),
         # No more than half are probed.
         ([1] * 10, 9, 5),
-        ([1, 1], 350, 1),
+        ([1, 1, 1, 1], 350, 2),
         # Whole documents, as near as they come to what was wanted.
         ([4, 4, 4], 3, 4),
         ([2, 5, 9], 6, 7),
@@ -39,6 +39,6 @@ def test_whole_documents_up_to_half_are_probed(counts, most, probed):
     assert len(one) == probed
 
 
-def test_a_single_item_cannot_do_both():
-    with pytest.raises(InputError, match="there is 1 held-out item"):
-        split_probed(pieces(1), 350)
+def test_three_items_cannot_do_both():
+    with pytest.raises(InputError, match="there are 3 held-out items; give four"):
+        split_probed(pieces(3), 350)
