@@ -91,7 +91,7 @@ def test_the_model_is_registered_as_child_of_the_baked_one(finished: Path) -> No
     assert registry.by_alias("rl_reasoning", "rl-latest").version == version
 
 
-def test_bare_transformers_load_the_model_and_phase_4_refuses_it_inconclusive(finished: Path) -> None:
+def test_bare_transformers_load_the_model_and_phase_4_refuses_it(finished: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(finished / "model")
     assert torch.isfinite(model(input_ids=torch.tensor([[5, 6]])).logits).all()
     faults = find_faults(finished / "model")
