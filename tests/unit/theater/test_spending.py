@@ -12,10 +12,11 @@ from distforge.theater.planted.synthetic import synthetic_evidence
 from distforge.theater.spending import AlphaSpending
 
 
-def test_after_half_of_a_run_more_than_half_is_spent():
+def test_most_is_left_for_the_end():
     spending = AlphaSpending(0.05)
-    assert spending.spend(0.5) == pytest.approx(0.05 * math.log(1 + (math.e - 1) / 2))
-    assert spending.spent == pytest.approx(0.0310, abs=1e-4)  # from Lan and DeMets' formula
+    assert spending.spend(0.5) == pytest.approx(0.0125)  # Kim and DeMets' power family, rho = 2
+    assert spending.spend(0.75) == pytest.approx(0.028125 - 0.0125)
+    assert spending.spend(1.0) == pytest.approx(0.05 - 0.028125)
 
 
 @pytest.mark.parametrize("fractions", [[1.0], [i / 10 for i in range(1, 11)], [0.1, 0.7, 5.0]])
