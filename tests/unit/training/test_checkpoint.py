@@ -210,9 +210,11 @@ def test_state_that_is_not_json_is_refused_and_nothing_is_left(tmp_path):
     assert names(tmp_path) == set()
 
 
-@pytest.mark.parametrize("step, keep_last", [(-1, 2), (1, 0)])
-def test_bad_numbers(tmp_path, step, keep_last):
-    with pytest.raises(InputError, match=f"step is {step}, keep_last {keep_last}"):
+@pytest.mark.parametrize(
+    ("step", "keep_last", "said"), [(-1, 2, "step is -1"), (1, 0, "keep_last is 0")]
+)
+def test_bad_numbers(tmp_path, step, keep_last, said):
+    with pytest.raises(InputError, match=said):
         save(tmp_path, step, keep_last=keep_last)
 
 
