@@ -65,7 +65,7 @@ def _describe(directory: Path) -> str:
     if stated.theater is not None:
         lines.append(
             f"verdict         {stated.verdict} on {stated.theater.items} items with "
-            f"{stated.theater.thoughts} thoughts each"
+            f"{stated.theater.thoughts} thoughts"
         )
         lines += [
             f"  {name:22}{_number(measure.estimate)} [{_number(measure.low)}, "
