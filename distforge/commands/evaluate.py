@@ -29,7 +29,8 @@ from distforge.thinking.thoughts import ThoughtConfig
 from distforge.training.distributed import World, entered_world
 
 
-def _until_it_closes() -> ThoughtConfig:
+def until_it_closes() -> ThoughtConfig:
+    """How a model thinks where nobody says how."""
     return ThoughtConfig(max_tokens=128, closing="learned")
 
 
@@ -53,7 +54,7 @@ class EvaluateConfig:
     max_new_tokens: int = 160
     batch_size: int = 128
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
-    thought: ThoughtConfig = field(default_factory=_until_it_closes)
+    thought: ThoughtConfig = field(default_factory=until_it_closes)
 
 
 def evaluate(config: EvaluateConfig) -> int:

@@ -10,7 +10,7 @@ from torch import nn
 
 from distforge import durable
 from distforge.cli import GOAL_MISSED
-from distforge.commands.evaluate import thinking_model
+from distforge.commands.evaluate import thinking_model, until_it_closes
 from distforge.data import read_examples
 from distforge.errors import InputError, require_in
 from distforge.handoff.verdict import PASS
@@ -57,10 +57,6 @@ class ControlChoice(ControlConfig):
         require_in("[0, inf]", tokens=self.tokens)
 
 
-def _until_it_closes() -> ThoughtConfig:
-    return ThoughtConfig(max_tokens=128, closing="learned")
-
-
 @dataclass(frozen=True)
 class JudgeConfig:
     """Judge the thoughts of a model on held-out questions: PASS, THEATRE or INCONCLUSIVE.
@@ -81,7 +77,7 @@ class JudgeConfig:
     items: int = 0
     max_length: int = 512
     tags: TagsConfig = field(default_factory=TagsConfig)
-    thought: ThoughtConfig = field(default_factory=_until_it_closes)
+    thought: ThoughtConfig = field(default_factory=until_it_closes)
     theater: TheaterConfig = field(default_factory=TheaterConfig)
     control: ControlChoice = field(default_factory=ControlChoice)
     json: Path | None = None
@@ -118,7 +114,7 @@ def judge(config: JudgeConfig) -> int:
         console = Console(quiet=not world.is_main)
         verdict = evaluate_theater(who, items, config.theater, world, say=console.print)
         if world.is_main:
-            console.print(verdict_table(verdict.as_json()))
+            console.print(verdict_table(verdict))
             if config.json:
                 durable.write_json(config.json, verdict.as_json())
     return 0 if verdict.outcome == PASS else GOAL_MISSED

@@ -17,6 +17,9 @@ from distforge.errors import InputError
 Outcome = Literal["PASS", "THEATRE", "INCONCLUSIVE"]
 PASS, THEATRE, INCONCLUSIVE = get_args(Outcome)
 
+WANTED_ITEMS = 2000
+"""A verdict on fewer says so beside it."""
+
 # The measures of the three tests; the first two make up the test of divergence.
 TESTS: dict[str, tuple[str, ...]] = {
     "divergence": ("divergence_edit", "divergence_prediction"),

@@ -15,8 +15,6 @@ from distforge.telemetry import metrics as names
 from distforge.theater import Verdict, evaluate_theater, examinee
 from distforge.theater.spending import AlphaSpending
 from distforge.thinking.items import ThoughtItem
-from distforge.thinking.positions import placed
-from distforge.thinking.tags import Tags
 from distforge.training.distributed import World
 
 
@@ -28,9 +26,9 @@ class Looks:
     nothing, beside the control of equal compute.
 
     Args:
-        reference: the baked model, under which fluency is measured; it also places the thoughts.
+        reference: the baked model, under which fluency is measured.
         config: how the model thinks, and what the verdict asks.
-        probed, heldout: items for the looks on the way, and for the last.
+        probed, heldout: items for the looks on the way, and for the last, with their places.
     """
 
     def __init__(
@@ -44,9 +42,7 @@ class Looks:
         log: RunLogger,
     ) -> None:
         self._reference, self._tokenizer, self._config = reference, tokenizer, config
-        tags = Tags.from_tokenizer(tokenizer)
-        self._probed = placed(probed, reference, config.positions, tags)
-        self._heldout = placed(heldout, reference, config.positions, tags)
+        self._probed, self._heldout = probed, heldout
         self._world, self._log = world, log
         self._spending = AlphaSpending(config.theater.alpha)
 

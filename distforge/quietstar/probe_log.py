@@ -11,7 +11,6 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from distforge.data.strategies import THINKING_TOKENS
 from distforge.errors import InputError
 from distforge.evaluation.benchmarks import load_benchmarks, measure_benchmarks
 from distforge.evaluation.intervals import Interval
@@ -27,15 +26,13 @@ from distforge.theater.thought_metrics import ThoughtMetrics, measure_thoughts
 from distforge.thinking.items import ThoughtItem
 from distforge.thinking.model import ThinkingModel
 from distforge.thinking.positions import placed
-from distforge.thinking.tags import CLOSE, OPEN, Tags
+from distforge.thinking.tags import Tags, heading_ids
 from distforge.training.distributed import World
 from distforge.training.supervised import StepRecord
 
 _AVERAGED_EPISODES = 100
 # What writing a token costs, where training on one costs 1: forward without backward.
 _FORWARD = 1 / 3
-# The thinking tokens that begin a step of a thought.
-HEADINGS = tuple(token for token in THINKING_TOKENS if token not in (OPEN, CLOSE))
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ class ProbeLog:
         self._config, self._world, self._logger = config, world, logger
         self._benchmarks, self._tokenizer = load_benchmarks(config.benchmarks), tokenizer
         self._tags = Tags.from_tokenizer(tokenizer)
-        self._headings = frozenset(tokenizer.convert_tokens_to_ids(list(HEADINGS)))
+        self._headings = heading_ids(tokenizer)
         # Held-out text is thought about at the same places before and after training.
         self._items = placed(heldout[: config.probe.items], reference, config.positions, self._tags)
         if (places := sum(len(item.positions) for item in self._items)) < 2 * world.size:

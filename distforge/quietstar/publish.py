@@ -96,7 +96,7 @@ def publish(
     with optional("report"):
         write_reinforcement_report(directory)
     log.show(reinforcement_table(summary))
-    log.show(verdict_table(summary.theater))
+    log.show(verdict_table(Verdict.from_json(summary.theater)))
     low, high = summary.intervals["gain"]
     unit = "bits a token" if config.task == "text" else "accuracy"
     log.say(

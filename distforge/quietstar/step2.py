@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from distforge.quietstar.screening import screen
 from distforge.quietstar.step2_config import NOT_IDENTITY, Step2Config
 from distforge.quietstar.trainer import ThoughtTrainer
 from distforge.reports.step2_summary import Step2Summary
-from distforge.telemetry import RunConsole, RunLogger
+from distforge.telemetry import RunConsole
 from distforge.theater.control import CONTROL_DIRECTORY, train_control
 from distforge.theater.exam import Examiner
 from distforge.thinking.items import ThoughtItem
@@ -57,27 +57,35 @@ def _run(config: Step2Config, world: World) -> Step2Summary:
         return _reinforce(config, inputs, run, world)
 
 
-def _examiner(config: Step2Config, inputs: Step2Inputs, world: World) -> Examiner:
-    tokenizer = inputs.baked.tokenizer
-    # Free text is thought about at the same places by both models: where the baked one is unsure,
-    # if it is uncertainty that decides.
-    items = placed(
-        inputs.heldout, inputs.baked.model, config.positions, Tags.from_tokenizer(tokenizer)
+def _placed_once(config: Step2Config, inputs: Step2Inputs) -> Step2Inputs:
+    """Held-out items with their places. Free text is thought about at the same ones by all models:
+    where the baked one is unsure, if it is uncertainty that decides."""
+    model, tags = inputs.baked.model, Tags.from_tokenizer(inputs.baked.tokenizer)
+    return replace(
+        inputs,
+        probed=placed(inputs.probed, model, config.positions, tags),
+        heldout=placed(inputs.heldout, model, config.positions, tags),
     )
-    asked = {item.id for item in items}
-    questions = [example for example in inputs.examples if example.id in asked]
-    return Examiner(items, questions, tokenizer, config.thought, config.probe.batch_size, world)
 
 
-def _looks(config: Step2Config, inputs: Step2Inputs, world: World, log: RunLogger) -> Looks:
-    reference = copy.deepcopy(inputs.baked.model).to(world.device)
-    return Looks(
-        reference, inputs.baked.tokenizer, config, inputs.probed, inputs.heldout, world, log
+def _examiner(config: Step2Config, inputs: Step2Inputs, world: World) -> Examiner:
+    asked = {item.id for item in inputs.heldout}
+    return Examiner(
+        inputs.heldout,
+        [example for example in inputs.examples if example.id in asked],
+        inputs.baked.tokenizer,
+        config.thought,
+        config.probe.batch_size,
+        world,
     )
 
 
 def _controls(
-    config: Step2Config, inputs: Step2Inputs, tokens: int, directory: Path, world: World
+    config: Step2Config,
+    inputs: Step2Inputs,
+    trainer: ThoughtTrainer,
+    directory: Path,
+    world: World,
 ) -> dict[str, nn.Module]:
     """The control of equal compute: the baked model, taught bare answers to the same questions for
     as many tokens as reinforcement took. Of free text there is none."""
@@ -87,7 +95,7 @@ def _controls(
         # Loaded anew: reinforcement changed it in place.
         load_champion(inputs.baked.source),
         inputs.items,
-        tokens,
+        round(trainer.probe_log.training_tokens),
         config.control,
         config.engine,
         world,
@@ -117,17 +125,19 @@ def _reinforce(
 ) -> Step2Summary:
     began = time.monotonic()
     directory, log, record = run.directory, run.log, run.record
+    inputs = _placed_once(config, inputs)
     examine = _examiner(config, inputs, world)
     torch.manual_seed(config.seed)
     model = ThinkingModel.wrap(inputs.baked.model, mixing=config.task == "text" and config.mixing)
     model.to(world.device)
     items = _items(model, config, inputs, world, run)
-    looks = _looks(config, inputs, world, log)
+    tokenizer, probed = inputs.baked.tokenizer, inputs.probed
+    reference = copy.deepcopy(model)
+    looks = Looks(reference, tokenizer, config, probed, inputs.heldout, world, log)
     # While it is whole, and as precise as the export that it will be held against.
     parameters, before = model.num_parameters(), examine(model, ("none",))
-    tokenizer, probed = inputs.baked.tokenizer, inputs.probed
     trainer = ThoughtTrainer(
-        model, tokenizer, items, probed, config, world, log, directory, record, looks
+        model, tokenizer, items, probed, config, world, log, directory, record, looks, reference
     )
     heldout_path = write_splits(inputs.examples if world.is_main else (), directory / "data")
     record.start()
@@ -137,8 +147,7 @@ def _reinforce(
     # That, not the trainer's copy, is shipped.
     exported = ThinkingModel.from_pretrained(model_dir).to(world.device)
     after = examine(exported)
-    tokens = round(trainer.probe_log.training_tokens)
-    verdict = looks.last(exported, _controls(config, inputs, tokens, directory, world))
+    verdict = looks.last(exported, _controls(config, inputs, trainer, directory, world))
     summary = summarize_step2(
         config,
         before,

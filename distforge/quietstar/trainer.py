@@ -64,6 +64,7 @@ class ThoughtTrainer:
         directory: the run's; checkpoints and the best weights are kept in it.
         record: is told of every checkpoint.
         judge: is asked on the way, as ``config.rollback`` says.
+        reference: the baked model as it stays, where the caller has a copy; one is made otherwise.
 
     Raises:
         InputError: no items of a kind, or micro-batches that do not divide by the ranks.
@@ -81,6 +82,7 @@ class ThoughtTrainer:
         directory: Path,
         record: RunRecord | None = None,
         judge: Judge | None = None,
+        reference: ThinkingModel | None = None,
     ) -> None:
         if not heldout:
             raise InputError("there is no held-out item to probe the thoughts with")
@@ -96,7 +98,7 @@ class ThoughtTrainer:
             config.episodes.thoughts,
             _rollout_device(config.rollouts, world),
         )
-        reference = copy.deepcopy(model).to(world.device)
+        reference = (reference or copy.deepcopy(model)).to(world.device)
         kl_coefficient = config.optimizer.muon_grokfast.kl_coefficient
         self.loss = ThoughtLoss(config.objective, tags, config.thought, reference, kl_coefficient)
         self.probe_log = ProbeLog(config, tokenizer, heldout, reference, world, logger)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from distforge.errors import InputError
-from distforge.handoff.verdict import Measure, Verdict
+from distforge.handoff.verdict import WANTED_ITEMS, Measure, Verdict
 from distforge.reports import canvas
 from distforge.reports.formats import accuracy_of, percent, points
 from distforge.reports.page_parts import Badge, Row, Table
@@ -21,8 +21,6 @@ MEANINGS = {
     "ablation": "accuracy lost with the best control in the thought's place",
     "correlation": "more coherent thoughts help more (rank correlation)",
 }
-# A verdict of fewer items says so beside it.
-ENOUGH_ITEMS = 2000
 _SENTENCES = {
     "": (
         "Not judged: nobody has asked yet whether the answers depend on the thoughts, so this "
@@ -150,8 +148,8 @@ def _number(value: float) -> str:
 
 def _facts(record: Verdict) -> list[str]:
     facts = [f"{record.items:,} held-out items, {record.thoughts:,} thoughts"]
-    if record.items < ENOUGH_ITEMS:
-        facts.append(f"fewer than the {ENOUGH_ITEMS:,} items that a verdict should rest on")
+    if record.items < WANTED_ITEMS:
+        facts.append(f"fewer than the {WANTED_ITEMS:,} items that a verdict should rest on")
     facts.append(f"{percent(1 - record.alpha)} confidence, shared out over the three tests (Holm)")
     if math.isfinite(record.floor):
         facts.append(f"two thoughts on one item differ by {record.floor:.3f} (edit distance)")

@@ -5,21 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
 
 from distforge.data.dataset import IGNORE_INDEX
 from distforge.errors import InputError
-from distforge.evaluation.generation import continue_ids
 from distforge.theater import substitutes
 from distforge.theater.coherence import edit_distance
 from distforge.theater.config import ALWAYS_WRITTEN, TheaterConfig
-from distforge.theater.thought_metrics import measure_each
+from distforge.theater.thought_metrics import measure_each, write_plainly
 from distforge.thinking.items import ThoughtItem, in_batches, pad_targets, pad_texts
-from distforge.thinking.language_model import language_model
 from distforge.thinking.places import Places
 from distforge.thinking.sampling import entropy
 from distforge.thinking.tags import Tags
@@ -167,7 +165,10 @@ class _Batch:
         predicted = self._places(range(len(self._items))).predict(None)
         scores = self._score(predicted)
         controls, tokens = self._controls(predicted)
-        plain, coherent = self._continuations(), self._coherence(scores)
+        longest = max(len(content) for said in self._said for content in said)
+        who = self._who
+        plain = write_plainly(who.model, self._items, who.tags, who.thinking, longest)
+        coherent = self._coherence(scores)
         found = []
         for place, said in enumerate(self._said):
             always = said[:ALWAYS_WRITTEN]
@@ -176,11 +177,11 @@ class _Batch:
             found.append(
                 PlaceEvidence(
                     source=self._items[place].source,
-                    own=_mean([float(scores[n].hit) for n in numbers[:ALWAYS_WRITTEN]]),
+                    own=fmean([float(scores[n].hit) for n in numbers[:ALWAYS_WRITTEN]]),
                     controls={name: float(right[place]) for name, right in controls.items()},
                     thoughts=len(said),
-                    edit=_mean([edit_distance(c, plain[place][: max(len(c), 1)]) for c in always]),
-                    floor=_mean([edit_distance(a, b) for a, b in itertools.pairwise(always)]),
+                    edit=fmean([edit_distance(c, plain[place][: max(len(c), 1)]) for c in always]),
+                    floor=fmean([edit_distance(a, b) for a, b in itertools.pairwise(always)]),
                     tokens=tokens[place],
                     coherence=[coherent[number] for number in varied],
                     gain=[scores[number].gain for number in varied],
@@ -257,18 +258,6 @@ class _Batch:
         hits[there] = logits.argmax(dim=-1) == self._targets[there]
         return hits.all(dim=1).tolist()
 
-    def _continuations(self) -> list[list[int]]:
-        """What the model goes on with greedily where it may write no thinking token."""
-        longest = max(len(content) for said in self._said for content in said)
-        settings = GenerationConfig(
-            max_new_tokens=max(longest, 1),
-            do_sample=False,
-            pad_token_id=self._who.tags.pad,
-            suppress_tokens=list(self._who.thinking),
-        )
-        texts = [list(item.text) for item in self._items]
-        return continue_ids(language_model(self._who.model), texts, settings)
-
     def _coherence(self, scores: Sequence[_Scored]) -> dict[int, float]:
         """Of the content of the distinct thoughts at places that have more than one."""
         chosen = [
@@ -299,7 +288,3 @@ def _by_place(written: Thoughts) -> list[list[Content]]:
     for row, content in zip(written.rows.tolist(), contents_of(written), strict=True):
         said[row].append(content)
     return said
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -8,13 +8,12 @@ from dataclasses import replace
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from distforge.data.strategies import THINKING_TOKENS
-from distforge.handoff.verdict import Verdict
+from distforge.handoff.verdict import WANTED_ITEMS, Verdict
 from distforge.theater.config import TheaterConfig
 from distforge.theater.evidence import Examinee, Say, gather_evidence
-from distforge.theater.measures import WANTED_ITEMS, reach_verdict, unknown_verdict
+from distforge.theater.measures import reach_verdict, unknown_verdict
 from distforge.thinking.items import ThoughtItem
-from distforge.thinking.tags import CLOSE, OPEN, Tags
+from distforge.thinking.tags import Tags, heading_ids, thinking_ids
 from distforge.thinking.thoughts import ThoughtConfig
 from distforge.training.distributed import World
 
@@ -22,7 +21,7 @@ FEWEST_SOURCES = 30
 """Independent questions or documents without which no bootstrap says anything."""
 _NO_CONTROL = (
     "no model of equal compute that answers without a thought was held against it: give one with "
-    "--control.path, or have one trained with --control.train"
+    "--control.path, or have one trained with --control.tokens"
 )
 
 
@@ -44,14 +43,12 @@ def examinee(
         InputError: the tokenizer lacks the tags.
     """
     tags = tags or Tags.from_tokenizer(tokenizer)
-    ids = tokenizer.get_vocab()
-    known = {token: ids[token] for token in THINKING_TOKENS if token in ids}
     return Examinee(
         model=model,
         reference=reference or model,
         tags=tags,
-        thinking=tuple(sorted({tags.open, tags.close, *known.values()})),
-        headings=frozenset(i for token, i in known.items() if token not in (OPEN, CLOSE)),
+        thinking=tuple(sorted({tags.open, tags.close, *thinking_ids(tokenizer).values()})),
+        headings=heading_ids(tokenizer),
         thought=replace(thought, greedy=False),
         direct=direct or {},
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distforge.handoff.verdict import MEASURES, Measure, Verdict
+from distforge.handoff.verdict import MEASURES, WANTED_ITEMS, Measure, Verdict
 from distforge.theater.coherence import ranks, spearman
 from distforge.theater.config import STRICT_CORRELATION, TheaterConfig
 from distforge.theater.evidence import PlaceEvidence
@@ -20,8 +20,6 @@ from distforge.theater.statistics import (
     resampled_means,
 )
 
-WANTED_ITEMS = 2000
-"""With fewer, the verdict says so."""
 _UNSURE_SHARE = 0.25  # of the target tokens, those of highest entropy without a thought
 _PERMUTATIONS = 1000
 
@@ -52,8 +50,13 @@ def reach_verdict(
         alpha: of this look, two-sided.
         missing: what keeps it from PASS whatever the measures say.
     """
-    varied = [place for place in map(_centred_ranks, evidence) if place is not None]
-    parts = _by_source(evidence)
+    z = [_place_z(place) for place in evidence]
+    varied = [
+        _centred_ranks(place)
+        for place, found in zip(evidence, z, strict=True)
+        if not math.isnan(found)
+    ]
+    parts = _by_source(evidence, z)
     controls = [name for name in parts if name.startswith(_CONTROL)]
     means = {name: part.mean for name, part in parts.items()}
     estimates = {
@@ -94,8 +97,8 @@ def reach_verdict(
     )
 
 
-def _by_source(evidence: Sequence[PlaceEvidence]) -> dict[str, Sums]:
-    """Every mean of the verdict, taken apart by source."""
+def _by_source(evidence: Sequence[PlaceEvidence], z: Sequence[float]) -> dict[str, Sums]:
+    """Every mean of the verdict, taken apart by source; ``z``: of each place, see `_place_z`."""
     number = {source: i for i, source in enumerate(dict.fromkeys(e.source for e in evidence))}
     at = [number[place.source] for place in evidence]
     border = _entropy_border([pair[0] for place in evidence for pair in place.tokens])
@@ -108,7 +111,6 @@ def _by_source(evidence: Sequence[PlaceEvidence]) -> dict[str, Sums]:
 
     ones = [1.0] * len(evidence)
     unsure = [[v for e, v in place.tokens if e >= border] for place in evidence]
-    z = [_place_z(place) for place in evidence]
     return {
         "own": sums([place.own for place in evidence], ones),
         **{
@@ -136,9 +138,7 @@ def _place_z(place: PlaceEvidence) -> float:
     return math.nan if math.isnan(rho) else float(fisher_z(rho))
 
 
-def _centred_ranks(place: PlaceEvidence) -> tuple[Floats, Floats] | None:
-    if math.isnan(_place_z(place)):
-        return None
+def _centred_ranks(place: PlaceEvidence) -> tuple[Floats, Floats]:
     one, other = ranks(place.coherence), ranks(place.gain)
     return one - one.mean(), other - other.mean()
 

@@ -86,7 +86,7 @@ def measure_thoughts(
     by_place = [contents[i : i + thoughts] for i in range(0, len(contents), thoughts)]
     thinking = [tags.open, tags.close, *headings]
     longest = max(len(group[0]) for group in by_place)
-    plain = _continuations(model, items, tags, thinking, longest)
+    plain = write_plainly(model, items, tags, thinking, longest)
     gains = _gains(model, items, sampled, tags)
     measured = _measure_once(model, reference, items, sampled, gains, tags, config, headings)
     return ThoughtMetrics(
@@ -248,20 +248,25 @@ class _Sequences:
         return (total / counts.clamp(min=1)).exp().tolist()
 
 
-def _continuations(
+def write_plainly(
     model: nn.Module,
     items: Sequence[ThoughtItem],
     tags: Tags,
-    thinking: list[int],
+    thinking: Sequence[int],
     length: int,
 ) -> list[list[int]]:
-    """What the model goes on with greedily where it may write no thinking token."""
+    """What the model goes on with greedily, at the first place of each item, where it may write no
+    thinking token.
+
+    Args:
+        thinking: those tokens. length: most tokens that are written.
+    """
     texts = [item.text[: item.positions[0] + 1] for item in items]
     settings = GenerationConfig(
         max_new_tokens=max(length, 1),
         do_sample=False,
         pad_token_id=tags.pad,
-        suppress_tokens=thinking,
+        suppress_tokens=list(thinking),
     )
     return continue_ids(language_model(model), texts, settings)
 

@@ -12,6 +12,18 @@ from distforge.errors import InputError
 OPEN, CLOSE = THINKING_TOKENS[:2]
 
 
+def thinking_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Of the eight thinking tokens, those that the tokenizer has."""
+    ids = tokenizer.get_vocab()
+    return {token: ids[token] for token in THINKING_TOKENS if token in ids}
+
+
+def heading_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Of the thinking tokens that begin a step of a thought: all but the two tags."""
+    known = thinking_ids(tokenizer)
+    return frozenset(known[token] for token in known if token not in (OPEN, CLOSE))
+
+
 @dataclass(frozen=True)
 class Tags:
     """Token ids. ``open`` and ``close`` are ``<think>`` and ``</think>``; ``eos`` may be missing.
