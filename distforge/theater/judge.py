@@ -12,13 +12,12 @@ from distforge.handoff.verdict import WANTED_ITEMS, Verdict
 from distforge.theater.config import TheaterConfig
 from distforge.theater.evidence import Examinee, Say, gather_evidence
 from distforge.theater.measures import reach_verdict, unknown_verdict
+from distforge.theater.statistics import FEWEST_SOURCES
 from distforge.thinking.items import ThoughtItem
 from distforge.thinking.tags import Tags, heading_ids, thinking_ids
 from distforge.thinking.thoughts import ThoughtConfig
 from distforge.training.distributed import World
 
-FEWEST_SOURCES = 30
-"""Independent questions or documents without which no bootstrap says anything."""
 _NO_CONTROL = (
     "no model of equal compute that answers without a thought was held against it: give one with "
     "--control.path, or have one trained with --control.tokens"

@@ -12,6 +12,7 @@ from distforge.theater.coherence import ranks, spearman
 from distforge.theater.config import STRICT_CORRELATION, TheaterConfig
 from distforge.theater.evidence import PlaceEvidence
 from distforge.theater.statistics import (
+    FEWEST_SOURCES,
     Floats,
     Sums,
     fisher_z,
@@ -163,6 +164,11 @@ def _notes(
         )
     else:
         null = np.tanh(np.quantile(permuted_means(varied, _PERMUTATIONS, config.seed), 0.95))
+        if 0 < measures["correlation"].sources < FEWEST_SOURCES:
+            notes.append(
+                f"at only {measures['correlation'].sources} items do thoughts differ in worth; "
+                f"bounds of the correlation take {FEWEST_SOURCES}"
+            )
         notes.append(
             f"correlation: over {len(varied)} places whose thoughts differ; below {null:.2f} in "
             f"95% of random pairings; the specification's threshold is {STRICT_CORRELATION}"

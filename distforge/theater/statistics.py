@@ -13,6 +13,10 @@ from distforge.handoff.verdict import TESTS
 
 Floats = npt.NDArray[np.float64]
 
+FEWEST_SOURCES = 30
+"""Independent questions or documents on fewer of which resamples differ too little: a bootstrap of
+a handful is too sure of itself."""
+
 # Resamples at once; what is held is so many rows of counts, one a document.
 _CHUNK = 500
 
@@ -39,6 +43,8 @@ class Sums:
 def resampled_means(parts: Mapping[str, Sums], resamples: int, seed: int) -> dict[str, Floats]:
     """(resamples,) means of each part; all parts see the same draws of the sources (paired).
 
+    NaN, which bounds nothing, where fewer than `FEWEST_SOURCES` say something.
+
     Args:
         parts: over the same S sources.
     """
@@ -54,7 +60,9 @@ def resampled_means(parts: Mapping[str, Sums], resamples: int, seed: int) -> dic
     sums = np.concatenate(found)
     return {
         name: _divide(sums[:, 2 * column], sums[:, 2 * column + 1])
-        for column, name in enumerate(parts)
+        if part.sources >= FEWEST_SOURCES
+        else np.full(resamples, np.nan)
+        for column, (name, part) in enumerate(parts.items())
     }
 
 

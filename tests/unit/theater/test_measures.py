@@ -92,6 +92,18 @@ def test_thoughts_that_do_not_differ_say_so_and_do_not_pass():
     assert any("higher temperature" in note for note in verdict.notes)
 
 
+def test_a_correlation_at_few_places_bounds_nothing_and_says_so():
+    evidence = drawn()
+    evidence = [*evidence[:12], *(replace(p, coherence=[], gain=[]) for p in evidence[12:])]
+    verdict = judged(evidence)
+    correlation = verdict.measures["correlation"]
+    assert verdict.outcome == INCONCLUSIVE
+    assert correlation.sources == 12
+    assert correlation.estimate > 0.3
+    assert (correlation.low, correlation.high) == (-math.inf, math.inf)
+    assert any("at only 12 items" in note for note in verdict.notes)
+
+
 def test_the_notes_say_how_many_items_are_wanted():
     notes = judged(drawn(own=0.36)).notes
     assert "on 400 items; 2,000 are wanted" in notes

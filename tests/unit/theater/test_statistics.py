@@ -33,11 +33,11 @@ def test_resampled_means_have_the_mean_and_the_error_of_the_sample():
 
 def test_resampled_ratios_are_those_of_a_plain_bootstrap_by_hand():
     rng = np.random.default_rng(3)
-    totals, weights = rng.normal(size=40), rng.integers(0, 3, 40).astype(float)
+    totals, weights = rng.normal(size=60), rng.integers(0, 3, 60).astype(float)
     drawn = resampled_means({"a": Sums(totals, weights)}, 8000, seed=4)["a"]
     by_hand = []
     for _ in range(8000):
-        chosen = [int(rng.integers(40)) for _ in range(40)]
+        chosen = [int(rng.integers(60)) for _ in range(60)]
         by_hand.append(sum(totals[chosen]) / sum(weights[chosen]))
     levels = [0.025, 0.25, 0.5, 0.75, 0.975]
     spread = np.std(by_hand)
@@ -51,6 +51,16 @@ def test_parts_are_drawn_together():
     same = Sums(values, np.ones(50))
     drawn = resampled_means({"a": same, "b": Sums(values + 1, np.ones(50))}, 1200, seed=0)
     assert drawn["b"] - drawn["a"] == pytest.approx(np.ones(1200))
+
+
+@pytest.mark.parametrize(("telling", "known"), [(29, False), (30, True)])
+def test_a_handful_of_sources_has_no_resamples(telling: int, known: bool):
+    values, weights = np.zeros(200), np.zeros(200)
+    values[:telling], weights[:telling] = 1.0, 1.0
+    parts = {"few": Sums(values, weights), "all": Sums(np.ones(200), np.ones(200))}
+    drawn = resampled_means(parts, 1000, seed=0)
+    assert np.isnan(drawn["few"]).all() != known
+    assert (drawn["all"] == 1).all()
 
 
 def test_where_nothing_has_weight_there_is_no_mean():
