@@ -100,20 +100,43 @@ def answer_questions(
     ``prompted`` puts each example's strategy prompt in front of its question, ``prompt`` one and
     the same before all. Collective: every rank must call it with the same examples.
     """
-    mine = list(examples[world.rank :: world.size])
     asked = [
         question_text(e.question, tokenizer, STRATEGY_PROMPTS[e.strategy] if prompted else prompt)
-        for e in mine
+        for e in examples
     ]
+    texts = write_answers(
+        model,
+        tokenizer,
+        asked,
+        world,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return [judge(example, text) for example, text in zip(examples, texts, strict=True)]
+
+
+def write_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[str],
+    world: World,
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """What the model writes, greedily, after each text; collective, ranks share the work."""
+    mine = list(asked[world.rank :: world.size])
     with torch.no_grad():
         generations = generate(
-            model, tokenizer, asked, max_new_tokens, batch_size, progress=progress
+            model, tokenizer, mine, max_new_tokens, batch_size, progress=progress
         )
     shares = world.gather_objects([generation.text for generation in generations])
-    texts = [""] * len(examples)
+    texts = [""] * len(asked)
     for rank, share in enumerate(shares):
         texts[rank :: world.size] = share
-    return [judge(example, text) for example, text in zip(examples, texts, strict=True)]
+    return texts
 
 
 def stratified(examples: Sequence[Example], count: int) -> list[Example]:

@@ -16,13 +16,35 @@ from distforge.typed_json import Count, Flag, Fraction, Number
 class Condition:
     """Greedy answers to ``questions`` held-out questions; fractions in [0, 1].
 
-    ``adherence``: share laid out as wanted, see `distforge.evaluation.adherence`. NaN where no
-    question was asked.
+    accuracy: NaN where no right answer is known. adherence: share that follows the prompt; NaN
+    where that cannot be told.
     """
 
     accuracy: Fraction
     adherence: Fraction
     questions: Count
+
+
+@dataclass(frozen=True)
+class AnswerMark:
+    """One answer: whether it follows the prompt and is right; None where that cannot be told."""
+
+    text: str
+    follows: bool | None
+    correct: bool | None
+
+
+@dataclass(frozen=True)
+class AnswerRow:
+    """A question, and the answers to it by condition; a line of ``answers.jsonl``.
+
+    told_by: how it was told whether an answer follows the prompt, for a reader.
+    """
+
+    prompt: str
+    told_by: str
+    question: str
+    answers: dict[str, AnswerMark]
 
 
 @dataclass(frozen=True)

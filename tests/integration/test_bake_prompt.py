@@ -118,18 +118,13 @@ def test_an_adapter_is_merged_at_another_strength(
     assert kl["0.5"] != pytest.approx(whole["kl_after"], rel=1e-3)
 
 
-def test_strength_counted_in_answers(
-    finished: Path, tmp_path: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The tiny champion's layouts are all alike; what it writes tells its answers apart.
-    monkeypatch.setattr("distforge.baking.prompt.prompt_report.layout", lambda text: (text[:2],))
-    monkeypatch.setattr(
-        "distforge.baking.prompt.measuring.strategy_layout", lambda example: ("cc",)
-    )
+def test_strength_counted_in_answers(finished: Path, tmp_path: Path, settings: list[str]) -> None:
+    check = tmp_path / "mine.py"
+    check.write_text("def starts(question, answer):\n    return answer.startswith('cc')\n")
     adapter = finished / "bakes" / "bake" / "adapter"
     output = tmp_path / "graded"
     words = ["--adapter", str(adapter), "--strength", "0.5", "--graded", "--output", str(output)]
-    main([*settings, *words])
+    main([*settings, *words, "--check", f"{check}:starts"])
     summary = json.loads((output / "prompt" / "summary.json").read_text())
     grades, (report,) = summary["grades"], summary["reports"]
     assert grades["questions"] == 20

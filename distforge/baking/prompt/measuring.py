@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge.baking.prompt.baked import BakedPrompt
 from distforge.baking.prompt.distillation import DistillationLoss, logits_are_linear
+from distforge.baking.prompt.following import (
+    CheckerCriterion,
+    Criterion,
+    LayoutCriterion,
+    LikelihoodCriterion,
+)
 from distforge.baking.prompt.grading import Grades, grade
 from distforge.baking.prompt.heldout import mean_kl
 from distforge.baking.prompt.prompt_config import PromptBakingConfig
-from distforge.baking.prompt.prompt_report import score
 from distforge.baking.prompt.questions import QuestionSource
 from distforge.baking.prompt.trajectories import Trajectory, teacher_trajectories
 from distforge.data import STRATEGIES, STRATEGY_PROMPTS, Example
-from distforge.evaluation.adherence import Layout, layout, strategy_layout
-from distforge.evaluation.scoring import Answered, answer_questions
-from distforge.reports.prompt_summary import BakeReport, Condition
+from distforge.data.text import question_text
+from distforge.errors import InputError
+from distforge.evaluation.adherence import strategy_layout
+from distforge.evaluation.checker import Checker
+from distforge.evaluation.scoring import judge, write_answers
+from distforge.reports.prompt_summary import AnswerMark, AnswerRow, BakeReport, Condition
 from distforge.training.distributed import World
 
 # Questions asked at each strength that grading measures, the largest difference in adherence
@@ -28,13 +37,40 @@ _GRADED, _GRADES_APART, _MOST_GRADES = 140, 0.04, 24
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What is asked about one prompt: held-out questions, the layouts that answers should have, and
-    the prompted champion's trajectories."""
+class Asked:
+    """Questions about one prompt, with their examples where the right answers are known."""
 
-    examples: Sequence[Example]
-    wanted: Sequence[Layout]
+    questions: Sequence[str]
+    examples: Sequence[Example] | None
+    criterion: Criterion
+
+    def score(self, answers: Sequence[str]) -> tuple[Condition, list[AnswerMark]]:
+        """What the answers are worth, together and each; collective."""
+        follows = self.criterion.follows(answers)
+        correct = None
+        if self.examples is not None:
+            pairs = zip(self.examples, answers, strict=True)
+            correct = [judge(example, answer).correct for example, answer in pairs]
+        marks = [
+            AnswerMark(
+                text=answer,
+                follows=follows[i] if follows is not None else None,
+                correct=correct[i] if correct is not None else None,
+            )
+            for i, answer in enumerate(answers)
+        ]
+        return Condition(_share(correct), _share(follows), len(answers)), marks
+
+
+@dataclass(frozen=True)
+class Probe(Asked):
+    """Held-out questions about one prompt, and the prompted champion's trajectories."""
+
     trajectories: Sequence[Trajectory]
+
+
+def _share(flags: Sequence[bool] | None) -> float:
+    return sum(flags) / len(flags) if flags else math.nan
 
 
 class Measurer:
@@ -46,6 +82,7 @@ class Measurer:
         questions: where questions come from.
         config: how long and in what portions answers are written, and their seed.
         world: this process.
+        check: a user's own, which says whether an answer follows the prompt.
     """
 
     def __init__(
@@ -55,26 +92,34 @@ class Measurer:
         questions: QuestionSource,
         config: PromptBakingConfig,
         world: World,
+        check: Checker | None = None,
     ) -> None:
         self._champion = champion
         self._tokenizer = tokenizer
         self._questions = questions
         self._config = config
         self._world = world
+        self._check = check
+        self._champions: dict[tuple[str, tuple[str, ...]], list[str]] = {}
 
     def probe(self, prompt: str, strategy: str, count: int) -> Probe:
         """``count`` held-out questions about a prompt (0: all)."""
-        examples = self._questions.heldout(strategy, count)
-        wanted = self._wanted(examples, prompt, strategy)
-        asked = self._questions.sets(self._champion, {prompt: strategy}).heldout
+        source = self._questions
+        asked = source.sets(self._champion, {prompt: strategy}).heldout
+        examples = None
+        questions = [question.question for question in asked][: count or None]
+        if strategy or not source.writes_its_own:
+            examples = source.heldout(strategy, count)
+            questions = [example.question for example in examples]
         trajectories = teacher_trajectories(
             self._champion, self._tokenizer, asked, self._config, self._world
         )
-        return Probe(examples, wanted, trajectories)
+        criterion = self._criterion(questions, examples, prompt, strategy)
+        return Probe(questions, examples, criterion, trajectories)
 
-    def condition(self, model: PreTrainedModel, probe: Probe, prompt: str = "") -> Condition:
+    def condition(self, model: PreTrainedModel, asked: Asked, prompt: str = "") -> Condition:
         """Accuracy and adherence of a model on a probe's questions."""
-        return score(self.ask(model, probe.examples, prompt), probe.wanted)
+        return asked.score(self.write(model, asked.questions, prompt))[0]
 
     def kl(
         self, model: PreTrainedModel, trajectories: Sequence[Trajectory], prompted: bool = False
@@ -92,39 +137,59 @@ class Measurer:
         """
         asked = []
         for prompt, strategy in baked.prompts.items():
-            examples = self._questions.spare(strategy, -(-_GRADED // len(baked.prompts)))
-            asked.append((examples, self._wanted(examples, prompt, strategy)))
+            examples, questions = self._spare(prompt, strategy, -(-_GRADED // len(baked.prompts)))
+            criterion = self._criterion(questions, examples, prompt, strategy)
+            asked.append(Asked(questions, examples, criterion))
 
         def adherence(strength: float) -> float:
             model = baked.at(strength).model
-            cells = [score(self.ask(model, examples, ""), wanted) for examples, wanted in asked]
-            return sum(cell.adherence * cell.questions for cell in cells) / questions
+            cells = [self.condition(model, part) for part in asked]
+            if any(math.isnan(cell.adherence) for cell in cells):
+                raise InputError(
+                    f"strength cannot be counted in answers: {asked[0].criterion.how}; or give "
+                    "the strength as a scale"
+                )
+            return sum(cell.adherence * cell.questions for cell in cells) / count
 
-        questions = sum(len(examples) for examples, _ in asked)
-        return grade(adherence, questions, _GRADES_APART, _MOST_GRADES)
+        count = sum(len(part.questions) for part in asked)
+        return grade(adherence, count, _GRADES_APART, _MOST_GRADES)
 
-    def report(self, baked: BakedPrompt, prompt: str, questions: int, others: int) -> BakeReport:
+    def report(
+        self,
+        baked: BakedPrompt,
+        prompt: str,
+        questions: int,
+        others: int,
+        keep: Callable[[AnswerRow], None] = lambda row: None,
+    ) -> BakeReport:
         """The four conditions of one of the baked prompts, and what is left of other strategies.
 
         Args:
             questions: held-out questions asked in each condition; 0 asks all.
             others: questions asked of each other strategy, with its own prompt; 0 asks none.
+            keep: is given every question with its four answers.
         """
         strategy = baked.prompts[prompt]
         probe = self.probe(prompt, strategy, questions)
         champion, model = self._champion, baked.model
-        conditions = {
-            "unprompted": self.condition(champion, probe),
-            "prompted": self.condition(champion, probe, prompt),
-            "baked": self.condition(model, probe),
-            "baked_prompted": self.condition(model, probe, prompt),
+        scored = {
+            name: probe.score(self.write(asked, probe.questions, given))
+            for name, asked, given in (
+                ("unprompted", champion, ""),
+                ("prompted", champion, prompt),
+                ("baked", model, ""),
+                ("baked_prompted", model, prompt),
+            )
         }
+        for i, question in enumerate(probe.questions):
+            answers = {name: marks[i] for name, (_, marks) in scored.items()}
+            keep(AnswerRow(strategy or prompt, probe.criterion.how, question, answers))
         return BakeReport(
             prompt=prompt,
             strategy=strategy,
             kl_before=self.kl(champion, probe.trajectories),
             kl_after=self.kl(model, probe.trajectories),
-            conditions=conditions,
+            conditions={name: condition for name, (condition, _) in scored.items()},
             forgetting=self._forgetting(baked, others),
             steps=baked.outcome.steps,
             stopped_early=baked.outcome.stopped_early,
@@ -132,38 +197,74 @@ class Measurer:
             seconds=baked.seconds,
         )
 
-    def ask(
-        self, model: PreTrainedModel, examples: Sequence[Example], prompt: str
-    ) -> list[Answered]:
-        """Greedy answers, judged."""
-        return answer_questions(
+    def write(self, model: PreTrainedModel, questions: Sequence[str], prompt: str) -> list[str]:
+        """Greedy answers; the champion's are written once."""
+        key = (prompt, tuple(questions))
+        if model is self._champion and key in self._champions:
+            return self._champions[key]
+        answers = write_answers(
             model,
             self._tokenizer,
-            examples,
+            [question_text(question, self._tokenizer, prompt) for question in questions],
             self._world,
             max_new_tokens=self._config.max_response_tokens,
             batch_size=self._config.generation_batch_size,
-            prompt=prompt,
+        )
+        if model is self._champion:
+            self._champions[key] = answers
+        return answers
+
+    def _criterion(
+        self,
+        questions: Sequence[str],
+        examples: Sequence[Example] | None,
+        prompt: str,
+        strategy: str,
+    ) -> Criterion:
+        if self._check is not None:
+            return CheckerCriterion(self._check, questions)
+        if strategy and examples is not None:
+            return LayoutCriterion([strategy_layout(example) for example in examples])
+        return LikelihoodCriterion(
+            self._champion,
+            self._tokenizer,
+            prompt,
+            questions,
+            self.write(self._champion, questions, ""),
+            self.write(self._champion, questions, prompt),
+            self._config.generation_batch_size,
+            self._world,
         )
 
-    def _wanted(self, examples: Sequence[Example], prompt: str, strategy: str) -> list[Layout]:
-        """A strategy's layout is that of the verified traces; any other prompt's is what the
-        prompted champion writes, which then adheres by definition."""
-        if strategy:
-            return [strategy_layout(example) for example in examples]
-        return [layout(a.text) for a in self.ask(self._champion, examples, prompt)]
+    def _spare(
+        self, prompt: str, strategy: str, count: int
+    ) -> tuple[list[Example] | None, list[str]]:
+        """Questions that are not held out, with their examples where there are any."""
+        source = self._questions
+        if strategy or not source.writes_its_own:
+            examples = source.spare(strategy, count)
+            return examples, [example.question for example in examples]
+        train = source.sets(self._champion, {prompt: strategy}).train
+        return None, [question.question for question in train[-count:]]
 
     def _forgetting(self, baked: BakedPrompt, count: int) -> dict[str, tuple[Condition, Condition]]:
-        """Champion and baked model on all other strategies, each with its own prompt."""
-        result = {}
+        """Champion and baked model on all other strategies, each with its own prompt.
+
+        A model that wrote its own questions was never to know the strategies.
+        """
+        result: dict[str, tuple[Condition, Condition]] = {}
+        source = self._questions
+        if not count or source.writes_its_own:
+            return result
         for strategy in STRATEGIES:
-            if not count or strategy in baked.prompts.values():
+            if strategy in baked.prompts.values():
                 continue
-            examples, prompt = self._questions.heldout(strategy, count), STRATEGY_PROMPTS[strategy]
-            wanted = [strategy_layout(example) for example in examples]
-            before, after = (
-                score(self.ask(model, examples, prompt), wanted)
-                for model in (self._champion, baked.model)
+            examples, prompt = source.heldout(strategy, count), STRATEGY_PROMPTS[strategy]
+            questions = [example.question for example in examples]
+            wanted = LayoutCriterion([strategy_layout(example) for example in examples])
+            asked = Asked(questions, examples, wanted)
+            result[strategy] = (
+                self.condition(self._champion, asked, prompt),
+                self.condition(baked.model, asked, prompt),
             )
-            result[strategy] = before, after
         return result

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,7 +31,8 @@ from distforge.baking.prompt.trajectories import (
 )
 from distforge.data import STRATEGIES, Example
 from distforge.errors import InputError
-from distforge.reports.prompt_summary import BakeReport, ForgettingMatrix
+from distforge.evaluation.checker import Checker
+from distforge.reports.prompt_summary import AnswerRow, BakeReport, ForgettingMatrix
 from distforge.telemetry import RunLogger, TelemetryConfig
 from distforge.training.distributed import World
 
@@ -59,6 +60,8 @@ class PromptBaker:
         logger: where metrics go; by default nowhere.
         directory: where trajectories, checkpoints and adapters are kept, so that what was begun
             is continued; by default nowhere.
+        check: says of a question and an answer whether the answer follows the prompt; see
+            `following` for what is done without one.
 
     Raises:
         InputError: the tokenizer lacks an end of sequence or a padding id.
@@ -75,6 +78,7 @@ class PromptBaker:
         world: World | None = None,
         logger: RunLogger | None = None,
         directory: Path | None = None,
+        check: Checker | None = None,
     ) -> None:
         if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
             raise InputError("the tokenizer needs an eos and a pad token; set them and save it")
@@ -83,7 +87,9 @@ class PromptBaker:
         self.model = model.to(self.world.device)
         self.tokenizer = tokenizer
         self._questions = QuestionSource(tokenizer, self.config, examples, self.world)
-        self.measurer = Measurer(self.model, tokenizer, self._questions, self.config, self.world)
+        self.measurer = Measurer(
+            self.model, tokenizer, self._questions, self.config, self.world, check
+        )
         self._logger = logger or RunLogger(Path(), TelemetryConfig(), {}, "none", enabled=False)
         self._directory = directory
         self._logged_steps = 0
@@ -216,7 +222,13 @@ class PromptBaker:
         return BakedPrompt.from_record(self.model, delta, record).at(strength)
 
     def report(
-        self, baked: BakedPrompt, *, prompt: str = "", questions: int = 0, others: int = 20
+        self,
+        baked: BakedPrompt,
+        *,
+        prompt: str = "",
+        questions: int = 0,
+        others: int = 20,
+        keep: Callable[[AnswerRow], None] = lambda row: None,
     ) -> BakeReport:
         """Ask held-out questions in the four conditions, and other strategies' for forgetting.
 
@@ -225,8 +237,9 @@ class PromptBaker:
             prompt: which of its prompts; by default the first.
             questions: how many held-out ones; 0 asks all.
             others: how many of each other strategy; 0 asks none.
+            keep: is given every question with its four answers.
         """
-        return self.measurer.report(baked, prompt or baked.prompt, questions, others)
+        return self.measurer.report(baked, prompt or baked.prompt, questions, others, keep)
 
     def check(self, prompts: Sequence[str], strategy: str = "") -> None:
         """Raise the `InputError` that baking ``prompts`` would raise, without doing anything."""

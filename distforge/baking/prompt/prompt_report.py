@@ -7,20 +7,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from distforge.evaluation.adherence import Layout, layout
-from distforge.evaluation.scoring import Answered
 from distforge.reports.prompt_summary import BakeReport, Condition, ForgettingMatrix
 
 CONDITIONS = ("unprompted", "prompted", "baked", "baked_prompted")
-
-
-def score(answered: Sequence[Answered], wanted: Sequence[Layout]) -> Condition:
-    """Accuracy and adherence of judged answers, whose layouts should be ``wanted``."""
-    count = len(answered)
-    if not count:
-        return Condition(math.nan, math.nan, 0)
-    adhering = sum(layout(a.text) == form for a, form in zip(answered, wanted, strict=True))
-    return Condition(sum(a.correct for a in answered) / count, adhering / count, count)
 
 
 def report_table(reports: Sequence[BakeReport]) -> Table:
@@ -42,10 +31,14 @@ def forgetting_table(matrix: ForgettingMatrix) -> Table:
     table = Table("after baking", *(prompt[:32] for prompt in matrix.prompts))
     names = ("nothing", *(prompt[:32] for prompt in matrix.prompts))
     for name, *rows in zip(names, matrix.accuracy, matrix.adherence, matrix.kl, strict=True):
-        cells = (f"{a:.1%} / {f:.1%} / {k:.4f}" for a, f, k in zip(*rows, strict=True))
+        cells = (f"{_share(a)} / {_share(f)} / {k:.4f}" for a, f, k in zip(*rows, strict=True))
         table.add_row(name, *cells)
     return table
 
 
 def _pair(condition: Condition) -> str:
-    return f"{condition.accuracy:.1%} / {condition.adherence:.1%}"
+    return f"{_share(condition.accuracy)} / {_share(condition.adherence)}"
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1%}"

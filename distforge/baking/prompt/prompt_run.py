@@ -14,10 +14,12 @@ from distforge.baking.publish import CHAMPION_DIRECTORY
 from distforge.config import config_sha256
 from distforge.data import Example, read_examples
 from distforge.errors import InputError
+from distforge.evaluation.checker import load_checker
 from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
 from distforge.registry.manifest import write_manifest
-from distforge.reports.prompt_summary import BakeReport, Drift, PromptSummary
+from distforge.reports.prompt_answers import write_answers
+from distforge.reports.prompt_summary import AnswerRow, BakeReport, Drift, PromptSummary
 from distforge.telemetry import RunLogger
 from distforge.training.distributed import World
 from distforge.training.open_run import Run, open_run
@@ -40,7 +42,7 @@ def run_prompt_baking(config: BakePromptConfig, world: World) -> PromptSummary:
 
 
 def _check_and_run(config: BakePromptConfig, world: World) -> PromptSummary:
-    config.check()
+    config.require_consistent()
     prompts = [read_prompt(path) for path in config.prompt]
     examples = read_examples(Path(config.data)) if config.data else None
     champion = load_champion(config.model)
@@ -82,6 +84,7 @@ def _baker(
         world=world,
         logger=log,
         directory=directory,
+        check=load_checker(config.check) if config.check else None,
     )
 
 
@@ -104,11 +107,13 @@ def _run(
         extra["grades"] = grades
     log.say("asking held-out questions")
     final = bakes[-1].at(strength)
+    answers: list[AnswerRow] = []
     reports = tuple(
         baker.report(
             dataclasses.replace(baked, delta=final.delta, base=final.base, strength=final.strength),
             questions=config.questions,
             others=config.others,
+            keep=answers.append,
         )
         for baked in _one_a_prompt(bakes)
     )
@@ -132,6 +137,7 @@ def _run(
         **extra,
     )
     if world.is_main:
+        write_answers(answers, directory)
         summary.write(directory / SUMMARY_FILE)
         log.show(report_table(reports))
         log.say(f"model {model_dir}  registry {version or 'off'}")

@@ -14,7 +14,9 @@ from distforge.telemetry import TelemetryConfig
 from distforge.training.run_directory import Existing
 
 # What may differ between two runs that are still the same run.
-NOT_IDENTITY = ("output", "name", "existing", "telemetry", "registry", "questions", "others")
+NOT_IDENTITY = (
+    *("output", "name", "existing", "telemetry", "registry", "questions", "others", "check"),
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class BakePromptConfig:
     data: a file or directory of examples; empty: the built-in tasks' questions.
     questions: held-out questions asked in each condition of the report; 0 asks all.
     others: questions asked of each other strategy, to see what was forgotten.
+    check: ``file.py:function`` that is given a question and an answer and says (True or False)
+        whether the answer follows the prompt; the file is run. Empty: told by layout for the seven
+        strategies, by likelihood for any other prompt.
     name, output, existing: the run's directory is ``output/name``; see ``distforge bake``.
     baking: how a prompt is baked.
     """
@@ -46,6 +51,7 @@ class BakePromptConfig:
     data: str = ""
     questions: int = 100
     others: int = 20
+    check: str = ""
     name: str = "prompt"
     output: str = "runs"
     existing: Existing = "resume"
@@ -62,7 +68,7 @@ class BakePromptConfig:
                 "expected 0 or more, and at least one round"
             )
 
-    def check(self) -> None:
+    def require_consistent(self) -> None:
         """What a file of settings may leave to the command line, so it is looked at here."""
         if bool(self.prompt) == bool(self.adapter):
             raise InputError(

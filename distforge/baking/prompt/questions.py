@@ -58,6 +58,13 @@ class QuestionSource:
         self._config = config
         self._given = examples
         self._world = world
+        # The last model that wrote questions, and what it wrote.
+        self._written: tuple[PreTrainedModel | None, list[str]] = (None, [])
+
+    @property
+    def writes_its_own(self) -> bool:
+        """Whether the model asks itself."""
+        return self._config.questions == "self"
 
     @cached_property
     def _examples(self) -> Sequence[Example]:
@@ -71,7 +78,7 @@ class QuestionSource:
         counts = (config.num_questions, config.heldout_questions)
         sets = QuestionSets([], [])
         for prompt, strategy in prompts.items():
-            if config.questions == "self":
+            if self.writes_its_own:
                 written = self._write(model, sum(counts))
                 shares = [written[: counts[0]], written[counts[0] :]]
             else:
@@ -98,7 +105,7 @@ class QuestionSource:
         Their teacher is the model as it is, so it stays put on them.
         """
         replay = self._config.replay
-        if not strategies or not replay or self._config.questions == "self":
+        if not strategies or not replay or self.writes_its_own:
             return []
         count = round(replay / (1 - replay) * size / len(strategies))
         return [
@@ -111,15 +118,19 @@ class QuestionSource:
         return dataset_questions(self._examples, split, strategy, count, self._config.seed)
 
     def _write(self, model: PreTrainedModel, count: int) -> list[str]:
-        return written_questions(
-            model,
-            self._tokenizer,
-            count,
-            self._world,
-            seed=self._config.seed,
-            max_new_tokens=self._config.max_response_tokens,
-            batch_size=self._config.generation_batch_size,
-        )
+        author, questions = self._written
+        if author is not model or len(questions) != count:
+            questions = written_questions(
+                model,
+                self._tokenizer,
+                count,
+                self._world,
+                seed=self._config.seed,
+                max_new_tokens=self._config.max_response_tokens,
+                batch_size=self._config.generation_batch_size,
+            )
+            self._written = (model, questions)
+        return questions
 
 
 def strategy_of(prompt: str) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge.data.dataset import encode
 from distforge.data.text import ANSWER
 from distforge.evaluation.benchmarks.answering import first_part
 from distforge.evaluation.generation import generate
+from distforge.evaluation.likelihood import log_likelihoods
 from distforge.models.context import context_length
-from distforge.training.loss import keeps_logits
 
 
 class PlainAnswerer:
@@ -63,37 +62,5 @@ class PlainAnswerer:
             ],
         )
         known = [len(start) for start, texts in zip(starts, answers, strict=True) for _ in texts]
-        nats = iter(self._score(wholes, known))
+        nats = iter(log_likelihoods(self._model, wholes, known, self._batch_size))
         return [[next(nats) for _ in texts] for texts in answers]
-
-    @torch.no_grad()
-    def _score(self, rows: Sequence[list[int]], known: Sequence[int]) -> Iterator[float]:
-        """Log-probability of each row's ids from its ``known``-th on."""
-        was_training = self._model.training
-        self._model.eval()
-        try:
-            for start in range(0, len(rows), self._batch_size):
-                end = start + self._batch_size
-                yield from self._score_batch(rows[start:end], known[start:end])
-        finally:
-            self._model.train(was_training)
-
-    def _score_batch(self, rows: Sequence[list[int]], known: Sequence[int]) -> list[float]:
-        width, device = max(map(len, rows)), self._model.device
-        # Padding stands behind: what it is, and that it is attended to by itself, changes nothing.
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
-        columns = torch.arange(1, width, device=device)
-        lengths, first = (
-            torch.tensor(values, device=device)[:, None]
-            for values in ([len(row) for row in rows], known)
-        )
-        wanted = (columns >= first) & (columns < lengths)
-        kept = width - int(first.min()) + 1 if keeps_logits(self._model) else width
-        options = {"logits_to_keep": kept} if keeps_logits(self._model) else {}
-        logits = self._model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **options
-        ).logits[:, :-1]
-        cut = width - kept
-        log_probs = logits.float().log_softmax(dim=-1)
-        own = log_probs.gather(2, ids[:, cut + 1 :, None])[..., 0]
-        return [float(value) for value in (own * wanted[:, cut:]).sum(dim=1)]

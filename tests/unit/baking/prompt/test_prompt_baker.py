@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 
 import pytest
@@ -13,12 +14,12 @@ from distforge.baking.prompt.delta import weights_sha256
 from distforge.baking.prompt.prompt_training import BakeTraining
 from distforge.data import STRATEGY_PROMPTS
 from distforge.errors import InputError, RunStopped
-from distforge.evaluation.adherence import layout
+from distforge.reports.prompt_summary import AnswerRow
 from distforge.training.keeping import Keeper
 from tests.baking_cases import OTHER_PROMPT, PROMPT, config, examples, model, tokenizer, wanted
 
 
-def baker(family: str = "llama", directory=None, **changes) -> PromptBaker:
+def baker(family: str = "llama", directory=None, check=None, **changes) -> PromptBaker:
     return PromptBaker(
         model(family),
         tokenizer(),
@@ -26,6 +27,7 @@ def baker(family: str = "llama", directory=None, **changes) -> PromptBaker:
         config=config(**changes),
         examples=examples(),
         directory=directory,
+        check=check,
     )
 
 
@@ -64,9 +66,9 @@ def test_every_way_of_baking_brings_heldout_kl_down(changes) -> None:
 def test_the_baked_model_writes_what_the_prompted_one_wrote() -> None:
     ours = baker()
     baked = ours.bake(PROMPT)
-    asked = ours.measurer.probe(PROMPT, "", 8).examples
-    assert {a.text for a in ours.measurer.ask(ours.model, asked, "")} == {wanted("")}
-    assert {a.text for a in ours.measurer.ask(baked.model, asked, "")} == {wanted(PROMPT)}
+    asked = ours.measurer.probe(PROMPT, "", 8).questions
+    assert set(ours.measurer.write(ours.model, asked, "")) == {wanted("")}
+    assert set(ours.measurer.write(baked.model, asked, "")) == {wanted(PROMPT)}
 
 
 def test_another_family_is_baked_alike() -> None:
@@ -108,13 +110,8 @@ def test_half_baking_scales_or_stops_early() -> None:
         ours.half_bake(PROMPT, 1.7)
 
 
-def test_half_of_the_answers_follow_a_graded_half_bake(monkeypatch) -> None:
-    # The tiny champion's layouts are all alike; what it writes tells its answers apart.
-    for place in ("measuring", "prompt_report"):
-        monkeypatch.setattr(
-            f"distforge.baking.prompt.{place}.layout", lambda text: tuple(text.split())
-        )
-    ours = baker()
+def test_half_of_the_answers_follow_a_graded_half_bake() -> None:
+    ours = baker(check=lambda question, answer: answer == wanted(PROMPT))
     whole = ours.bake(PROMPT)
     grades = ours.grade(whole)
     assert (grades.adherence[0], grades.adherence[-1]) == (0.0, 1.0)
@@ -211,12 +208,25 @@ def test_the_report_tells_four_conditions_and_forgetting() -> None:
     assert report.kl_fall == pytest.approx(report.kl_before / report.kl_after)
 
 
-def test_adherence_to_a_prompt_of_ones_own_is_the_prompted_champions_layout() -> None:
+def test_adherence_to_a_prompt_of_ones_own_can_fail() -> None:
+    """The champion's own answers are the proof: without the prompt they do not follow it."""
     ours = baker()
-    probe = ours.measurer.probe(PROMPT, "", 5)
-    answers = ours.measurer.ask(ours.model, probe.examples, PROMPT)
-    assert list(probe.wanted) == [layout(a.text) for a in answers]
-    assert ours.measurer.condition(ours.model, probe, PROMPT).adherence == 1.0
+    baked = ours.bake(PROMPT)
+    rows: list[AnswerRow] = []
+    report = ours.report(baked, questions=0, others=0, keep=rows.append)
+    found = {name: cell.adherence for name, cell in report.conditions.items()}
+    # With the prompt on top, the baked model overdoes some.
+    assert found.pop("baked_prompted") > 0.5
+    assert found == {"unprompted": 0.0, "prompted": 1.0, "baked": 1.0}
+    assert len(rows) == 35
+    for row in rows:
+        assert "told apart at 100.0%" in row.told_by
+        assert row.answers["unprompted"].text == wanted("")
+        assert row.answers["baked"].text == wanted(PROMPT)
+        assert [mark.follows for mark in row.answers.values()][:3] == [False, True, True]
+    probe = ours.measurer.probe(PROMPT, "", 0)
+    garbage = probe.criterion.follows(["c c c"] * len(probe.questions))
+    assert garbage == [False] * 35
 
 
 def test_questions_of_the_models_own() -> None:
@@ -232,7 +242,15 @@ def test_questions_of_the_models_own() -> None:
     assert len(set(asked)) == 12
     assert sum(q.startswith("What is ") and q.endswith("?") for q in asked) > 6
     assert all("\n" not in q and q == q.strip() and q for q in asked)
-    assert fall(ours.bake(PROMPT)) > 4
+    baked = ours.bake(PROMPT)
+    assert fall(baked) > 4
+    # The report asks its held-out ones: nobody knows the right answers, but what follows.
+    rows: list[AnswerRow] = []
+    report = ours.report(baked, keep=rows.append)
+    assert [row.question for row in rows] == asked[8:]
+    assert all(math.isnan(cell.accuracy) for cell in report.conditions.values())
+    assert report.conditions["baked"].adherence == 1.0
+    assert report.forgetting == {}
 
 
 @pytest.mark.parametrize(("on_policy", "told"), [(0.0, False), (0.5, False), (0.5, True)], ids=str)

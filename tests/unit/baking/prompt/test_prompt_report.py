@@ -8,16 +8,13 @@ import math
 
 from rich.console import Console
 
-from distforge.baking.prompt.prompt_report import forgetting_table, report_table, score
-from distforge.evaluation.adherence import layout
-from distforge.evaluation.scoring import Answered
+from distforge.baking.prompt.prompt_report import forgetting_table, report_table
 from distforge.reports.prompt_summary import (
     BakeReport,
     Condition,
     ForgettingMatrix,
     PromptSummary,
 )
-from tests.baking_cases import examples
 
 MATRIX = ForgettingMatrix(
     prompts=("first", "second"),
@@ -42,20 +39,6 @@ def report(**changes) -> BakeReport:
         "seconds": 3.25,
     }
     return BakeReport(**{**values, **changes})
-
-
-def test_a_score_counts_right_answers_and_wanted_layouts() -> None:
-    example = examples()[0]
-    form = layout("<think>1+1=2</think>\nAnswer: 2")
-    answered = [
-        Answered(example, "<think>x</think>\nAnswer: 9", "9", False),
-        Answered(example, "<think>y</think>\nAnswer: 2", "2", True),
-        Answered(example, "Answer: 2", "2", True),
-        Answered(example, "<step>z\nAnswer: 2", "2", True),
-    ]
-    assert score(answered, [form] * 4) == Condition(0.75, 0.5, 4)
-    assert score([], []).questions == 0
-    assert math.isnan(score([], []).accuracy)
 
 
 def test_what_a_prompt_lost_since_its_own_bake() -> None:
