@@ -21,6 +21,9 @@ from distforge.models.context import context_length
 
 _LOG = logging.getLogger(__name__)
 
+Progress = Callable[[int, int], None]
+"""Is called with (done, total) as prompts are answered."""
+
 # Room beyond the longest text of the data, so that a generation is not cut for being verbose.
 SPARE_TOKENS = 16
 # The settings of a generation that say nothing but what `write_greedily` takes.
@@ -45,7 +48,7 @@ def generate(
     prompts: Sequence[str],
     max_new_tokens: int,
     batch_size: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     temperature: float = 0.0,
     seed: int = 0,

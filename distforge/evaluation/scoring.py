@@ -7,7 +7,7 @@ token usage is counted in the same generations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from distforge.data import (
     is_correct,
 )
 from distforge.data.text import extract_answer, question_text
-from distforge.evaluation.generation import generate
+from distforge.evaluation.generation import Progress, generate
 from distforge.training.distributed import World
 
 
@@ -93,7 +93,7 @@ def answer_questions(
     batch_size: int,
     prompted: bool = False,
     prompt: str = "",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Answered]:
     """Ask every question and judge the answers; ranks share the work and all get all answers.
 
@@ -124,7 +124,7 @@ def write_answers(
     *,
     max_new_tokens: int,
     batch_size: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[str]:
     """What the model writes, greedily, after each text; collective, ranks share the work."""
     mine = list(asked[world.rank :: world.size])

@@ -227,3 +227,35 @@ def format_seconds(seconds: float) -> str:
 
 def _thousands(value: float) -> str:
     return f"{value / 1000:.1f}k" if value >= 1000 else f"{value:.0f}"
+
+
+def counting(
+    say: Callable[[str], None],
+    what: str,
+    interval_seconds: float = 10.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Callable[[int, int], None]:
+    """Something to be called with (done, total) as work goes on, which says how far it is.
+
+    A line at most every ``interval_seconds``, the first one that long after now; with the time left
+    once something is done.
+
+    Args:
+        say: takes a line.
+        what: that is counted, such as "answering questions".
+    """
+    began = said = clock()
+
+    def count(done: int, total: int) -> None:
+        nonlocal said
+        now = clock()
+        if now - said < interval_seconds:
+            return
+        said = now
+        left = (now - began) / done * (total - done) if done else math.nan
+        say(
+            f"{what}: {done:,} of {total:,}  elapsed {format_seconds(now - began)}  "
+            f"ETA {format_seconds(left)}"
+        )
+
+    return count

@@ -29,6 +29,7 @@ from distforge.evaluation.adherence import strategy_layout
 from distforge.evaluation.checker import Checker
 from distforge.evaluation.scoring import judge, write_answers
 from distforge.reports.prompt_summary import AnswerMark, AnswerRow, BakeReport, Condition
+from distforge.telemetry.console import counting
 from distforge.training.distributed import World
 
 # Questions asked at each strength that grading measures, the largest difference in adherence
@@ -83,6 +84,7 @@ class Measurer:
         config: how long and in what portions answers are written, and their seed.
         world: this process.
         check: a user's own, which says whether an answer follows the prompt.
+        say: is told how far it is.
     """
 
     def __init__(
@@ -93,13 +95,14 @@ class Measurer:
         config: PromptBakingConfig,
         world: World,
         check: Checker | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._champion = champion
         self._tokenizer = tokenizer
         self._questions = questions
         self._config = config
         self._world = world
-        self._check = check
+        self._check, self._say = check, say
         self._champions: dict[tuple[str, tuple[str, ...]], list[str]] = {}
 
     def probe(self, prompt: str, strategy: str, count: int) -> Probe:
@@ -112,7 +115,12 @@ class Measurer:
             examples = source.heldout(strategy, count)
             questions = [example.question for example in examples]
         trajectories = teacher_trajectories(
-            self._champion, self._tokenizer, asked, self._config, self._world
+            self._champion,
+            self._tokenizer,
+            asked,
+            self._config,
+            self._world,
+            counting(self._say, "held-out questions that the prompted model has answered"),
         )
         criterion = self._criterion(questions, examples, prompt, strategy)
         return Probe(questions, examples, criterion, trajectories)
@@ -209,6 +217,7 @@ class Measurer:
             self._world,
             max_new_tokens=self._config.max_response_tokens,
             batch_size=self._config.generation_batch_size,
+            progress=counting(self._say, "questions asked"),
         )
         if model is self._champion:
             self._champions[key] = answers

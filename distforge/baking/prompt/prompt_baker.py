@@ -34,6 +34,7 @@ from distforge.errors import InputError
 from distforge.evaluation.checker import Checker
 from distforge.reports.prompt_summary import AnswerRow, BakeReport, ForgettingMatrix
 from distforge.telemetry import RunLogger, TelemetryConfig
+from distforge.telemetry.console import counting
 from distforge.training.distributed import World
 
 _TRAJECTORIES_FILE = "trajectories.json"
@@ -86,11 +87,12 @@ class PromptBaker:
         self.world = world or World(0, 0, 1, torch.device(device))
         self.model = model.to(self.world.device)
         self.tokenizer = tokenizer
-        self._questions = QuestionSource(tokenizer, self.config, examples, self.world)
-        self.measurer = Measurer(
-            self.model, tokenizer, self._questions, self.config, self.world, check
-        )
         self._logger = logger or RunLogger(Path(), TelemetryConfig(), {}, "none", enabled=False)
+        say = self._logger.say
+        self._questions = QuestionSource(tokenizer, self.config, examples, self.world, say)
+        self.measurer = Measurer(
+            self.model, tokenizer, self._questions, self.config, self.world, check, say
+        )
         self._directory = directory
         self._logged_steps = 0
 
@@ -310,7 +312,12 @@ class PromptBaker:
     def _respond(
         self, model: PreTrainedModel, questions: Sequence[PromptedQuestion]
     ) -> list[Trajectory]:
-        return teacher_trajectories(model, self.tokenizer, questions, self.config, self.world)
+        say = self._logger.say
+        say(f"the prompted model answers {len(questions):,} questions")
+        progress = counting(say, "questions answered")
+        return teacher_trajectories(
+            model, self.tokenizer, questions, self.config, self.world, progress
+        )
 
 
 def _check_distinct(prompts: Sequence[str]) -> None:

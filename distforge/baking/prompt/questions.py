@@ -7,7 +7,7 @@ of every question (Xu et al. 2024, arXiv 2406.08464).
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +18,8 @@ from distforge.baking.prompt.trajectories import PromptedQuestion
 from distforge.data import STRATEGY_PROMPTS, Example, make_examples
 from distforge.data.text import question_text
 from distforge.errors import InputError
-from distforge.evaluation.generation import generate
+from distforge.evaluation.generation import Progress, generate
+from distforge.telemetry.console import counting
 from distforge.training.distributed import World
 
 # Stands where the question will, to find what the layout puts in front of it and behind it.
@@ -45,6 +46,7 @@ class QuestionSource:
         config: how many, from where, and the seed.
         examples: questions of both splits, or None for the built-in tasks' own.
         world: this process.
+        say: is told how far the model is with questions of its own.
     """
 
     def __init__(
@@ -53,9 +55,11 @@ class QuestionSource:
         config: PromptBakingConfig,
         examples: Sequence[Example] | None,
         world: World,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._tokenizer = tokenizer
         self._config = config
+        self._say = say
         self._given = examples
         self._world = world
         # The last model that wrote questions, and what it wrote.
@@ -120,6 +124,7 @@ class QuestionSource:
     def _write(self, model: PreTrainedModel, count: int) -> list[str]:
         author, questions = self._written
         if author is not model or len(questions) != count:
+            self._say(f"the model writes {count:,} questions of its own")
             questions = written_questions(
                 model,
                 self._tokenizer,
@@ -128,6 +133,7 @@ class QuestionSource:
                 seed=self._config.seed,
                 max_new_tokens=self._config.max_response_tokens,
                 batch_size=self._config.generation_batch_size,
+                progress=counting(self._say, "questions tried"),
             )
             self._written = (model, questions)
         return questions
@@ -171,6 +177,7 @@ def written_questions(
     seed: int,
     max_new_tokens: int,
     batch_size: int,
+    progress: Progress | None = None,
 ) -> list[str]:
     """``count`` distinct questions that the model samples at temperature 1; collective.
 
@@ -192,6 +199,7 @@ def written_questions(
             [before] * wanted,
             max_new_tokens,
             batch_size,
+            progress,
             temperature=1.0,
             seed=(seed * _ROUNDS + attempt) * world.size + world.rank,
         )

@@ -23,7 +23,7 @@ from distforge.baking.prompt.prompt_config import PromptBakingConfig
 from distforge.data.dataset import IGNORE_INDEX, encode
 from distforge.data.text import question_text
 from distforge.errors import InputError
-from distforge.evaluation.generation import generate
+from distforge.evaluation.generation import Progress, generate
 from distforge.models.context import context_length
 from distforge.training.distributed import World
 
@@ -79,11 +79,12 @@ def write_trajectories(
     seed: int,
     max_new_tokens: int,
     batch_size: int,
+    progress: Progress | None = None,
 ) -> list[Trajectory]:
     """One response to every question, sampled at ``temperature`` (0: greedy); collective.
 
     ``by_teacher`` lets the model read the prompt as well, else the question alone. Ranks share the
-    work; each draws from ``seed`` and its rank.
+    work; each draws from ``seed`` and its rank, and tells ``progress`` of its own share.
     """
     mine = questions[world.rank :: world.size]
     asked = [question_text(q.question, tokenizer, q.prompt if by_teacher else "") for q in mine]
@@ -93,6 +94,7 @@ def write_trajectories(
         asked,
         max_new_tokens,
         batch_size,
+        progress,
         temperature=temperature,
         seed=seed * world.size + world.rank,
     )
@@ -117,6 +119,7 @@ def teacher_trajectories(
     questions: Sequence[PromptedQuestion],
     config: PromptBakingConfig,
     world: World,
+    progress: Progress | None = None,
 ) -> list[Trajectory]:
     """The prompted model's responses, as ``config`` wants them; collective."""
     return write_trajectories(
@@ -129,6 +132,7 @@ def teacher_trajectories(
         seed=config.seed,
         max_new_tokens=config.max_response_tokens,
         batch_size=config.generation_batch_size,
+        progress=progress,
     )
 
 

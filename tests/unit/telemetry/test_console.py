@@ -12,7 +12,7 @@ from distforge.reports.step2_summary import Step2Summary
 from distforge.reports.tables import accuracy_table, reinforcement_table, usage_table
 from distforge.telemetry import RLMetrics, RunConsole
 from distforge.telemetry import metrics as names
-from distforge.telemetry.console import describe_metrics, format_seconds
+from distforge.telemetry.console import counting, describe_metrics, format_seconds
 from tests.unit.reports.reinforcement_directory import (
     make_probe,
     make_rl_summary,
@@ -186,3 +186,15 @@ def test_the_table_of_step_2_compares_with_baked_and_controls() -> None:
     gain = rows(output(console))["gain over the baked model"]
     assert gain == ["", "+0.010 bits", "[-0.004, +0.024]", "no"]
     assert "improved: no   verdict: THEATRE" in output(console)
+
+
+def test_a_count_says_how_far_it_is_every_interval() -> None:
+    clock, said = Clock(), []
+    count = counting(said.append, "answering", 10.0, clock)
+    for done in range(0, 101, 4):
+        clock.now += 1.0
+        count(done, 100)
+    assert said == [
+        "answering: 36 of 100  elapsed 0:10  ETA 0:18",
+        "answering: 76 of 100  elapsed 0:20  ETA 0:06",
+    ]
