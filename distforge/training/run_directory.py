@@ -88,7 +88,7 @@ def is_unclaimed(directory: Path) -> bool:
 
 def _is_unfinished(directory: Path, identity: str) -> bool:
     marker = directory / IDENTITY_FILE
-    known = marker.is_file() and marker.read_text().strip() == identity
+    known = marker.is_file() and marker.read_text(encoding="utf-8").strip() == identity
     return known and not (directory / SUMMARY_FILE).exists()
 
 
@@ -100,7 +100,7 @@ def _fault(directory: Path, identity: str, existing: Existing) -> str:
         return ""
     if not directory.is_dir() or not marker.is_file():
         return f"{directory} exists and is not a run of distforge; {elsewhere}"
-    if marker.read_text().strip() != identity:
+    if marker.read_text(encoding="utf-8").strip() != identity:
         return (
             f"{directory} holds another run (see its {CONFIG_FILE}); {elsewhere}, or remove it "
             "if it is no longer needed"
