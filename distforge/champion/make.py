@@ -27,8 +27,8 @@ _RECIPE_FILE = "recipe.sha256"
 class ChampionConfig:
     """The model that step 1 starts from.
 
-    path: a Hugging Face directory or hub name, a ``.safetensors`` beside its ``.json``, or a legacy
-        ``.pt``.
+    path: a Hugging Face directory, ``hf://NAME`` for one of the hub, a ``.safetensors`` beside its
+        ``.json``, or a legacy ``.pt``.
     make: make the embedded champion at ``path`` by ``recipe`` when nothing is there; a champion
         made before is used again.
     """
@@ -39,7 +39,7 @@ class ChampionConfig:
 
     def __post_init__(self) -> None:
         if not self.path:
-            raise InputError("champion.path is empty; name a directory, a file or a hub model")
+            raise InputError("champion.path is empty; name a directory, a file or hf://NAME")
 
 
 def ensure_champion(
@@ -100,7 +100,9 @@ def is_made(config: ChampionConfig) -> bool:
         raise InputError(
             f"{path} exists and was not made here; set champion.make = false to use it as it is"
         )
-    if json.loads(record.read_text()).get("recipe_sha256") != config_sha256(config.recipe):
+    if json.loads(record.read_text(encoding="utf-8")).get("recipe_sha256") != config_sha256(
+        config.recipe
+    ):
         raise InputError(
             f"{path} holds a champion made by another recipe; give another champion.path, or "
             "remove it to have it made anew"
@@ -132,7 +134,9 @@ def _agreed(config: ChampionConfig, world: World) -> bool:
 def _begin(partial: Path, recipe: str) -> None:
     """Leave in ``partial`` what this recipe can be continued from, and nothing else."""
     mark = partial / _RECIPE_FILE
-    if partial.exists() and not (mark.is_file() and mark.read_text().strip() == recipe):
+    if partial.exists() and not (
+        mark.is_file() and mark.read_text(encoding="utf-8").strip() == recipe
+    ):
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial / MODEL_DIRECTORY, ignore_errors=True)
