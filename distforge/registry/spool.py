@@ -136,7 +136,7 @@ class Spool:
     @contextmanager
     def _only_sender(self) -> Iterator[bool]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_name(self.path.name + ".lock"), "w") as lock:
+        with open(self.path.with_name(self.path.name + ".lock"), "w", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
