@@ -152,6 +152,7 @@ class AppendOnly:
     def __init__(self, path: Path, *, synced: bool = True, shared: bool = False) -> None:
         self._path = path
         self._synced = synced
+        self._torn = False
         with _naming(path):
             self._stream = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed by close()
             try:
@@ -171,8 +172,11 @@ class AppendOnly:
     def write(self, line: str) -> None:
         """Append ``line``, which holds no line feed, and a line feed."""
         rest = memoryview(line.encode("utf-8") + b"\n")
-        end = self._end()
         with _naming(self._path):
+            if self._torn:
+                self._remove_half_line()
+                self._torn = False
+            end = self._end()
             try:
                 while rest:
                     rest = rest[self._stream.write(rest) :]
@@ -181,8 +185,10 @@ class AppendOnly:
                     if end == 0:
                         flush(self._path.parent)
             except BaseException:
+                self._torn = True
                 with suppress(OSError):
                     self._stream.truncate(end)
+                    self._torn = False
                 raise
 
     def close(self) -> None:
