@@ -43,7 +43,7 @@ def write_manifest(directory: Path, known: Iterable[Entry] = ()) -> str:
     """
     entries = list_files(directory, known)
     durable.write_json(directory / MANIFEST_NAME, entries, indent=1)
-    return _identify(entries)
+    return identify(entries)
 
 
 def list_files(directory: Path, known: Iterable[Entry] = ()) -> list[Entry]:
@@ -76,7 +76,7 @@ def measure_file(directory: Path, name: str) -> Entry:
 
 def read_manifest(directory: Path) -> list[Entry]:
     """The entries that a manifest lists, in path order; as `manifest_id` it looks at no file."""
-    return _read_entries(Path(directory) / MANIFEST_NAME)
+    return read_entries(Path(directory) / MANIFEST_NAME)
 
 
 def verify_manifest(directory: Path) -> str:
@@ -100,7 +100,7 @@ def find_manifest_faults(directory: Path) -> Iterator[str]:
     """
     directory = _existing_directory(directory)
     try:
-        listed = {entry["path"]: entry for entry in _read_entries(directory / MANIFEST_NAME)}
+        listed = {entry["path"]: entry for entry in read_entries(directory / MANIFEST_NAME)}
     except InputError as error:
         yield str(error)
         listed = {}
@@ -124,7 +124,7 @@ def manifest_id(directory: Path) -> str:
     Raises:
         InputError: the manifest is absent, malformed or points outside the directory.
     """
-    return _identify(read_manifest(directory))
+    return identify(read_manifest(directory))
 
 
 def manifest_paths(directory: Path) -> list[str]:
@@ -190,12 +190,14 @@ def _measure(file: Path) -> tuple[int, str]:
         return stream.tell(), digest
 
 
-def _identify(entries: list[dict[str, Any]]) -> str:
+def identify(entries: list[dict[str, Any]]) -> str:
+    """The id of the manifest with these entries."""
     canonical = json.dumps(entries, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
-def _read_entries(file: Path) -> list[dict[str, Any]]:
+def read_entries(file: Path) -> list[dict[str, Any]]:
+    """The entries of a manifest's file; `InputError` as for `manifest_id`."""
     mend = "fetch or export the model again"
     try:
         entries = json.loads(file.read_bytes())
