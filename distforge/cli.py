@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distforge.errors import InputError, RunStopped
+from distforge.errors import InputError, RunStopped, explain_file_error
 from distforge.extras import MissingExtra
 
 OK, BAD_INPUT, GOAL_MISSED, STOPPED = 0, 2, 3, 75
@@ -98,9 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a closed pipe is met here, not when the interpreter ends
         return status
     except InputError as error:
-        rank = os.environ.get("RANK", "0")
-        print(f"error{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return _refuse(str(error))
     except FloatingPointError as error:
         print(f"stopped: {error}", file=sys.stderr)
         return GOAL_MISSED
@@ -112,6 +110,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunStopped as stop:
         print(f"told to stop: {stop}; start it again with --resume auto", file=sys.stderr)
         return STOPPED
+    except Exception as error:
+        explained = explain_file_error(error)
+        if not explained:
+            raise
+        return _refuse(f"{explained}, and give the command again: what was saved is there")
+
+
+def _refuse(message: str) -> int:
+    rank = os.environ.get("RANK", "0")
+    print(f"error{'' if rank == '0' else f' (rank {rank})'}: {message}", file=sys.stderr)
+    return BAD_INPUT
 
 
 def _dispatch(words: list[str]) -> int:

@@ -77,11 +77,14 @@ def missing_modules(extra: str) -> list[str]:
 
 @contextmanager
 def optional(what: str) -> Iterator[None]:
-    """Go on without ``what``, with a warning, where the block finds an extra missing."""
+    """Go on without ``what``, with a warning, where the block fails: an extra is missing, a disk is
+    full. What the run is for is done by then."""
     try:
         yield
-    except MissingExtra as missing:
-        _log.warning("no %s: %s", what, missing)
+    except InputError as error:
+        _log.warning("no %s: %s", what, error)
+    except Exception as error:
+        _log.warning("no %s (%s: %s)", what, type(error).__name__, error)
 
 
 def explain_missing() -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge import durable
-from distforge.errors import InputError
+from distforge.errors import InputError, explain_file_error
 from distforge.models.quiet import quiet_transformers
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -50,10 +49,12 @@ def export_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, directory
         ) as scratch:
             _write(model, tokenizer, Path(scratch, "new"))
             durable.publish_directory(Path(scratch, "new"), directory, replace=True)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        explained = explain_file_error(error)
+        if not explained:
+            raise
         raise InputError(
-            f"cannot write the model to {directory}: {error}; free space there or export to "
-            "another directory"
+            f"cannot write the model to {directory} ({explained}), or export to another directory"
         ) from error
 
 
