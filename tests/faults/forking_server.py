@@ -85,7 +85,8 @@ class Server:
     """Runs one child at a time."""
 
     def __init__(self, pipe: Connection, process: subprocess.Popen[bytes], said: Path) -> None:
-        self._pipe, self._process, self._said = pipe, process, said
+        self._pipe, self._said = pipe, said
+        self.pid = process.pid
 
     def run(
         self,

@@ -35,6 +35,9 @@ class Tally:
     counts: dict[str, int] = field(default_factory=dict)
     broken: list[Broken] = field(default_factory=list)
 
+    def count(self, key: str) -> None:
+        self.counts[key] = self.counts.get(key, 0) + 1
+
     @property
     def faults(self) -> int:
         return sum(self.counts.values())
@@ -74,16 +77,27 @@ class Trial:
         hit = injected(calls)
         assert hit, f"{planned}: the run ended before it got there: {ended}"
         key = f"{hit[0].kind} {name_of(hit[0].error)}"
-        self.tally.counts[key] = self.tally.counts.get(key, 0) + 1
+        self.tally.count(key)
         expected = (-signal.SIGKILL,) if planned.mode is Mode.KILL else self.case.statuses
         self._judge(f"{planned}: {key}", ended, calls, expected)
 
-    def kill(self, seconds: float) -> None:
-        """SIGKILL after so much time; it may have ended by then."""
-        ended = self._start(Fault(self._folder, self._log), kill_after=seconds)
-        self.tally.counts["SIGKILL"] = self.tally.counts.get("SIGKILL", 0) + 1
+    def kill(self, *moments: float) -> None:
+        """SIGKILL after so many seconds, then as often while it is taken up again; it may have
+        ended by then."""
+        for number, seconds in enumerate(moments):
+            self.tally.count("SIGKILL at a moment")
+            if number == 0:
+                ended = self._start(Fault(self._folder, self._log), seconds)
+            else:
+                fault = Fault(self._folder, self._log)
+                ended = self._server.run(
+                    self.case.again, self._folder, fault=fault, kill_after=seconds
+                )
+            if ended.status != -signal.SIGKILL:
+                break
+        name = f"killed after {', '.join(f'{seconds:.3f}' for seconds in moments)} s"
         statuses = (*self.case.statuses, -signal.SIGKILL)
-        self._judge(f"killed after {seconds:.3f} s", ended, read_log(self._log), statuses)
+        self._judge(name, ended, read_log(self._log), statuses)
 
     def _start(self, fault: Fault, kill_after: float | None = None) -> Ended:
         shutil.rmtree(self._folder, ignore_errors=True)
