@@ -33,6 +33,7 @@ FLOORS.update(
         "errors": GROUND,
         "extras": GROUND,
         "durable": GROUND,
+        "locks": GROUND,
         "typed_json": GROUND,
     }
 )
