@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distforge.errors import InputError, RunStopped
+from distforge.errors import InputError, RunStopped, explain_file_error
 from distforge.extras import MissingExtra
 from distforge.training.outcome import STATUS, Outcome, tell_launcher
 
@@ -108,9 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch_and_tell(words)
     except InputError as error:
-        rank = os.environ.get("RANK", "0")
-        print(f"error{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return _refuse(str(error))
     except FloatingPointError as error:
         print(f"stopped: {error}", file=sys.stderr)
         return GOAL_MISSED
@@ -122,6 +120,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunStopped as stop:
         print(f"told to stop: {stop}; start it again with --resume auto", file=sys.stderr)
         return STOPPED
+    except Exception as error:
+        explained = explain_file_error(error)
+        if not explained:
+            raise
+        return _refuse(f"{explained}, and give the command again: what was saved is there")
+
+
+def _refuse(message: str) -> int:
+    rank = os.environ.get("RANK", "0")
+    print(f"error{'' if rank == '0' else f' (rank {rank})'}: {message}", file=sys.stderr)
+    return BAD_INPUT
 
 
 def _dispatch_and_tell(words: list[str]) -> int:

@@ -1,11 +1,25 @@
-"""What ends a run without being a bug: bad input, with the checks that find it, and a stop."""
+"""What ends a run without being a bug: bad input, files that fail, and a stop."""
 
+import errno
 import math
+import os
 import re
 from collections.abc import Collection
 from numbers import Real
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# How libraries in Rust (safetensors, tokenizers) tell of the system's error.
+_NATIVE_ERROR = re.compile(r"\(os error (\d+)\)")
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE)
+_REMEDIES = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or have the quota raised",
+    errno.EACCES: "give this user the right to it",
+    errno.EPERM: "give this user the right to it",
+    errno.EROFS: "mount it for writing, or write elsewhere",
+    errno.ENOENT: "put it there, or name another",
+    errno.EIO: "see that the disk is in order",
+}
 
 
 class InputError(ValueError):
@@ -22,6 +36,26 @@ class RunStopped(BaseException):
     Not an `Exception`, as KeyboardInterrupt is not: it can be raised anywhere by a signal, and no
     ``except Exception`` on its way may take it for a failure of its own.
     """
+
+
+def explain_file_error(error: BaseException) -> str:
+    """What a failed file operation ran into, where and what to do, as one clause.
+
+    An empty string where ``error`` is about something else. Native libraries have no error types
+    for a file system and name no file.
+    """
+    number, path = None, ""
+    if isinstance(error, OSError):
+        if error.filename is not None or error.errno in _DISK_ERRORS:
+            number, path = error.errno, os.fsdecode(error.filename or "")
+    elif found := _NATIVE_ERROR.search(str(error)):
+        number = int(found[1])
+    elif "inline_container" in str(error):
+        number = errno.ENOSPC  # torch says only that it could not write all of a file
+    if number is None:
+        return ""
+    remedy = _REMEDIES.get(number, "see that its file system works")
+    return f"{path}{': ' if path else ''}{os.strerror(number)}; {remedy}"
 
 
 def require_name(what: str, name: object) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge import durable
-from distforge.errors import InputError
+from distforge.errors import InputError, explain_file_error
 from distforge.models.quiet import quiet_transformers
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -43,18 +42,22 @@ def export_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, directory
             f"{directory} exists and is not an exported model; export to another directory or "
             "empty it"
         )
+    # A name of its own, so that the next export removes what a killed one left.
+    scratch = directory.with_name(f".{directory.name}.new")
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=directory.parent, prefix=f".{directory.name}.", ignore_cleanup_errors=True
-        ) as scratch:
-            _write(model, tokenizer, Path(scratch, "new"))
-            durable.publish_directory(Path(scratch, "new"), directory, replace=True)
-    except (OSError, SafetensorError) as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        _write(model, tokenizer, scratch / "new")
+        durable.publish_directory(scratch / "new", directory, replace=True)
+    except Exception as error:
+        explained = explain_file_error(error)
+        if not explained:
+            raise
         raise InputError(
-            f"cannot write the model to {directory}: {error}; free space there or export to "
-            "another directory"
+            f"cannot write the model to {directory} ({explained}), or export to another directory"
         ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

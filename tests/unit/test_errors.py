@@ -1,11 +1,15 @@
-"""The checks that configurations share: which ends of an interval belong to it."""
+"""The checks that configurations share, and what a failed file operation is made to say."""
 
+import errno
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
-from distforge.errors import InputError, require_in
+from distforge.errors import InputError, explain_file_error, require_in
 
 
 @pytest.mark.parametrize(
@@ -40,3 +44,33 @@ def test_what_lies_in_an_interval_passes(interval, value):
 def test_what_does_not_is_named(interval, value, said):
     with pytest.raises(InputError, match=said):
         require_in(interval, x=value)
+
+
+@pytest.mark.parametrize(
+    "error,said",
+    [
+        (OSError(errno.ENOSPC, "…"), "No space left on device; free space there"),
+        (PermissionError(errno.EACCES, "…", "/runs/x"), "/runs/x: Permission denied; give this"),
+        (FileNotFoundError(errno.ENOENT, "…", b"a"), "a: No such file or directory; put it there"),
+        (OSError(errno.ENOTDIR, "…", "a/b"), "a/b: Not a directory; see that its file system"),
+        (Exception("cannot (os error 5)"), "Input/output error; see that the disk is in order"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:1] ."),
+            "No space left on device; free",
+        ),
+        # Not about files: of those a traceback tells more.
+        (ConnectionRefusedError(errno.ECONNREFUSED, "…"), ""),
+        (OSError("no number"), ""),
+        (KeyError("os"), ""),
+    ],
+)
+def test_a_file_error_says_where_why_and_what_to_do(error: Exception, said: str) -> None:
+    explained = explain_file_error(error)
+    assert explained.startswith(said)
+    assert bool(explained) is bool(said)
+
+
+def test_what_safetensors_meets_is_a_file_error(tmp_path: Path) -> None:
+    with pytest.raises(safetensors.SafetensorError) as met:
+        safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "absent" / "x")
+    assert explain_file_error(met.value).startswith("No such file or directory")

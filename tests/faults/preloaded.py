@@ -1,0 +1,44 @@
+"""What the server of `forking_server.py` imports before it forks: all that a command needs.
+
+A report's pictures are the dearest part of a short run, and pictures are not what is tested: they
+are files like others, of a few bytes.
+"""
+
+# ruff: noqa: I001 - what is imported reads the environment that is set first
+
+import os
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+import tests.distributed.preload
+
+import contextlib
+import io
+import logging
+import tempfile
+from pathlib import Path
+
+import matplotlib.figure
+import mlflow
+
+import distforge.commands.registry
+from distforge.registry.store import source_commit
+from distforge.reports import canvas
+from tests.faults import short_runs
+
+for name in ("mlflow", "alembic", "urllib3"):
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+canvas._png = lambda _figure: b"a picture"
+canvas._svg = lambda _figure, title: f"<svg><title>{title}</title></svg>"
+
+__all__ = ["canvas", "distforge", "matplotlib", "mlflow", "tests", "warm"]
+
+
+def warm() -> None:
+    """Run everything once: what is only done the first time, every child has behind it."""
+    source_commit()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        for number, run in enumerate((short_runs.step1, short_runs.step2)):
+            assert run(Path(folder, str(number))) in (0, 3)

@@ -1,0 +1,210 @@
+"""A long run under all faults at once: kills, stops, a registry that goes, a disk that fills.
+
+    python -m tests.faults.soak SECONDS DIRECTORY
+
+prints one line of JSON. A third of the time goes to the same run undisturbed, whose weights it must
+end with.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import psutil
+
+from distforge.registry import ModelRegistry
+from distforge.registry.spool import Spool
+from distforge.training.run_record import REGISTRY_FILE, SPOOL_FILE
+from tests.faults.forking_server import Fault, Mode, Server, serving
+from tests.faults.short_runs import is_finished, step1, weights
+
+SEED = 24
+# Samples of a session's memory before these are of its start, which loads and compiles.
+_SETTLED_SECONDS = 10.0
+
+
+@dataclass
+class Soaked:
+    """What happened, and what came of it.
+
+    growth: of the longest session's memory, the median of its last quarter over that of the quarter
+    after its start. handles: open files at most, in those quarters.
+    """
+
+    steps: int = 0
+    sessions: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    kills: int = 0
+    full_disks: int = 0
+    lost_registries: int = 0
+    same_weights: bool = False
+    registered: bool = False
+    growth: float = 1.0
+    handles: tuple[int, int] = (0, 0)
+
+
+def soak(seconds: float, directory: Path) -> Soaked:
+    """Run for about ``seconds``."""
+    began = time.monotonic()
+    with serving(directory) as server:
+        steps = _steps_in(server, directory, seconds / 3)
+        done = Soaked(steps=steps)
+        straight, broken = directory / "straight", directory / "broken"
+        straight.mkdir()
+        first = server.run(step1, straight, *_words(steps))
+        assert first.status == 3, first.said
+        broken.mkdir()
+        samples = _disturb(server, broken, done, began + seconds)
+        done.same_weights = weights(broken) == weights(straight)
+        done.registered = _is_registered(broken)
+    done.growth, done.handles = _trend(samples)
+    return done
+
+
+def _words(steps: int) -> list[str]:
+    every = max(2, steps // 60)
+    return [
+        f"--training.max-steps={steps}",
+        f"--checkpoint-every={every}",
+        f"--evaluation.every-steps={5 * every}",
+        "--registry.enabled",
+        "--registry.wait-seconds=5",
+    ]
+
+
+def _steps_in(server: Server, directory: Path, seconds: float) -> int:
+    """How many steps take so long, by two short runs."""
+    took = []
+    for steps in (20, 120):
+        folder = directory / f"trial{steps}"
+        folder.mkdir()
+        took.append(server.run(step1, folder, *_words(steps)).seconds)
+        shutil.rmtree(folder)
+    each = max(1e-4, (took[1] - took[0]) / 100)
+    return max(120, round((seconds - took[0]) / each))
+
+
+@dataclass
+class _Sample:
+    seconds: float
+    memory: int
+    handles: int
+
+
+def _disturb(server: Server, folder: Path, done: Soaked, deadline: float) -> list[list[_Sample]]:
+    """Sessions until the run has ended; at the deadline the faults end, and one session goes on."""
+    rng = random.Random(SEED)
+    flag, log = folder.with_suffix(".full"), folder.with_suffix(".log")
+    sessions: list[list[_Sample]] = []
+    while not is_finished(folder):
+        calm = time.monotonic() > deadline
+        fault = Fault(folder, log, Mode.WHILE, full_while=flag)
+        # Most sessions are killed early; some live long enough to show what they hold on to.
+        patience = None if calm else rng.choice((3.0, 8.0, 20.0, 120.0)) * rng.random()
+        with _weather(rng, folder, flag, done, calm), _watched(server) as samples:
+            ended = server.run(step1, folder, *_words(done.steps), fault=fault, kill_after=patience)
+        sessions.append(samples)
+        done.sessions += 1
+        done.kills += ended.status == -signal.SIGKILL
+        name = str(ended.status)
+        done.statuses[name] = done.statuses.get(name, 0) + 1
+        known = (0, 2, 3, 75, -signal.SIGKILL)
+        assert ended.status in known, ended.said
+        assert "Traceback" not in ended.said, ended.said
+    return sessions
+
+
+@contextmanager
+def _weather(
+    rng: random.Random, folder: Path, flag: Path, done: Soaked, calm: bool
+) -> Iterator[None]:
+    """Beside a session, the disk fills and the registry goes, for seconds each."""
+    over = threading.Event()
+
+    def change() -> None:
+        registry, away = folder / REGISTRY_FILE, folder / "registry.away"
+        while not over.wait(rng.uniform(0.5, 6.0)):
+            if rng.random() < 0.3:
+                done.full_disks += 1
+                flag.touch()
+                over.wait(rng.uniform(0.1, 1.0))
+                flag.unlink()
+            elif registry.is_file():
+                done.lost_registries += 1
+                registry.rename(away)
+                registry.mkdir()
+                over.wait(rng.uniform(0.5, 3.0))
+                shutil.rmtree(registry, ignore_errors=True)
+                away.rename(registry)
+
+    thread = threading.Thread(target=change)
+    if not calm:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if not calm:
+            thread.join()
+
+
+@contextmanager
+def _watched(server: Server) -> Iterator[list[_Sample]]:
+    """Memory and open files of the session, twice a second."""
+    samples: list[_Sample] = []
+    over = threading.Event()
+    began = time.monotonic()
+
+    def look() -> None:
+        while not over.wait(0.5):
+            for child in psutil.Process(server.pid).children():
+                try:
+                    memory = child.memory_full_info().uss
+                    samples.append(_Sample(time.monotonic() - began, memory, child.num_fds()))
+                except psutil.Error:
+                    continue
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        thread.join()
+
+
+def _trend(sessions: list[list[_Sample]]) -> tuple[float, tuple[int, int]]:
+    longest = max(sessions, key=len)
+    settled = [sample for sample in longest if sample.seconds > _SETTLED_SECONDS] or longest
+    quarter = max(1, len(settled) // 4)
+    first, last = settled[:quarter], settled[-quarter:]
+    memory = [statistics.median(s.memory for s in part) for part in (first, last)]
+    return memory[1] / memory[0], (max(s.handles for s in first), max(s.handles for s in last))
+
+
+def _is_registered(folder: Path) -> bool:
+    """Whether the registry has the models, whole, and nothing waits or was refused."""
+    registry, spool = ModelRegistry(folder / REGISTRY_FILE), Spool(folder / SPOOL_FILE)
+    spool.replay(registry)
+    versions = [v.version for v in registry.find()]
+    for version in versions:
+        registry.verify(version)
+    settled = not spool.pending() and not spool.failed()
+    return settled and versions == ["baked_reasoning/1", "champion/1"]
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(dir=sys.argv[2]) as place:
+        print(json.dumps(asdict(soak(float(sys.argv[1]), Path(place)))))

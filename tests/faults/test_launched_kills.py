@@ -1,0 +1,123 @@
+"""SIGKILL under torchrun and DeepSpeed's launcher, at a random moment of the whole command.
+
+Killed are all processes at once, as when a node goes down, or one rank alone.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from distforge.errors import InputError
+from distforge.registry.manifest import verify_manifest
+from tests.faults.short_runs import NAME, is_finished, made, weights
+from tests.free_port import free_port
+
+ROOT = Path(__file__).parents[2]
+DEADLINE = 300.0
+KILLS = 4
+SEED = 23
+SCRIPT = str(ROOT / "launch" / "step1.py")
+
+
+def torchrun(port: int) -> list[str]:
+    words = ["--nproc_per_node", "2", "--master_port", str(port)]
+    return [sys.executable, "-m", "torch.distributed.run", *words]
+
+
+def deepspeed(port: int) -> list[str]:
+    launcher = str(Path(sys.executable).parent / "deepspeed")
+    return [launcher, "--num_accelerators", "2", "--master_port", str(port)]
+
+
+Launcher = Callable[[int], list[str]]
+
+
+@contextmanager
+def started(launcher: Launcher, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Step 1 on two ranks, in a process group of its own, which is gone afterwards."""
+    words = ["--config", str(made() / "step1.toml"), "--output", str(folder), "--resume", "auto"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    with open(folder.with_suffix(".said"), "ab") as said:
+        process = subprocess.Popen(
+            [*launcher(free_port()), SCRIPT, *words],
+            env={**environment, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        for child in family(process):
+            child.kill()
+        process.wait(DEADLINE)
+
+
+def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """A process and all below it; DeepSpeed's ranks are in sessions of their own."""
+    try:
+        root = psutil.Process(process.pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def finish(launcher: Launcher, folder: Path) -> float:
+    """The run to its end; how long it took."""
+    began = time.monotonic()
+    with started(launcher, folder) as process:
+        process.wait(DEADLINE)
+    assert is_finished(folder), folder.with_suffix(".said").read_text()[-3000:]
+    return time.monotonic() - began
+
+
+def kill(launcher: Launcher, folder: Path, seconds: float, rng: random.Random) -> None:
+    with started(launcher, folder) as process:
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            members = family(process)
+            chosen = members if rng.random() < 0.5 else [rng.choice(members)]
+            for member in chosen:
+                member.send_signal(signal.SIGKILL)
+            process.wait(DEADLINE)
+
+
+def faults_in(checkpoints: Sequence[Path]) -> list[str]:
+    faults = []
+    for path in checkpoints:
+        try:
+            verify_manifest(path)
+        except InputError as error:
+            faults.append(str(error))
+    return faults
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("launcher", [torchrun, deepspeed])
+def test_killed_under_a_launcher(launcher: Launcher, tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    straight = tmp_path / "straight"
+    seconds = finish(launcher, straight)
+    expected = weights(straight)
+    for number in range(KILLS):
+        folder = tmp_path / f"broken{number}"
+        kill(launcher, folder, rng.uniform(0.3, 1.0) * seconds, rng)
+        root = folder / NAME / "checkpoints"
+        faults = faults_in([p for p in root.glob("step_*") if p.suffix != ".tmp"])
+        assert not faults, faults
+        if not is_finished(folder):
+            finish(launcher, folder)
+        assert weights(folder) == expected

@@ -1,0 +1,30 @@
+"""An hour of kills, a registry that comes and goes and a disk that fills and empties.
+
+``DISTFORGE_SOAK_SECONDS`` makes it shorter or longer.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.faults.soak import soak
+
+SECONDS = float(os.environ.get("DISTFORGE_SOAK_SECONDS", "3600"))
+# Of memory, over the longest session: an allocator's own movement.
+MOST_GROWTH = 1.05
+
+
+@pytest.mark.nightly
+def test_a_run_under_all_faults_ends_as_if_there_were_none(tmp_path: Path) -> None:
+    done = soak(SECONDS, tmp_path)
+    print(done)
+    assert done.same_weights
+    assert done.registered
+    assert done.kills
+    assert done.full_disks
+    assert done.lost_registries
+    assert done.growth < MOST_GROWTH, done
+    assert done.handles[1] <= done.handles[0] + 2, done
