@@ -6,15 +6,12 @@ end of sequence. A model that brings a chat template is asked through it instead
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
+
+from distforge.data.answers import ANSWER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-# What comes between a question and its answer.
-ANSWER = "Answer:"
-_ANSWER = re.compile(rf"{ANSWER}[ \t]*([^\n]*)")
 
 
 def question_text(
@@ -34,9 +31,3 @@ def completion_text(reasoning: str, answer: str) -> str:
     """What the model should write; without reasoning, the bare answer."""
     answered = f"{ANSWER} {answer}"
     return f"{reasoning}\n{answered}" if reasoning else answered
-
-
-def extract_answer(generated: str) -> str | None:
-    """What follows the last ``Answer:`` on its line, or None where there is none."""
-    found = _ANSWER.findall(generated)
-    return found[-1].strip() if found else None

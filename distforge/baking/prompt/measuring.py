@@ -159,6 +159,8 @@ class Measurer:
         for strategy in STRATEGIES:
             if not count or strategy in baked.prompts.values():
                 continue
+            if not self._questions.has_heldout(strategy):
+                continue
             examples, prompt = self._questions.heldout(strategy, count), STRATEGY_PROMPTS[strategy]
             wanted = [strategy_layout(example) for example in examples]
             before, after = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from distforge.baking.prompt.prompt_report import forgetting_table, report_table
 from distforge.baking.prompt.prompt_run_config import NOT_IDENTITY, BakePromptConfig
 from distforge.baking.publish import CHAMPION_DIRECTORY
 from distforge.config import config_sha256
-from distforge.data import Example, read_examples
+from distforge.data import Example, data_note, load_data
 from distforge.errors import InputError
 from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
@@ -42,13 +43,15 @@ def run_prompt_baking(config: BakePromptConfig, world: World) -> PromptSummary:
 def _check_and_run(config: BakePromptConfig, world: World) -> PromptSummary:
     config.check()
     prompts = [read_prompt(path) for path in config.prompt]
-    examples = read_examples(Path(config.data)) if config.data else None
+    examples = load_data(config.data) if config.data.is_given else None
     champion = load_champion(config.model)
     baker = _baker(config, champion, examples, world)
     baker.check(prompts, config.strategy)
     if config.adapter:
         baker.load(Path(config.adapter), config.strength)
     with open_run(config, 1, NOT_IDENTITY, world) as run:
+        if note := data_note(examples or ()):
+            run.log.say(f"data: {note}")
         baker = _baker(config, champion, examples, world, run.log, run.directory / "bakes")
         return _run(config, champion, baker, prompts, run, world)
 
@@ -69,7 +72,7 @@ def read_prompt(path: Path) -> str:
 def _baker(
     config: BakePromptConfig,
     champion: Champion,
-    examples: list[Example] | None,
+    examples: Sequence[Example] | None,
     world: World,
     log: RunLogger | None = None,
     directory: Path | None = None,
