@@ -138,7 +138,7 @@ class ReasoningDataset(TokenRows):
                 for e, (p, _) in zip(part, marks, strict=True)
             ]
             questions = [
-                question_text(e.question, tokenizer, prompt)
+                question_text(e.question, tokenizer, prompt, e.turns)
                 for e, prompt in zip(part, prompts, strict=True)
             ]
             completions = [

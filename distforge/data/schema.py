@@ -45,11 +45,16 @@ class Example:
     checks: tuple[str, ...] = ()
     context: tuple[Message, ...] = ()
 
+    @property
+    def turns(self) -> tuple[dict[str, str], ...]:
+        """``context`` as chat templates take it: a dictionary a message."""
+        return tuple(message._asdict() for message in self.context)
+
     def as_dict(self) -> dict[str, Any]:
         """The row as JSON types, fields in declaration order; ``context`` where there is one."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["checks"] = list(self.checks)
-        values["context"] = [message._asdict() for message in self.context]
+        values["context"] = list(self.turns)
         if not self.context:
             del values["context"]
         return values

@@ -6,6 +6,7 @@ end of sequence. A model that brings a chat template is asked through it instead
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from distforge.data.answers import ANSWER
@@ -15,16 +16,26 @@ if TYPE_CHECKING:
 
 
 def question_text(
-    question: str, tokenizer: PreTrainedTokenizerBase | None = None, prompt: str = ""
+    question: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    prompt: str = "",
+    turns: Sequence[Mapping[str, str]] = (),
 ) -> str:
-    """The text that asks ``question``, with a strategy prompt in front of it where one is given."""
+    """The text that asks ``question``, with a strategy prompt in front of it where one is given.
+
+    ``turns``: what was said before, each with a role and a content; see `Example.turns`.
+    """
     asked = f"{prompt}\n{question}" if prompt else question
     if tokenizer is not None and getattr(tokenizer, "chat_template", None):
-        messages = [{"role": "user", "content": asked}]
+        messages = [*turns, {"role": "user", "content": asked}]
         return str(
             tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         )
-    return f"{prompt}\nQuestion: {question}\n" if prompt else f"Question: {question}\n"
+    said = "".join(
+        f"Question: {turn['content']}\n" if turn["role"] == "user" else f"{turn['content']}\n"
+        for turn in turns
+    )
+    return f"{said}{prompt}\nQuestion: {question}\n" if prompt else f"{said}Question: {question}\n"
 
 
 def completion_text(reasoning: str, answer: str) -> str:

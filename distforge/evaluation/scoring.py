@@ -121,7 +121,10 @@ def answer_questions(
     """
     asked = [
         question_text(
-            e.question, tokenizer, STRATEGY_PROMPTS.get(e.strategy, "") if prompted else prompt
+            e.question,
+            tokenizer,
+            STRATEGY_PROMPTS.get(e.strategy, "") if prompted else prompt,
+            e.turns,
         )
         for e in examples
     ]

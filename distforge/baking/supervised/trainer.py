@@ -254,7 +254,7 @@ def generation_room(
             f"an example has {max(dataset.lengths)} tokens, the model's context is {context}; set "
             f"data.max_length to {context} or less (longer examples are then left out)"
         )
-    asked = encode(tokenizer, [question_text(e.question, tokenizer) for e in heldout])
+    asked = encode(tokenizer, [question_text(e.question, tokenizer, "", e.turns) for e in heldout])
     free = context - max(len(ids) for ids in asked)
     if free < 1:
         raise InputError(f"a held-out question fills the model's context of {context} tokens")
