@@ -41,6 +41,8 @@ def load_config(
     Tables update the *default value* of a nested field, so a preset given as a default keeps
     what the file does not name. Overrides are written `--section.some-key value` or
     `--section.some_key=value`; None is `none`, a flag is `--section.flag` / `--section.no-flag`.
+    Where a section's class names one of its fields as its `SHORT`, the section's own name, in the
+    file or on the command line, stands for that field.
 
     Args:
         cls: a frozen dataclass. Where `path` is given, fields without a default must be in the
@@ -57,7 +59,8 @@ def load_config(
             the message names the file and the dotted key.
         SystemExit: status 2 when an override is wrong, 0 after `--help`.
     """
-    pairs = zip(overrides, ["", *overrides], strict=False)  # the last word precedes nothing
+    words = [_long_word(cls, word) for word in overrides]
+    pairs = zip(words, ["", *words], strict=False)  # the last word precedes nothing
     words = [_none_word(cls, word, before) for word, before in pairs]
     if path is None:
         return _override(cls, _MISSING, words, prog)
@@ -201,6 +204,8 @@ def _convert(value: Any, wanted: Any, current: Any, file: str, dotted: str) -> A
     origin, args = get_origin(wanted), get_args(wanted)
     if origin in (Union, types.UnionType):
         return _convert_union(value, args, current, file, dotted)
+    if isinstance(value, str) and hasattr(wanted, "SHORT"):
+        value = {} if value == _NONE else {wanted.SHORT: value}
     if dataclasses.is_dataclass(wanted) and isinstance(value, dict):
         return _build(typing.cast(type[Any], wanted), current, value, file, f"{dotted}.")
     if origin is Literal and any(value == a and type(value) is type(a) for a in args):
@@ -271,17 +276,27 @@ def _none_word(cls: type[Any], word: str, before: str) -> str:
     """`none` as tyro spells it, where the option it belongs to may be None."""
     option, equals, value = word.partition("=")
     option, value = (option, value) if equals else (before, word)
-    if value != _NONE or not option.startswith("--"):
+    if value != _NONE or types.NoneType not in get_args(_type_of(cls, option)):
         return word
-    wanted: Any = cls
+    return f"{option}=None" if equals else "None"
+
+
+def _long_word(cls: type[Any], word: str) -> str:
+    """An option that names a section, as that of the field which the section's name stands for."""
+    option, equals, value = word.partition("=")
+    short = getattr(_type_of(cls, option), "SHORT", None)
+    return f"{option}.{short}{equals}{value}" if short else word
+
+
+def _type_of(cls: type[Any], option: str) -> Any:
+    """The annotated type of what ``--section.some-key`` sets; None where there is no such thing."""
+    wanted: Any = cls if option.startswith("--") else None
     for part in option.removeprefix("--").replace("-", "_").split("."):
         sections = [c for c in (wanted, *get_args(wanted)) if dataclasses.is_dataclass(c)]
         if not sections:
-            return word
+            return None
         wanted = typing.get_type_hints(sections[0]).get(part)
-    if types.NoneType not in get_args(wanted):
-        return word
-    return f"{option}=None" if equals else "None"
+    return wanted
 
 
 def _plain(value: Any) -> Any:

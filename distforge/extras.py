@@ -38,6 +38,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "rollouts": ("ray",),
     "registry": ("mlflow", "sqlalchemy", "rich", "tomli_w", "tyro"),
     "report": ("jinja2", "matplotlib", "wandb"),
+    "math": ("math_verify",),
 }
 
 # The frames between an import statement and the finders.

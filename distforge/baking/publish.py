@@ -43,8 +43,9 @@ def publish(
     with spared("report", f"distforge report {directory} writes it"):
         write_report(directory)
     with spared("table"):
-        for table in (accuracy_table(summary), usage_table(summary)):
-            log.show(table)
+        log.show(accuracy_table(summary))
+        if summary.token_usage:
+            log.show(usage_table(summary))
     registered = summary.registry_version or ("spooled" if config.registry.enabled else "off")
     log.say(
         f"{'converged' if summary.converged else 'NOT converged: ' + '; '.join(summary.shortfalls)}"

@@ -17,6 +17,7 @@ from distforge.config import config_sha256
 from distforge.data import (
     THINKING_TOKENS,
     Example,
+    data_note,
     dataset_sha256,
     load_data,
     write_splits,
@@ -69,7 +70,7 @@ def _run(config: Step1Config, world: World) -> Step1Summary:
 def _bake(
     config: Step1Config,
     champion: Champion,
-    examples: list[Example],
+    examples: Sequence[Example],
     run: Run,
     world: World,
 ) -> Step1Summary:
@@ -93,6 +94,8 @@ def _bake(
         record,
     )
     record.start()
+    if note := data_note(examples):
+        log.say(f"data: {note}")
     heldout = write_splits(examples if world.is_main else (), directory / "data")
     before = _report_start(trainer, champion, config, world, log)
     model_dir = directory / "model"
@@ -111,6 +114,7 @@ def _bake(
         registry_version="",
         config_sha256=config_sha256(config, exclude=NOT_IDENTITY),
         dataset_sha256=dataset_sha256(examples),
+        data_note=data_note(examples),
         champion=champion.source,
         champion_sha256=champion.sha256,
         model_sha256=weights_sha256(model_dir),
@@ -182,16 +186,19 @@ def _report_start(
     log: RunLogger,
 ) -> dict[str, Any]:
     """Ask the champion, so that what baking adds can be told from what was there."""
+    # Questions that name no strategy have no prompt to be asked with.
+    named = [example for example in trainer.validation if example.strategy]
     if config.mode == "sft":  # the trainer holds the champion, whole or sharded
         plain = summarize(trainer.ask(trainer.heldout))
-        prompted = summarize(trainer.ask(trainer.validation, prompted=True))
+        prompted = summarize(trainer.ask(named, prompted=True))
     else:
         plain = summarize(_ask(champion, trainer.heldout, trainer, config, world))
-        prompted = summarize(_ask(champion, trainer.validation, trainer, config, world, True))
+        prompted = summarize(_ask(champion, named, trainer, config, world, True))
+    with_prompts = f", {prompted.accuracy_overall:.1%} with strategy prompts" if named else ""
     log.say(
-        f"champion {champion.source}: {plain.accuracy_overall:.1%} from the question alone, "
-        f"{prompted.accuracy_overall:.1%} with strategy prompts; {len(trainer.dataset)} training "
-        f"examples, {len(trainer.heldout)} held out, {trainer.dataset.too_long} too long"
+        f"champion {champion.source}: {plain.accuracy_overall:.1%} from the question alone"
+        f"{with_prompts}; {len(trainer.dataset)} training examples, {len(trainer.heldout)} held "
+        f"out, {trainer.dataset.too_long} too long"
     )
     return {
         "champion_accuracy": plain.accuracy_overall,

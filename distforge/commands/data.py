@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +23,7 @@ from distforge.data import (
     verify_trace,
     write_examples,
 )
+from distforge.data.answers import answer_kind
 from distforge.data.generate import find_leaks
 from distforge.data.tasks import TraceError
 from distforge.errors import InputError
@@ -44,9 +47,11 @@ class MakeConfig:
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """Check a dataset: every trace verified, no question twice, no held-out problem in training.
+    """Check a dataset: every trace that has a checker verified, no question twice, no held-out
+    problem in training.
 
-    path: a directory with train.jsonl and heldout.jsonl, or one JSONL or Parquet file.
+    path: a directory with a file for each split, a saved Hugging Face dataset, or one JSONL or
+        Parquet file.
     """
 
     path: Path
@@ -89,25 +94,57 @@ def make(config: MakeConfig) -> int:
 
 
 def check(config: CheckConfig) -> int:
-    """Verify every row; `InputError` names the first that fails."""
+    """Verify what can be, and say what cannot; `InputError` names the first row that fails."""
     examples = read_examples(config.path)
-    for example in examples:
+    seen: dict[int, int] = {}
+    verified, untold, kinds = 0, list[int](), Counter[str]()
+    for position, example in enumerate(examples):
         try:
-            verify_trace(example)
+            verified += "answer" in verify_trace(example)
         except TraceError as error:
-            raise InputError(f"{config.path}: example {example.id}: {error}") from error
-    repeated = [q for q, count in Counter(e.question for e in examples).items() if count > 1]
-    if repeated:
-        raise InputError(f"{config.path}: {len(repeated)} questions occur twice: {repeated[0]!r}")
+            raise InputError(
+                f"{examples.where(position)}: example {example.id}: {error}; correct the row or "
+                "remove it"
+            ) from error
+        first = seen.setdefault(hash((example.question, example.context)), position)
+        if first != position:
+            raise InputError(
+                f"{examples.where(position)}: the question of {examples.where(first)} comes again: "
+                f"{example.question!r}; remove one of the two"
+            )
+        kinds[answer_kind(example.answer)] += 1
+        if not example.reasoning:
+            untold.append(position)
     leaks = find_leaks(examples)
     if leaks:
         raise InputError(
             f"{config.path}: {len(leaks)} held-out problems are in training: {leaks[0]!r}"
         )
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(_contents(examples))
-    console.print(f"{len(examples)} examples: traces verified, no repeats, no held-out leaks")
+    console.print(examples.note)
+    console.print(_findings(len(examples), verified, kinds))
+    if untold:
+        console.print(
+            f"{len(untold):,} rows give an answer and no reasoning, the first in "
+            f"{examples.where(untold[0])}; where they have some, their answer should stand behind "
+            "'Answer:' or '####', or in \\boxed{}",
+            markup=False,
+        )
     return 0
+
+
+def _findings(rows: int, verified: int, kinds: Counter[str]) -> str:
+    found = f"{rows:,} rows, {verified:,} with a checker"
+    if verified:
+        found += ": their answers were recomputed and their traces verified"
+    if verified < rows:
+        found += (
+            f"; of {rows - verified:,} rows only the form was checked, since nothing says whether "
+            "their answers are right"
+        )
+    answers = ", ".join(f"{count:,} as {kind}" for kind, count in kinds.most_common())
+    return f"{found}\nno question twice, no held-out problem in training\ncompared: {answers}"
 
 
 def show(config: ShowConfig) -> int:
@@ -116,9 +153,11 @@ def show(config: ShowConfig) -> int:
         raise InputError(f"unknown strategy {config.strategy!r}; expected one of {STRATEGIES}")
     examples = read_examples(config.path) if config.path else make_examples(700, 0)
     console = Console()
-    for strategy in (config.strategy,) if config.strategy else STRATEGIES:
-        for example in [e for e in examples if e.strategy == strategy][: config.count]:
-            console.rule(f"{strategy} · {example.task} · {example.split}", align="left")
+    for strategy in (config.strategy,) if config.strategy else (*STRATEGIES, ""):
+        for example in islice((e for e in examples if e.strategy == strategy), config.count):
+            console.rule(f"{strategy or '–'} · {example.task} · {example.split}", align="left")
+            for message in example.context:
+                console.print(f"{message.role}: {message.content}", markup=False, highlight=False)
             reasoning = example.reasoning.replace("<", "\n<").strip()
             console.print(
                 f"Question: {example.question}\n{reasoning}\nAnswer: {example.answer}\n",
@@ -128,10 +167,10 @@ def show(config: ShowConfig) -> int:
     return 0
 
 
-def _contents(examples: list[Example]) -> Table:
+def _contents(examples: Sequence[Example]) -> Table:
     counts = Counter((e.strategy, e.task, e.split) for e in examples)
     table = Table("strategy", "task", "train", "held out")
     for strategy, task in sorted({(s, t) for s, t, _ in counts}):
         train, heldout = (counts[strategy, task, split] for split in ("train", "heldout"))
-        table.add_row(strategy, task, str(train), str(heldout))
+        table.add_row(strategy or "–", task, str(train), str(heldout))
     return table

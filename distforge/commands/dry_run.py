@@ -84,7 +84,7 @@ def describe_step2_ahead(config: Step2Config, step1: Step1Config) -> str:
     Raises:
         InputError: the champion's shape, or the data, cannot be read.
     """
-    data = config.data or step1.data
+    data = config.data if config.data.is_given else step1.data
     items = f"free text in {config.text.path}" if config.task == "text" else _examples(data)
     shape, episodes = _shape(step1), config.episodes
     return _describe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distforge.baking.supervised.convergence import ConvergenceConfig, check_convergence
-from distforge.data import Example, read_examples
+from distforge.data import DataConfig, Example, load_data, of_split
 from distforge.errors import InputError
 from distforge.evaluation.benchmarks import (
     Answerer,
@@ -22,6 +23,7 @@ from distforge.evaluation.benchmarks.plain import PlainAnswerer
 from distforge.evaluation.scoring import answer_questions, stratified, summarize
 from distforge.models.loading import Champion, load_champion
 from distforge.quietstar import ThinkingModel
+from distforge.reports.samples import SAMPLES_NAME, write_samples
 from distforge.theater.answering import ThinkingAnswerer
 from distforge.thinking.model import SETTINGS_FILE
 from distforge.thinking.tags import Tags
@@ -39,32 +41,36 @@ class EvaluateConfig:
     """Ask a model the held-out questions of a dataset, greedily, and judge what it writes.
 
     model: as a champion: a Hugging Face directory, a file or ``hf://NAME``.
-    data: a file of examples, or a directory with train.jsonl and heldout.jsonl.
+    data: the questions; of a directory the held-out ones, of a single file all that do not say
+        that they are for training.
     questions: how many, the strategies in equal parts; 0 asks all.
     prompted: put each example's strategy prompt in front of the question.
     max_new_tokens: longest generation; batch_size: questions at once.
     benchmarks: public ones, asked without thoughts and, of a model with the thinking tokens, with.
     thought: how it thinks there; always greedily.
+    output: the directory that keeps ``samples.jsonl``: what was asked of the dataset, what the
+        model answered, what was expected, the verdict and why.
     """
 
     model: str
-    data: Path | None = None
+    data: DataConfig = field(default_factory=DataConfig)
     questions: int = 0
     prompted: bool = False
     max_new_tokens: int = 160
     batch_size: int = 128
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
     thought: ThoughtConfig = field(default_factory=until_it_closes)
+    output: Path = Path("runs/evaluate")
 
 
 def evaluate(config: EvaluateConfig) -> int:
     """Print what was asked for; 3 when the dataset's questions miss the convergence targets."""
     benchmarks = load_benchmarks(config.benchmarks)
-    if config.data is None and not benchmarks:
+    if not config.data.is_given and not benchmarks:
         raise InputError(
             "nothing to ask: give --data, or --benchmarks.gsm8k or --benchmarks.arc with a file"
         )
-    heldout = _heldout(config.data, config.questions) if config.data else []
+    heldout = _heldout(config.data, config.questions) if config.data.is_given else []
     champion = load_champion(config.model)
     with entered_world() as world:
         champion.model.to(world.device)
@@ -74,29 +80,30 @@ def evaluate(config: EvaluateConfig) -> int:
     return 0 if converged else 3
 
 
-def _heldout(data: Path, questions: int) -> list[Example]:
-    examples = read_examples(data, split="heldout")
-    heldout = [e for e in examples if e.split == "heldout"]
-    if not heldout:
-        raise InputError(f"{data} holds no held-out examples")
+def _heldout(data: DataConfig, questions: int) -> Sequence[Example]:
+    heldout = of_split(load_data(data, split="heldout"), "heldout")
+    if not len(heldout):
+        raise InputError(
+            f"{data.path} holds no held-out examples; name a file of questions, or a directory "
+            "with heldout, validation or test"
+        )
     return stratified(heldout, questions) if questions else heldout
 
 
 def _ask_dataset(
-    config: EvaluateConfig, champion: Champion, heldout: list[Example], world: World
+    config: EvaluateConfig, champion: Champion, heldout: Sequence[Example], world: World
 ) -> bool:
-    """Print accuracy and token usage; whether they meet the convergence targets."""
-    scores = summarize(
-        answer_questions(
-            champion.model,
-            champion.tokenizer,
-            heldout,
-            world,
-            max_new_tokens=config.max_new_tokens,
-            batch_size=config.batch_size,
-            prompted=config.prompted,
-        )
+    """Print accuracy and token usage, keep the answers; whether the convergence targets are met."""
+    answered = answer_questions(
+        champion.model,
+        champion.tokenizer,
+        heldout,
+        world,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size,
+        prompted=config.prompted,
     )
+    scores = summarize(answered)
     convergence = check_convergence(
         ConvergenceConfig(), scores.accuracy_overall, scores.accuracy, scores.token_usage
     )
@@ -111,6 +118,9 @@ def _ask_dataset(
         console.print(table)
         console.print("meets the targets" if convergence.converged else "misses: ", end="")
         console.print("; ".join(convergence.shortfalls))
+        config.output.mkdir(parents=True, exist_ok=True)
+        write_samples((one.as_dict() for one in answered), config.output / SAMPLES_NAME)
+        console.print(f"answers: {config.output / SAMPLES_NAME}")
     return convergence.converged
 
 

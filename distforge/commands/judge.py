@@ -128,7 +128,7 @@ def _direct(
     if choice.tokens:
         # Loaded anew: training changes it, and the judged model must stay as it is.
         start = load_champion(str(find_model(choice.start)) if choice.start else champion.source)
-        examples = read_examples(choice.data or config.data)
+        examples = read_examples(choice.data or config.data, split="train")
         train = [example for example in examples if example.split == "train"]
         if not train:
             raise InputError(

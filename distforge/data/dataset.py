@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypedDict
+from itertools import islice, zip_longest
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from distforge.data.examples import at
 from distforge.data.schema import Example
-from distforge.data.strategies import STRATEGY_PROMPTS
+from distforge.data.strategies import STRATEGIES, STRATEGY_PROMPTS
 from distforge.data.text import completion_text, question_text
 from distforge.errors import InputError
 
 IGNORE_INDEX = -100
+_STRATEGIES = ("", *STRATEGIES)
+# Examples that are tokenized at once.
+_PORTION = 1024
 
 
 class Row(TypedDict):
@@ -36,24 +42,31 @@ class Item(Row):
 class TokenRows(Dataset[Row]):
     """Rows of token ids, each with the place from which on a model should write it.
 
+    All ids stand in one array of 4 bytes each: as Python's integers they would take some 40.
+
     Args:
-        rows: ids, and how many of them are given.
+        rows: ids, and how many of them are given; read once, in order.
         ids: names of the rows, for records.
     """
 
-    def __init__(self, rows: Sequence[tuple[Sequence[int], int]], ids: Sequence[str]) -> None:
-        self._rows, self.ids = rows, ids
-        self.lengths = [len(tokens) for tokens, _ in rows]
-        self.target_counts = [len(tokens) - start for tokens, start in rows]
+    def __init__(self, rows: Iterable[tuple[Sequence[int], int]], ids: Sequence[str]) -> None:
+        self.ids = ids
+        self.lengths, self.target_counts = array("i"), array("i")
+        self._tokens, self._ends = array("i"), array("q")
+        for tokens, start in rows:
+            self._tokens.extend(tokens)
+            self._ends.append(len(self._tokens))
+            self.lengths.append(len(tokens))
+            self.target_counts.append(len(tokens) - start)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.lengths)
 
     def __getitem__(self, index: int) -> Row:
-        ids, start = self._rows[index]
-        tokens = torch.tensor(ids)
+        end, length = self._ends[index], self.lengths[index]
+        tokens = torch.tensor(self._tokens[end - length : end], dtype=torch.int64)
         labels = tokens.clone()
-        labels[:start] = IGNORE_INDEX
+        labels[: length - self.target_counts[index]] = IGNORE_INDEX
         return Row(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels)
 
 
@@ -87,36 +100,75 @@ class ReasoningDataset(TokenRows):
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise InputError("the tokenizer has no eos token; set tokenizer.eos_token and save it")
-        prompted = prompted or [False] * len(examples)
-        direct = direct or [False] * len(examples)
-        questions = [
-            question_text(e.question, tokenizer, STRATEGY_PROMPTS[e.strategy] if p else "")
-            for e, p in zip(examples, prompted, strict=True)
-        ]
-        completions = [
-            completion_text("" if d else e.reasoning, e.answer)
-            for e, d in zip(examples, direct, strict=True)
-        ]
-        rows: list[tuple[list[int], int]] = []
-        self.examples: list[Example] = []
-        self.too_long = 0
-        for example, asked, told in zip(
-            examples, encode(tokenizer, questions), encode(tokenizer, completions), strict=True
-        ):
-            ids = [*asked, *told, tokenizer.eos_token_id]
-            if len(ids) > max_length:
-                self.too_long += 1
-                continue
-            rows.append((ids, len(asked)))
-            self.examples.append(example)
-        if not rows:
+        self._tokenizer = tokenizer
+        kept, names = array("q"), _Names()
+        self._strategies = bytearray()
+
+        def fitting() -> Iterator[tuple[list[int], int]]:
+            written = self._written(examples, prompted or (), direct or ())
+            for position, (example, ids, asked) in enumerate(written):
+                if len(ids) <= max_length:
+                    kept.append(position)
+                    names.append(example.id)
+                    self._strategies.append(_STRATEGIES.index(example.strategy))
+                    yield ids, asked
+
+        super().__init__(fitting(), names)
+        self.too_long = len(examples) - len(kept)
+        if not kept:
             raise InputError(
                 f"none of {len(examples)} examples fits max_length {max_length}; raise it"
             )
-        super().__init__(rows, [example.id for example in self.examples])
+        self.examples = at(examples, kept)
 
     def __getitem__(self, index: int) -> Item:
-        return Item(**super().__getitem__(index), strategy=self.examples[index].strategy)
+        strategy = _STRATEGIES[self._strategies[index]]
+        return Item(**super().__getitem__(index), strategy=strategy)
+
+    def _written(
+        self, examples: Sequence[Example], prompted: Sequence[bool], direct: Sequence[bool]
+    ) -> Iterator[tuple[Example, list[int], int]]:
+        """Every example, its ids, and how many of them ask; a portion at a time."""
+        tokenizer, rest = self._tokenizer, iter(examples)
+        flags = zip_longest(prompted, direct, fillvalue=False)
+        while part := list(islice(rest, _PORTION)):
+            marks = [next(flags, (False, False)) for _ in part]
+            prompts = [
+                STRATEGY_PROMPTS.get(e.strategy, "") if p else ""
+                for e, (p, _) in zip(part, marks, strict=True)
+            ]
+            questions = [
+                question_text(e.question, tokenizer, prompt, e.turns)
+                for e, prompt in zip(part, prompts, strict=True)
+            ]
+            completions = [
+                completion_text("" if d else e.reasoning, e.answer)
+                for e, (_, d) in zip(part, marks, strict=True)
+            ]
+            for example, asked, told in zip(
+                part, encode(tokenizer, questions), encode(tokenizer, completions), strict=True
+            ):
+                yield example, [*asked, *told, tokenizer.eos_token_id], len(asked)
+
+
+class _Names(Sequence[str]):
+    """Names, end to end in one text: a string of its own costs each of them 50 bytes more."""
+
+    def __init__(self) -> None:
+        self._bytes, self._ends = bytearray(), array("q", [0])
+
+    def append(self, name: str) -> None:
+        self._bytes += name.encode()
+        self._ends.append(len(self._bytes))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        start, end = self._ends[index], self._ends[index + 1]
+        return self._bytes[start:end].decode()
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

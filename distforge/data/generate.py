@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
+from distforge.data.examples import of_split
 from distforge.data.files import read_examples
 from distforge.data.schema import Example
 from distforge.data.strategies import STRATEGIES
@@ -29,14 +31,18 @@ _EXHAUSTED_AFTER = 2000
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What dataset step 1 trains on.
+    """Which questions: of files, or made.
 
-    ``path``: a directory with train.jsonl and heldout.jsonl, or one JSONL or Parquet file; empty:
-    make ``num_examples`` (at least 70, 10% of them held out) from ``seed``.
+    ``path``: a directory with a file for each split (train, and heldout, validation or test), what
+    ``datasets.save_to_disk`` wrote, or one JSONL or Parquet file, of which a tenth is held out;
+    empty: make ``num_examples`` (at least 70, 10% of them held out) from ``seed``. Where other
+    questions are the default, these are made if one of the two or ``difficulties`` is set.
     ``difficulties``: those made, in equal shares, of 1 to 4. At 4 traces are as long as at 3, with
     larger numbers where there are any: questions for a model that was baked on 1 to 3.
     ``max_length``: longest example in tokens; longer ones are left out, counted and reported.
     """
+
+    SHORT: ClassVar[str] = "path"
 
     path: str = ""
     num_examples: int = 20_000
@@ -57,6 +63,11 @@ class DataConfig:
             )
         require_in("[16, inf]", max_length=self.max_length)
 
+    @property
+    def is_given(self) -> bool:
+        """Whether it says what data: a path, or what to make other than by default."""
+        return replace(self, max_length=DataConfig.max_length) != DataConfig()
+
 
 def split_of(task: Task, params: tuple[object, ...]) -> str:
     """``"heldout"`` for a tenth of all canonical parameters, ``"train"`` for the others."""
@@ -65,10 +76,14 @@ def split_of(task: Task, params: tuple[object, ...]) -> str:
     return "heldout" if digest[0] * 256 + digest[1] < 65536 * HELDOUT_PERCENT / 100 else "train"
 
 
-def load_data(config: DataConfig) -> list[Example]:
-    """The examples that ``config`` names, or makes; both splits."""
+def load_data(config: DataConfig, *, split: str | None = None) -> Sequence[Example]:
+    """The examples that ``config`` names, or makes; both splits.
+
+    Args:
+        split: of the rows of a single file that do not say; None splits them by content.
+    """
     if config.path:
-        return read_examples(Path(config.path))
+        return read_examples(Path(config.path).expanduser(), split=split)
     return make_examples(config.num_examples, config.seed, config.difficulties)
 
 
@@ -165,23 +180,22 @@ def make_examples(
     return examples
 
 
-def find_leaks(examples: Iterable[Example]) -> list[str]:
+def find_leaks(examples: Sequence[Example]) -> list[str]:
     """Held-out questions whose problem, up to wording and symmetry, is in the training split."""
-    rows = list(examples)
-    trained = {_problem(e) for e in rows if e.split == "train"}
-    return [e.question for e in rows if e.split == "heldout" and _problem(e) in trained]
+    trained = {_problem(e) for e in of_split(examples, "train")}
+    return [e.question for e in of_split(examples, "heldout") if _problem(e) in trained]
 
 
-def _problem(example: Example) -> tuple[object, ...]:
+def _problem(example: Example) -> int:
     """What identifies a problem: its task and canonical parameters, drawn again from its seed.
 
-    A row that its seed does not make (from outside, or altered) is identified by its question.
+    A row that its seed does not make (from outside, or altered) is identified by what it asks.
     """
     task = TASKS.get(example.verifier)
     if task is None or example.difficulty not in DIFFICULTIES:
-        return (example.question,)
+        return hash((example.question, example.context))
     rng = random.Random(example.seed)
     params = task.draw(rng, example.difficulty)
     if task.render(params, rng)[0] != example.question:
-        return (example.question,)
-    return (task.name, task.canonical(params))
+        return hash((example.question, example.context))
+    return hash((task.name, task.canonical(params)))

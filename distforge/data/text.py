@@ -6,37 +6,39 @@ end of sequence. A model that brings a chat template is asked through it instead
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+
+from distforge.data.answers import ANSWER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# What comes between a question and its answer.
-ANSWER = "Answer:"
-_ANSWER = re.compile(rf"{ANSWER}[ \t]*([^\n]*)")
-
 
 def question_text(
-    question: str, tokenizer: PreTrainedTokenizerBase | None = None, prompt: str = ""
+    question: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    prompt: str = "",
+    turns: Sequence[Mapping[str, str]] = (),
 ) -> str:
-    """The text that asks ``question``, with a strategy prompt in front of it where one is given."""
+    """The text that asks ``question``, with a strategy prompt in front of it where one is given.
+
+    ``turns``: what was said before, each with a role and a content; see `Example.turns`.
+    """
     asked = f"{prompt}\n{question}" if prompt else question
     if tokenizer is not None and getattr(tokenizer, "chat_template", None):
-        messages = [{"role": "user", "content": asked}]
+        messages = [*turns, {"role": "user", "content": asked}]
         return str(
             tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         )
-    return f"{prompt}\nQuestion: {question}\n" if prompt else f"Question: {question}\n"
+    said = "".join(
+        f"Question: {turn['content']}\n" if turn["role"] == "user" else f"{turn['content']}\n"
+        for turn in turns
+    )
+    return f"{said}{prompt}\nQuestion: {question}\n" if prompt else f"{said}Question: {question}\n"
 
 
 def completion_text(reasoning: str, answer: str) -> str:
     """What the model should write; without reasoning, the bare answer."""
     answered = f"{ANSWER} {answer}"
     return f"{reasoning}\n{answered}" if reasoning else answered
-
-
-def extract_answer(generated: str) -> str | None:
-    """What follows the last ``Answer:`` on its line, or None where there is none."""
-    found = _ANSWER.findall(generated)
-    return found[-1].strip() if found else None

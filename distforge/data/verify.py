@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import re
 
+from distforge.data.answers import Comparison, compare
 from distforge.data.schema import Example
-from distforge.data.tasks import TASKS, check_arithmetic, same_answer
+from distforge.data.tasks import TASKS, check_arithmetic
 from distforge.data.tasks.base import require
 
 EXACT = "exact"
 
 
-def is_correct(example: Example, answer: str) -> bool:
-    """Whether ``answer`` answers the question: recomputed by the task's checker where there is one.
+def judge_answer(example: Example, answer: str) -> Comparison:
+    """Whether ``answer`` answers the question, and how that was found out.
 
-    Numbers and fractions are compared exactly (6/14 equals 3/7), other answers as text.
+    It is compared with what the task's checker computes from the question, where there is one, else
+    with the row's answer: see `distforge.data.answers.compare`.
     """
     task = TASKS.get(example.verifier)
     truth = example.answer if task is None else task.solve(example.question)
-    return same_answer(answer, truth)
+    return compare(answer, truth)
+
+
+def is_correct(example: Example, answer: str) -> bool:
+    """Whether ``answer`` answers the question; see `judge_answer`."""
+    return judge_answer(example, answer).same
 
 
 def verify_trace(example: Example) -> tuple[str, ...]:

@@ -19,39 +19,50 @@ from distforge.data import (
     STRATEGY_PROMPTS,
     USAGE_TARGETS,
     Example,
-    is_correct,
+    judge_answer,
 )
-from distforge.data.text import extract_answer, question_text
+from distforge.data.answers import extract_answer
+from distforge.data.text import question_text
 from distforge.evaluation.generation import Progress, generate
 from distforge.training.distributed import World
 
 
 @dataclass(frozen=True)
 class Answered:
-    """One question and what the model made of it."""
+    """One question and what the model made of it.
+
+    ``prompt`` is the text that it read, ``answer`` what its ``text`` gives as the answer, and
+    ``why`` says what made it right or wrong.
+    """
 
     example: Example
     text: str
     answer: str | None
     correct: bool
+    why: str = ""
+    prompt: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The row of ``samples.jsonl``."""
         return {
             "strategy": self.example.strategy,
             "question": self.example.question,
+            "prompt": self.prompt,
             "generated": self.text,
-            "answer": self.example.answer,
-            "correct": self.correct,
+            "answer": self.answer,
+            "expected": self.example.answer,
+            "verdict": "right" if self.correct else "wrong",
+            "why": self.why,
         }
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Fractions in [0, 1] over ``count`` questions; NaN where a strategy had no question.
+    """Fractions in [0, 1] over ``count`` questions; NaN without any.
 
-    ``accuracy_overall`` weighs questions equally. ``accuracy`` is by strategy, ``token_usage`` by
-    usage type (mece, falsify and doubt given their strategy).
+    ``accuracy_overall`` weighs questions equally. ``accuracy`` is by strategy, of those that the
+    questions name; ``token_usage`` by usage type (mece, falsify and doubt given their strategy), of
+    questions that name strategies: empty of others, which have no such tokens to use.
     """
 
     accuracy_overall: float
@@ -60,21 +71,28 @@ class Scores:
     count: int
 
 
-def judge(example: Example, text: str) -> Answered:
-    """Judge one generation; no ``Answer:`` line means wrong."""
+def judge(example: Example, text: str, prompt: str = "") -> Answered:
+    """Judge one generation; where nothing marks an answer, it is wrong."""
     answer = extract_answer(text)
-    return Answered(example, text, answer, answer is not None and is_correct(example, answer))
+    if answer is None:
+        why = "it gives no answer: no 'Answer:', '####' or \\boxed{} is in it"
+        return Answered(example, text, None, False, why, prompt)
+    verdict = judge_answer(example, answer)
+    return Answered(example, text, answer, verdict.same, verdict.why, prompt)
 
 
 def summarize(answered: Sequence[Answered]) -> Scores:
     """Scores of judged generations."""
-    by_strategy = {
-        strategy: [a for a in answered if a.example.strategy == strategy] for strategy in STRATEGIES
-    }
+    found: dict[str, list[Answered]] = {strategy: [] for strategy in STRATEGIES}
+    for one in answered:
+        if one.example.strategy:
+            found[one.example.strategy].append(one)
+    by_strategy = {strategy: rows for strategy, rows in found.items() if rows}
     usage = {}
-    for target in USAGE_TARGETS:
-        counted = by_strategy[target.strategy] if target.strategy else answered
-        usage[target.kind] = _fraction([target.token in a.text for a in counted])
+    for target in USAGE_TARGETS if by_strategy else ():
+        counted = by_strategy.get(target.strategy, ()) if target.strategy else answered
+        if counted:
+            usage[target.kind] = _fraction([target.token in a.text for a in counted])
     return Scores(
         accuracy_overall=_fraction([a.correct for a in answered]),
         accuracy={s: _fraction([a.correct for a in rows]) for s, rows in by_strategy.items()},
@@ -97,11 +115,17 @@ def answer_questions(
 ) -> list[Answered]:
     """Ask every question and judge the answers; ranks share the work and all get all answers.
 
-    ``prompted`` puts each example's strategy prompt in front of its question, ``prompt`` one and
-    the same before all. Collective: every rank must call it with the same examples.
+    ``prompted`` puts each example's strategy prompt in front of its question (none where it has no
+    strategy), ``prompt`` one and the same before all. Collective: every rank must call it with the
+    same examples.
     """
     asked = [
-        question_text(e.question, tokenizer, STRATEGY_PROMPTS[e.strategy] if prompted else prompt)
+        question_text(
+            e.question,
+            tokenizer,
+            STRATEGY_PROMPTS.get(e.strategy, "") if prompted else prompt,
+            e.turns,
+        )
         for e in examples
     ]
     texts = write_answers(
@@ -113,7 +137,7 @@ def answer_questions(
         batch_size=batch_size,
         progress=progress,
     )
-    return [judge(example, text) for example, text in zip(examples, texts, strict=True)]
+    return [judge(*one) for one in zip(examples, texts, asked, strict=True)]
 
 
 def write_answers(
@@ -140,12 +164,15 @@ def write_answers(
 
 
 def stratified(examples: Sequence[Example], count: int) -> list[Example]:
-    """The first examples of each strategy, ``count`` in all, in the given order of strategies."""
-    share = math.ceil(count / len(STRATEGIES))
-    chosen: list[Example] = []
-    for strategy in STRATEGIES:
-        chosen += [e for e in examples if e.strategy == strategy][:share]
-    return chosen[:count] if count < len(chosen) else chosen
+    """The first examples of each strategy, ``count`` in all, in the given order of strategies;
+    those without one are as a strategy of their own, the last."""
+    kinds = {strategy: list[Example]() for strategy in (*STRATEGIES, "")}
+    for example in examples:
+        if len(kinds[example.strategy]) < count:
+            kinds[example.strategy].append(example)
+    there = [found for found in kinds.values() if found]
+    share = math.ceil(count / max(1, len(there)))
+    return [example for found in there for example in found[:share]][:count]
 
 
 def _fraction(flags: Sequence[bool]) -> float:

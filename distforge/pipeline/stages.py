@@ -249,7 +249,7 @@ def step2_stage(config: Step2Config, world: World) -> RunStage:
     """Step 2: reinforcement, exam, verdict, registry, hand-off."""
 
     def inputs() -> dict[str, str]:
-        data = config.text.path if config.task == "text" else config.data and config.data.path
+        data = config.text.path if config.task == "text" else config.data.path
         return {
             "baked model": weights_sha256(str(Path(config.baked) / "model")),
             "data": files_sha256(data or ""),

@@ -7,28 +7,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
-from distforge.data import Example, dataset_sha256, load_data, read_examples
+from distforge.data import (
+    Example,
+    data_note,
+    dataset_sha256,
+    load_data,
+    of_split,
+    read_examples,
+)
 from distforge.data.free_text import documents_sha256, read_documents
 from distforge.errors import InputError
 from distforge.models.loading import Champion, load_champion
 from distforge.quietstar.baked_record import BakedRecord, read_baked_record
 from distforge.quietstar.config import LearnerConfig
-from distforge.quietstar.items import question_items, text_items
+from distforge.quietstar.items import answer_items, question_items, text_items
 from distforge.quietstar.step2_config import Step2Config
 from distforge.theater.conditions import ThoughtProbe
 from distforge.thinking.items import ThoughtItem
 from distforge.thinking.tags import Tags
-
-# Longest example in tokens where the configuration names no data.
-_MAX_LENGTH = 512
 
 
 @dataclass(frozen=True)
 class Step2Inputs:
     """``probed`` items are held out to pick the weights by, ``heldout`` ones to judge them by.
 
-    ``examples`` are the questions of both splits; there are none with free text.
+    ``examples`` are the questions of both splits; there are none with free text. ``data_note`` says
+    which files were read as which split.
     """
 
     baked: Champion
@@ -38,6 +44,7 @@ class Step2Inputs:
     heldout: list[ThoughtItem]
     examples: list[Example]
     dataset_sha256: str
+    data_note: str = ""
 
 
 def load_inputs(config: Step2Config) -> Step2Inputs:
@@ -62,17 +69,17 @@ def load_inputs(config: Step2Config) -> Step2Inputs:
         )
         split = split_probed(heldout, config.probe.items)
         return Step2Inputs(baked, record, train, *split, [], documents_sha256(documents))
-    length = config.data.max_length if config.data else _MAX_LENGTH
     examples = _questions(config)
     train, heldout = (
-        question_items([e for e in examples if e.split == name], baked.tokenizer, length)
+        _items(of_split(examples, name), baked.tokenizer, config.data.max_length)
         for name in ("train", "heldout")
     )
     # Asked with the same length limit, so that items and questions are the same.
     asked = {item.id for item in heldout} | {item.id for item in train}
     kept = [example for example in examples if example.id in asked]
     split = split_probed(heldout, config.probe.items)
-    return Step2Inputs(baked, record, train, *split, kept, dataset_sha256(kept))
+    note = data_note(examples)
+    return Step2Inputs(baked, record, train, *split, kept, dataset_sha256(kept), note)
 
 
 def find_model(baked: str) -> Path:
@@ -90,8 +97,18 @@ def find_model(baked: str) -> Path:
     )
 
 
-def _questions(config: Step2Config) -> list[Example]:
-    if config.data is not None:
+def _items(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, length: int
+) -> list[ThoughtItem]:
+    """Of rows with reasoning the thought that they give; of rows without, the answer alone."""
+    told = [example for example in examples if example.reasoning]
+    untold = [example for example in examples if not example.reasoning]
+    items = question_items(told, tokenizer, length) if told or not untold else []
+    return items + (answer_items(untold, tokenizer, length) if untold else [])
+
+
+def _questions(config: Step2Config) -> Sequence[Example]:
+    if config.data.is_given:
         return load_data(config.data)
     directory = Path(config.baked).expanduser() / "data"
     if not directory.is_dir():

@@ -28,7 +28,7 @@ def question_items(
     """
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no eos token; set tokenizer.eos_token and save it")
-    asked = encode(tokenizer, [question_text(e.question, tokenizer) for e in examples])
+    asked = encode(tokenizer, [question_text(e.question, tokenizer, "", e.turns) for e in examples])
     told = encode(tokenizer, [completion_text(e.reasoning, e.answer) for e in examples])
     opening, closing = (tokenizer.convert_tokens_to_ids(tag) for tag in (OPEN, CLOSE))
     items = []
@@ -68,7 +68,7 @@ def answer_items(
     """
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no eos token; set tokenizer.eos_token and save it")
-    asked = encode(tokenizer, [question_text(e.question, tokenizer) for e in examples])
+    asked = encode(tokenizer, [question_text(e.question, tokenizer, "", e.turns) for e in examples])
     told = encode(tokenizer, [f"\n{completion_text('', e.answer)}" for e in examples])
     items = [
         ThoughtItem(

@@ -147,6 +147,8 @@ def _reinforce(
         model, tokenizer, items, probed, config, world, log, directory, record, looks, reference
     )
     heldout_path = write_splits(inputs.examples if world.is_main else (), directory / "data")
+    if inputs.data_note:
+        log.say(f"data: {inputs.data_note}")
     record.start()
     outcome = trainer.train()
     model_dir = trainer.save_model(directory / "model")
@@ -171,6 +173,7 @@ def _reinforce(
         heldout=str(heldout_path),
         config_sha256=config_sha256(config, exclude=NOT_IDENTITY),
         dataset_sha256=inputs.dataset_sha256,
+        data_note=inputs.data_note,
         baked=inputs.baked.source,
         baked_sha256=inputs.baked.sha256,
         **inputs.record.as_fields(),

@@ -42,7 +42,7 @@ class Step2Config(LearnerConfig):
         the hand-off; only of a model for which no run of step 1 has a record. By default that
         record's.
     task: "questions" thinks before the answer of reasoning questions; "text" inside free text.
-    data: the questions; those of the baked model's run by default.
+    data: the questions; those of the baked model's run where nothing is given but ``max_length``.
     screening: of the questions, before training; see `ScreeningConfig`.
     text: the free text.
     control: of equal compute, which the verdict holds the trained model against; of questions.
@@ -61,7 +61,7 @@ class Step2Config(LearnerConfig):
     mixing: bool = True
     seed: int = 0
     dry_run: bool = False
-    data: DataConfig | None = None
+    data: DataConfig = field(default_factory=DataConfig)
     screening: ScreeningConfig = field(default_factory=ScreeningConfig)
     text: TextConfig = field(default_factory=TextConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)

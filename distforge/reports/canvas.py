@@ -49,7 +49,7 @@ def draw_overview(
     """
     figure = _new_figure(13.0, 4.3 * sum(height_ratios))
     figure.suptitle(headline, x=0.012, ha="left", fontsize=15, fontweight="bold", color=INK)
-    grid = figure.subplots(len(height_ratios), 2, height_ratios=height_ratios)
+    grid = figure.subplots(len(height_ratios), 2, height_ratios=height_ratios, squeeze=False)
     for axes, draw in zip(grid.flat, panels.values(), strict=True):
         draw(axes)
     return _png(figure)

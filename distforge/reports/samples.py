@@ -1,4 +1,4 @@
-"""``samples.jsonl``: what a model wrote on some held-out questions, for a reader's eye."""
+"""``samples.jsonl``: what a model wrote on held-out questions, and what was made of it."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from distforge import durable
-from distforge.data.strategies import STRATEGIES
 from distforge.errors import InputError
 
 SAMPLES_NAME = "samples.jsonl"
@@ -15,19 +14,16 @@ _FIELDS = ("strategy", "question", "generated", "answer", "correct")
 
 
 def write_samples(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Writes the first samples of each strategy, as many as a report shows; see `read_samples`."""
-    by_strategy = {strategy: list[Mapping[str, Any]]() for strategy in STRATEGIES}
-    for row in rows:
-        by_strategy[row["strategy"]].append(row)
-    most = _MAX_SAMPLES // len(STRATEGIES)
-    shown = [row for samples in by_strategy.values() for row in samples[:most]]
-    durable.write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in shown))
+    """Writes all samples: of each the strategy, question, prompt, generated text, answer, expected
+    answer, verdict ("right" or "wrong") and why."""
+    durable.write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
     """At most 28 of the file's samples, the same number a strategy; none where no file is.
 
-    A sample has ``strategy``, ``question``, ``generated`` and ``answer`` (text), and ``correct``.
+    A sample has ``strategy``, ``question``, ``generated`` and ``answer`` (text; the expected one),
+    and ``correct``.
 
     Raises:
         InputError: a line is malformed; the message has its number.
@@ -53,6 +49,9 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
         sample = json.loads(line)
     except ValueError as error:
         raise InputError(f"{path}, line {number} is not JSON ({error}); remove the line") from None
+    if isinstance(sample, dict) and "verdict" in sample:
+        correct = sample["verdict"] == "right"
+        sample = {**sample, "answer": sample.get("expected"), "correct": correct}
     if not isinstance(sample, dict) or any(name not in sample for name in _FIELDS):
         raise InputError(
             f"{path}, line {number} lacks one of {', '.join(_FIELDS)}; remove the line"

@@ -38,9 +38,11 @@ class RunPlots:
         self.panels: dict[str, canvas.Panel] = {
             "Training loss": self.draw_loss,
             "Accuracy over training": self.draw_accuracy,
-            "Accuracy by strategy": self.draw_strategies,
-            "Token usage": self.draw_usage,
         }
+        # Of questions that name no strategy there is nothing by strategy.
+        if summary is not None and summary.accuracy:
+            self.panels["Accuracy by strategy"] = self.draw_strategies
+            self.panels["Token usage"] = self.draw_usage
 
     @property
     def _summary(self) -> Step1Summary:
@@ -53,7 +55,7 @@ class RunPlots:
         headline = (
             f"Step 1: {verdict}, {percent(self._summary.accuracy_overall)} on held-out questions"
         )
-        return canvas.draw_overview(headline, self.panels, (1.0, 1.15))
+        return canvas.draw_overview(headline, self.panels, (1.0, 1.15)[: len(self.panels) // 2])
 
     def draw_loss(self, axes: "Axes") -> None:
         """Training loss over optimizer steps: every step, and its running mean."""

@@ -57,7 +57,7 @@ def write_report(run_dir: Path) -> Path:
         panels=canvas.draw_apart(plots.panels),
         tables=[
             _accuracy_table(summary, asked_by_strategy(run_dir, summary.questions)),
-            _usage_table(summary),
+            *([_usage_table(summary)] if summary.token_usage else []),
         ],
         lineage=[
             Card("Champion", champion),

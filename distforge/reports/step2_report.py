@@ -113,7 +113,8 @@ def _tables(summary: Step2Summary, asked: Mapping[str, int]) -> list[Table]:
     tables = [Table("comparison", COMPARISON_HEADINGS, rows)]
     before, after = summary.before_accuracy_by_strategy, summary.accuracy
     if _any_known([*before.values(), *after.values()]):
-        rows = [_strategy_row(name, before, after, asked.get(name, 0)) for name in STRATEGIES]
+        named = [name for name in STRATEGIES if name in after]
+        rows = [_strategy_row(name, before, after, asked.get(name, 0)) for name in named]
         tables.append(Table("strategies", ("strategy", "n", "baked", "trained", "change"), rows))
     if _any_known([*summary.token_usage.values()]):
         rows = [Row(name, (percent(used),)) for name, used in summary.token_usage.items()]

@@ -75,7 +75,10 @@ class Summary(Part):
 
 
 class StepSummary(Summary):
-    """What the summaries of both steps say."""
+    """What the summaries of both steps say.
+
+    data_note: which files were read as which split; empty of data that were made.
+    """
 
     steps: Count = 0
     best_step: Count = 0
@@ -86,6 +89,7 @@ class StepSummary(Summary):
     registry_version: str = ""
     config_sha256: str = ""
     dataset_sha256: str = ""
+    data_note: str = ""
 
 
 def _sentence(error: ValidationError, origin: str, remedy: str) -> str:

@@ -45,7 +45,7 @@ class UsageRow:
 
 
 def accuracy_rows(summary: Step1Summary) -> list[AccuracyRow]:
-    """One row a strategy, and the overall one last."""
+    """One row a strategy that the questions name, and the overall one last."""
     rows = [
         AccuracyRow(
             strategy,
@@ -54,6 +54,7 @@ def accuracy_rows(summary: Step1Summary) -> list[AccuracyRow]:
             summary.targets.accuracy_strategy,
         )
         for strategy in STRATEGIES
+        if strategy in summary.accuracy
     ]
     overall = AccuracyRow(
         "overall",
@@ -66,12 +67,13 @@ def accuracy_rows(summary: Step1Summary) -> list[AccuracyRow]:
 
 
 def usage_rows(summary: Step1Summary) -> list[UsageRow]:
-    """One row a usage type."""
+    """One row a usage type that was counted."""
     return [
         UsageRow(
             usage, summary.token_usage.get(usage, math.nan), summary.targets.token_usage[usage]
         )
         for usage in USAGE_TYPES
+        if usage in summary.token_usage
     ]
 
 

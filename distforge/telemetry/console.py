@@ -94,12 +94,13 @@ class RunConsole:
         """Prints one line for an epoch: overall accuracy, the weakest strategy, progress."""
         known = {name: value for name, value in metrics.accuracy.items() if math.isfinite(value)}
         weakest = min(known, key=lambda name: known[name], default=None)
+        thinking = metrics.token_usage["thinking"]
         parts = [
             f"epoch {metrics.epoch:g}",
             f"loss {metrics.loss:.4f}",
             f"accuracy {metrics.accuracy_overall:.1%}",
             f"weakest {weakest} {known[weakest]:.1%}" if weakest is not None else "",
-            f"thinking {metrics.token_usage['thinking']:.1%}",
+            f"thinking {thinking:.1%}" if math.isfinite(thinking) else "",
             f"convergence {metrics.convergence_progress:.1%}",
         ]
         self.say("  ".join(part for part in parts if part))

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from distforge.data.answers import ANSWER
 from distforge.data.dataset import IGNORE_INDEX, encode
-from distforge.data.text import ANSWER
 from distforge.evaluation.benchmarks.answering import first_part
 from distforge.models.context import context_length
 from distforge.thinking.items import ThoughtItem, grouped, pad_targets, pad_texts

@@ -268,6 +268,8 @@ class Measurer:
         for strategy in STRATEGIES:
             if strategy in baked.prompts.values():
                 continue
+            if not source.has_heldout(strategy):
+                continue
             examples, prompt = source.heldout(strategy, count), STRATEGY_PROMPTS[strategy]
             questions = [example.question for example in examples]
             wanted = LayoutCriterion([strategy_layout(example) for example in examples])

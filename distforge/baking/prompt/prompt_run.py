@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from distforge.baking.prompt.prompt_baker import PromptBaker
 from distforge.baking.prompt.prompt_report import forgetting_table, report_table
 from distforge.baking.prompt.prompt_run_config import NOT_IDENTITY, BakePromptConfig
 from distforge.config import config_sha256
-from distforge.data import Example, dataset_sha256, read_examples
+from distforge.data import Example, data_note, dataset_sha256, load_data
 from distforge.errors import InputError
 from distforge.evaluation.checker import load_checker
 from distforge.models.export import export_model
@@ -48,13 +49,15 @@ def _check_and_run(config: BakePromptConfig, world: World) -> PromptSummary:
     if (directory := finished_run(config, NOT_IDENTITY, world)) is not None:
         return PromptSummary.read(directory / SUMMARY_FILE)
     prompts = [read_prompt(path) for path in config.prompt]
-    examples = read_examples(Path(config.data)) if config.data else None
+    examples = load_data(config.data) if config.data.is_given else None
     champion = load_champion(config.model)
     baker = _baker(config, champion, examples, world)
     baker.check(prompts, config.strategy)
     if config.adapter:
         baker.load(Path(config.adapter), config.strength)
     with open_run(config, 1, NOT_IDENTITY, world) as run:
+        if note := data_note(examples or ()):
+            run.log.say(f"data: {note}")
         run.start_from(
             model=champion.sha256,
             prompts=hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
@@ -83,7 +86,7 @@ def read_prompt(path: Path) -> str:
 def _baker(
     config: BakePromptConfig,
     champion: Champion,
-    examples: list[Example] | None,
+    examples: Sequence[Example] | None,
     world: World,
     log: RunLogger | None = None,
     directory: Path | None = None,

@@ -8,6 +8,7 @@ from typing import get_args
 
 from distforge.baking.prompt.delta import check_strength
 from distforge.baking.prompt.prompt_config import PromptBakingConfig
+from distforge.data import DataConfig
 from distforge.errors import InputError, require_choice
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
@@ -32,7 +33,7 @@ class BakePromptConfig:
         prompt, in [0, 1], instead of the scale of the change.
     rounds: of pursuit, for one prompt.
     adapter: an earlier run's adapter directory: merged at ``strength``, without training.
-    data: a file or directory of examples; empty: the built-in tasks' questions.
+    data: the questions; those of the built-in tasks where none are given.
     questions: held-out questions asked in each condition of the report; 0 asks all.
     others: questions asked of each other strategy, to see what was forgotten.
     check: ``file.py:function`` that is given a question and an answer and says (True or False)
@@ -49,7 +50,7 @@ class BakePromptConfig:
     graded: bool = False
     rounds: int = 1
     adapter: str = ""
-    data: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
     questions: int = 100
     others: int = 20
     check: str = ""

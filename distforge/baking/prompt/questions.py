@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge.baking.prompt.prompt_config import PromptBakingConfig
 from distforge.baking.prompt.trajectories import PromptedQuestion
-from distforge.data import STRATEGY_PROMPTS, Example, make_examples
+from distforge.data import STRATEGY_PROMPTS, Example, at, make_examples, of_split
 from distforge.data.text import question_text
 from distforge.errors import InputError
 from distforge.evaluation.generation import Progress, generate
@@ -98,6 +98,10 @@ class QuestionSource:
         """Held-out examples of a strategy (empty: of all), to be asked and judged; 0 is all."""
         return self._take("heldout", strategy, count or len(self._examples))
 
+    def has_heldout(self, strategy: str) -> bool:
+        """Whether any held-out example is of a strategy."""
+        return any(example.strategy == strategy for example in of_split(self._examples, "heldout"))
+
     def spare(self, strategy: str, count: int) -> list[Example]:
         """``count`` examples of the training split, those that baking takes last or not at all."""
         everything = self._take("train", strategy, len(self._examples))
@@ -158,14 +162,15 @@ def dataset_questions(
     Raises:
         InputError: there is none.
     """
-    found = [e for e in examples if e.split == split and strategy in ("", e.strategy)]
+    of_it = of_split(examples, split)
+    found = [n for n, e in enumerate(of_it) if strategy in ("", e.strategy)]
     if not found:
         raise InputError(
             f"the data hold no {split} question{f' of strategy {strategy}' if strategy else ''}; "
             "give data that do, or let the model write its own with questions = 'self'"
         )
     random.Random(f"{seed}:{split}:{strategy}").shuffle(found)
-    return found[:count]
+    return list(at(of_it, found[:count]))
 
 
 def written_questions(

@@ -15,7 +15,8 @@ class ConvergenceConfig:
     """What must hold on held-out questions, answered freely and without a strategy prompt.
 
     ``overall`` and ``per_strategy`` are the least accuracies, fractions in (0, 1]. The targets
-    for thinking tokens stand beside the tokens, in `distforge.data.USAGE_TARGETS`.
+    for thinking tokens stand beside the tokens, in `distforge.data.USAGE_TARGETS`. Questions that
+    name no strategy have the overall target alone.
     """
 
     overall: float = ACCURACY_OVERALL
@@ -44,7 +45,8 @@ def check_convergence(
 ) -> Convergence:
     """Overall ≥ target **and** every strategy ≥ its target **and** every usage above its target.
 
-    NaN (nothing measured) never meets a target. ``progress`` is overall accuracy / target.
+    ``accuracy`` and ``token_usage`` have those that the data ask for. NaN (nothing measured) never
+    meets a target. ``progress`` is overall accuracy / target.
     """
     shortfalls = []
     if not accuracy_overall >= config.overall:
@@ -53,8 +55,7 @@ def check_convergence(
         if not value >= config.per_strategy:
             shortfalls.append(f"{strategy} {value:.1%} < {config.per_strategy:.1%}")
     for target in USAGE_TARGETS:
-        if not token_usage[target.kind] > target.minimum:
-            shortfalls.append(
-                f"usage of {target.token} {token_usage[target.kind]:.1%} <= {target.minimum:.0%}"
-            )
+        used = token_usage.get(target.kind, 1.0)
+        if not used > target.minimum:
+            shortfalls.append(f"usage of {target.token} {used:.1%} <= {target.minimum:.0%}")
     return Convergence(not shortfalls, accuracy_overall / config.overall, tuple(shortfalls))

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge.baking.config import Step1Config
 from distforge.baking.supervised.convergence import Convergence, check_convergence
-from distforge.data import Example, ReasoningDataset
+from distforge.data import STRATEGIES, USAGE_TYPES, Example, ReasoningDataset, of_split
 from distforge.data.dataset import encode
 from distforge.data.text import question_text
 from distforge.errors import InputError
@@ -70,18 +70,19 @@ class PromptBakingTrainer:
     ) -> None:
         self._config, self._world, self._logger = config, world, logger
         self._tokenizer, self._directory = tokenizer, directory
-        self.heldout = [e for e in examples if e.split == "heldout"]
-        train = [e for e in examples if e.split == "train"]
-        if not train or not self.heldout:
+        self.heldout = of_split(examples, "heldout")
+        train = of_split(examples, "train")
+        if not len(train) or not len(self.heldout):
             raise InputError(
                 f"the data hold {len(train)} training and {len(self.heldout)} held-out examples; "
-                "expected some of each"
+                "expected some of each, so name a directory with a file for each split, or one "
+                "file of both"
             )
         self.dataset = ReasoningDataset(
             train,
             tokenizer,
             config.data.max_length,
-            direct=[config.target == "direct"] * len(train),
+            direct=[True] * len(train) if config.target == "direct" else None,
         )
         self.max_new_tokens = generation_room(model, tokenizer, self.dataset, self.heldout)
         self.validation = stratified(self.heldout, config.evaluation.validation_questions)
@@ -197,8 +198,8 @@ class PromptBakingTrainer:
                 loss=_mean(self._losses),
                 learning_rate=self._last_lr,
                 accuracy_overall=scores.accuracy_overall,
-                accuracy=scores.accuracy,
-                token_usage=scores.token_usage,
+                accuracy=dict.fromkeys(STRATEGIES, math.nan) | scores.accuracy,
+                token_usage=dict.fromkeys(USAGE_TYPES, math.nan) | scores.token_usage,
                 convergence_progress=convergence.progress,
             ),
         )
@@ -253,7 +254,7 @@ def generation_room(
             f"an example has {max(dataset.lengths)} tokens, the model's context is {context}; set "
             f"data.max_length to {context} or less (longer examples are then left out)"
         )
-    asked = encode(tokenizer, [question_text(e.question, tokenizer) for e in heldout])
+    asked = encode(tokenizer, [question_text(e.question, tokenizer, "", e.turns) for e in heldout])
     free = context - max(len(ids) for ids in asked)
     if free < 1:
         raise InputError(f"a held-out question fills the model's context of {context} tokens")

@@ -10,7 +10,7 @@ from distforge.data.tasks import (
     orthogonal_wisdom,
     self_doubt,
 )
-from distforge.data.tasks.base import Task, TraceError, check_arithmetic, same_answer
+from distforge.data.tasks.base import Task, TraceError, check_arithmetic
 
 _MODULES = (
     chain_of_thought,
@@ -34,5 +34,4 @@ __all__ = [
     "Task",
     "TraceError",
     "check_arithmetic",
-    "same_answer",
 ]

@@ -95,19 +95,3 @@ def check_arithmetic(reasoning: str) -> int:
         require(value == int(result), f"{left}{operator}{right}={result} is false")
         count += 1
     return count
-
-
-def parse_number(text: str) -> Fraction | None:
-    """A number or a fraction 'a/b' as an exact value, or None."""
-    match = re.fullmatch(r"\s*(-?\d{1,18})(?:/(\d{1,18}))?\s*\.?\s*", text)
-    if match is None or (match[2] is not None and int(match[2]) == 0):
-        return None
-    return Fraction(int(match[1]), int(match[2] or 1))
-
-
-def same_answer(given: str, truth: str) -> bool:
-    """Whether two answers agree: as exact numbers where both are, else as text ignoring case."""
-    a, b = parse_number(given), parse_number(truth)
-    if a is not None and b is not None:
-        return a == b
-    return given.strip().rstrip(".").casefold() == truth.strip().rstrip(".").casefold()

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distforge.data.answers import ANSWER
 from distforge.data.dataset import encode
-from distforge.data.text import ANSWER
 from distforge.evaluation.benchmarks.answering import first_part
 from distforge.evaluation.generation import generate
 from distforge.evaluation.likelihood import log_likelihoods

@@ -14,7 +14,7 @@ def test_round_trip(tmp_path: Path, suffix: str) -> None:
     examples = make_examples(140, 0)
     write_examples(examples, tmp_path / f"x.{suffix}")
     again = read_examples(tmp_path / f"x.{suffix}")
-    assert again == examples
+    assert list(again) == examples
     assert dataset_sha256(again) == dataset_sha256(examples)
     assert [p.name for p in tmp_path.iterdir()] == [f"x.{suffix}"]
 
@@ -75,8 +75,8 @@ GOOD = json.dumps(ROWS["flat"])
         (GOOD.replace('"5"', "5"), "line 1: answer is 5"),
         (json.dumps({"strategy": "self_doubt", "text": "x"}), "line 1: fields"),
         (
-            json.dumps({"prompt": "q", "completion": "no answer", "strategy": "self_doubt"}),
-            "line 1: no 'Answer:'",
+            json.dumps({"prompt": "q", "completion": "Answer: ", "strategy": "self_doubt"}),
+            "line 1: answer is ''",
         ),
         (json.dumps({"messages": [], "strategy": "self_doubt"}), "line 1: the user's message"),
         (json.dumps({"verifier": "exact", "id": "a"}), "line 1: field 'split' is missing"),

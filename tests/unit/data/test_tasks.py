@@ -7,8 +7,9 @@ from fractions import Fraction
 import pytest
 
 from distforge.data import STRATEGIES, Example, verify_trace
+from distforge.data.answers import same_answer
 from distforge.data.generate import make_example
-from distforge.data.tasks import TASKS, TASKS_BY_STRATEGY, TraceError, same_answer
+from distforge.data.tasks import TASKS, TASKS_BY_STRATEGY, TraceError
 from distforge.data.tasks.base import check_arithmetic
 
 

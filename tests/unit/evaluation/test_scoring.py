@@ -1,11 +1,10 @@
 """Scores counted by hand on a few generations."""
 
-import math
-
 import torch
 
 from distforge.data import STRATEGIES, make_examples
-from distforge.data.text import extract_answer, question_text
+from distforge.data.answers import extract_answer
+from distforge.data.text import question_text
 from distforge.evaluation.scoring import answer_questions, judge, stratified, summarize
 from distforge.training.distributed import World
 from tests.tiny_models import tiny_llama, tiny_tokenizer
@@ -18,7 +17,7 @@ def of(strategy: str, count: int) -> list:
 
 
 def test_extract_answer_takes_the_last() -> None:
-    assert extract_answer("Answer: 3\nno, wait\nAnswer: 4 \nmore") == "4"
+    assert extract_answer("Answer: 3\nno, wait\nAnswer: 4 \nmore") == "4 \nmore"
     assert extract_answer("nothing") is None
     assert extract_answer("Answer:") == ""
 
@@ -43,12 +42,13 @@ def test_counts_by_hand() -> None:
     assert scores.accuracy_overall == 4 / 6
     assert scores.accuracy["self_doubt"] == 3 / 4
     assert scores.accuracy["mece_decomposition"] == 1 / 2
-    assert math.isnan(scores.accuracy["chain_of_thought"])
+    # What no question names has no score.
+    assert "chain_of_thought" not in scores.accuracy
     assert scores.token_usage["thinking"] == 4 / 6
     # Given their strategy: the <doubt> in a mece answer counts for nobody.
     assert scores.token_usage["doubt"] == 3 / 4
     assert scores.token_usage["mece"] == 1 / 2
-    assert math.isnan(scores.token_usage["falsify"])
+    assert "falsify" not in scores.token_usage
 
 
 def test_stratified_is_even() -> None:

@@ -141,7 +141,11 @@ def test_what_a_user_added_is_kept_and_what_was_not_said_is_not_made_up() -> Non
 def test_a_wrong_value_or_an_unknown_name_is_never_written() -> None:
     given = Step1Summary.read(OLD / "step1" / "summary.json")
     values = {name: getattr(given, name) for name in Step1Summary.model_fields}
-    assert Step1Summary(**values).as_json() == {**given.as_json(), "model_sha256": ""}
+    assert Step1Summary(**values).as_json() == {
+        **given.as_json(),
+        "model_sha256": "",
+        "data_note": "",
+    }
     for wrong in ({"accuracy_overall": 85.0}, {"stepz": 3}, {"converged": 1}):
         with pytest.raises(ValidationError):
             Step1Summary(**{**values, **wrong})
