@@ -42,8 +42,10 @@ GEMMA = (
     " + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
-# Qwen3's, without tools: earlier thoughts are dropped, the last turn always has one.
+# Qwen3's, shortened: earlier thoughts are dropped, the last turn always has one.
 QWEN3 = (
+    "{%- if tools %}{{- '<|im_start|>system\n# Tools\n\nCall them in <tool_call></tool_call>: ' }}"
+    "{{- tools | tojson + '<|im_end|>\n' }}{%- endif %}"
     "{%- for message in messages %}{%- if message.role == 'assistant' %}"
     "{%- set content = message.content %}{%- set thought = '' %}{%- if '</think>' in content %}"
     "{%- set thought = content.split('</think>')[0].split('<think>')[-1].strip('\n') %}"

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from distforge.data.strategies import THINKING_TOKENS
 from distforge.errors import InputError
-
-OPEN, CLOSE = THINKING_TOKENS[:2]
+from distforge.rendering.thinking_tokens import CLOSE as CLOSE
+from distforge.rendering.thinking_tokens import OPEN as OPEN
+from distforge.rendering.thinking_tokens import THINKING_TOKENS
 
 
 def thinking_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
