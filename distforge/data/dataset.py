@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from distforge.data.schema import Example
 from distforge.data.strategies import STRATEGY_PROMPTS
-from distforge.data.text import completion_text, question_text
+from distforge.data.text import completion_text
 from distforge.errors import InputError
+from distforge.rendering import Asked, Renderer
 
 IGNORE_INDEX = -100
 
@@ -58,11 +59,11 @@ class TokenRows(Dataset[Row]):
 
 
 class ReasoningDataset(TokenRows):
-    """Tokenized examples: question, reasoning, answer, end of sequence.
+    """Tokenized examples: question, reasoning, answer, end of the turn.
 
     ``labels`` equal ``input_ids`` on what the model should write and are −100 on the question (and,
-    after `collate`, on padding). Question and completion are tokenized apart, so that training sees
-    the very ids that generation starts from.
+    after `collate`, on padding). A row is the very ids that generation starts from, and what should
+    follow them; see `Renderer`.
 
     Args:
         examples: the rows; ``prompted`` and ``direct`` pick by position how each is written.
@@ -85,12 +86,11 @@ class ReasoningDataset(TokenRows):
         prompted: Sequence[bool] | None = None,
         direct: Sequence[bool] | None = None,
     ) -> None:
-        if tokenizer.eos_token_id is None:
-            raise InputError("the tokenizer has no eos token; set tokenizer.eos_token and save it")
+        renderer = Renderer(tokenizer)
         prompted = prompted or [False] * len(examples)
         direct = direct or [False] * len(examples)
         questions = [
-            question_text(e.question, tokenizer, STRATEGY_PROMPTS[e.strategy] if p else "")
+            Asked(e.question, STRATEGY_PROMPTS[e.strategy] if p else "")
             for e, p in zip(examples, prompted, strict=True)
         ]
         completions = [
@@ -101,9 +101,9 @@ class ReasoningDataset(TokenRows):
         self.examples: list[Example] = []
         self.too_long = 0
         for example, asked, told in zip(
-            examples, encode(tokenizer, questions), encode(tokenizer, completions), strict=True
+            examples, renderer.prompts(questions), renderer.completions(completions), strict=True
         ):
-            ids = [*asked, *told, tokenizer.eos_token_id]
+            ids = [*asked, *told]
             if len(ids) > max_length:
                 self.too_long += 1
                 continue
@@ -117,13 +117,6 @@ class ReasoningDataset(TokenRows):
 
     def __getitem__(self, index: int) -> Item:
         return Item(**super().__getitem__(index), strategy=self.examples[index].strategy)
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, without the special tokens that a tokenizer would put around it."""
-    if not texts:
-        return []
-    return list(tokenizer(list(texts), add_special_tokens=False)["input_ids"])
 
 
 def collate(items: Iterable[Row], pad_token_id: int) -> dict[str, Tensor]:

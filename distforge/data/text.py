@@ -1,33 +1,15 @@
-"""How an example is written for a model: the one place that spells the layout.
+"""What a model should write of an example, ``{reasoning}\\nAnswer: {answer}``, and reading it back.
 
-Plain models read ``Question: {question}\\n`` and write ``{reasoning}\\nAnswer: {answer}`` and the
-end of sequence. A model that brings a chat template is asked through it instead.
+How it is asked is `distforge.rendering`'s.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 # What comes between a question and its answer.
 ANSWER = "Answer:"
 _ANSWER = re.compile(rf"{ANSWER}[ \t]*([^\n]*)")
-
-
-def question_text(
-    question: str, tokenizer: PreTrainedTokenizerBase | None = None, prompt: str = ""
-) -> str:
-    """The text that asks ``question``, with a strategy prompt in front of it where one is given."""
-    asked = f"{prompt}\n{question}" if prompt else question
-    if tokenizer is not None and getattr(tokenizer, "chat_template", None):
-        messages = [{"role": "user", "content": asked}]
-        return str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        )
-    return f"{prompt}\nQuestion: {question}\n" if prompt else f"Question: {question}\n"
 
 
 def completion_text(reasoning: str, answer: str) -> str:

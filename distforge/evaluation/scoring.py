@@ -21,8 +21,9 @@ from distforge.data import (
     Example,
     is_correct,
 )
-from distforge.data.text import extract_answer, question_text
+from distforge.data.text import extract_answer
 from distforge.evaluation.generation import generate
+from distforge.rendering import Asked, Renderer
 from distforge.training.distributed import World
 
 
@@ -97,19 +98,19 @@ def answer_questions(
 ) -> list[Answered]:
     """Ask every question and judge the answers; ranks share the work and all get all answers.
 
-    ``prompted`` puts each example's strategy prompt in front of its question, ``prompt`` one and
-    the same before all. Collective: every rank must call it with the same examples.
+    ``prompted`` gives each example's strategy prompt with its question, ``prompt`` one and the
+    same with all. Collective: every rank must call it with the same examples.
     """
     mine = list(examples[world.rank :: world.size])
-    asked = [
-        question_text(e.question, tokenizer, STRATEGY_PROMPTS[e.strategy] if prompted else prompt)
-        for e in mine
-    ]
+    renderer = Renderer(tokenizer)
+    asked = renderer.prompts(
+        [Asked(e.question, STRATEGY_PROMPTS[e.strategy] if prompted else prompt) for e in mine]
+    )
     with torch.no_grad():
         generations = generate(
             model, tokenizer, asked, max_new_tokens, batch_size, progress=progress
         )
-    shares = world.gather_objects([generation.text for generation in generations])
+    shares = world.gather_objects([renderer.turn(generation.text) for generation in generations])
     texts = [""] * len(examples)
     for rank, share in enumerate(shares):
         texts[rank :: world.size] = share

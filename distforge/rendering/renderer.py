@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from distforge.errors import InputError
 from distforge.rendering.control import ControlTokens
 from distforge.rendering.plain import conversation_text
-from distforge.rendering.stops import absent_ids, stop_ids
+from distforge.rendering.stops import absent_ids, padding_id, stop_ids
 from distforge.rendering.template import ChatTemplate, Message
 from distforge.rendering.thinking_tokens import CLOSE, OPEN
 
@@ -91,9 +91,8 @@ class Renderer:
 
     @property
     def pad(self) -> int:
-        """What rows are filled up with, always masked: where there is no padding, the eos."""
-        pad = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad is None else pad)
+        """See `padding_id`."""
+        return padding_id(self.tokenizer)
 
     @cached_property
     def absent(self) -> tuple[int, ...]:
@@ -131,8 +130,12 @@ class Renderer:
         the user's turn. ``opened`` as in `prompts`."""
         if self._template:
             return self.prompts([Asked(text) for text in texts], opened=opened)
-        literal = [self._control.literal(text) for text in texts]
-        return [[*self.first, *ids] for ids in self._control.encode(literal)]
+        return [[*self.first, *ids] for ids in self.documents(texts)]
+
+    def documents(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts that nobody asks and nobody tells, control tokens being text, without BOS:
+        `first` goes in front of whatever piece is read."""
+        return self._control.encode([self._control.literal(text) for text in texts])
 
     def completions(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids that a model should write behind a prompt, the end of its turn included.

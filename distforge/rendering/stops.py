@@ -8,6 +8,12 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What rows are filled up with, always masked: the eos of a tokenizer without padding."""
+    pad = tokenizer.pad_token_id
+    return int(tokenizer.eos_token_id if pad is None else pad)
+
+
 def stop_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None) -> set[int]:
     """The ends of sequence of a tokenizer and of a model's configurations, which may list many."""
     found = set(_listed(tokenizer.eos_token_id))

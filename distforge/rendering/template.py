@@ -43,6 +43,18 @@ def pinned(template: str) -> str:
     return f"{_PINNED}format) -%}}{{{{- {value} -}}}}{{%- endmacro +%}}{template}"
 
 
+def pin_date(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """`pinned` for all templates of a tokenizer, in place; whether one of them prints the date."""
+    before = getattr(tokenizer, "chat_template", None)
+    if not before:
+        return False
+    if isinstance(before, dict):
+        tokenizer.chat_template = {name: pinned(text) for name, text in before.items()}
+    else:
+        tokenizer.chat_template = pinned(before)
+    return bool(tokenizer.chat_template != before)
+
+
 class ChatTemplate:
     """A tokenizer's chat template, its date fixed.
 

@@ -19,6 +19,7 @@ from distforge.baking.prompt.trajectories import Trajectory, teacher_trajectorie
 from distforge.data import STRATEGIES, STRATEGY_PROMPTS, Example
 from distforge.evaluation.adherence import Layout, layout, strategy_layout
 from distforge.evaluation.scoring import Answered, answer_questions
+from distforge.rendering.stops import padding_id
 from distforge.reports.prompt_summary import BakeReport, Condition
 from distforge.training.distributed import World
 
@@ -83,7 +84,7 @@ class Measurer:
         if prompted:
             trajectories = [dataclasses.replace(t, plain=t.prompted) for t in trajectories]
         loss = DistillationLoss(self._champion.eval(), states=logits_are_linear(model))
-        return mean_kl(model, loss, trajectories, self._world, self._tokenizer.pad_token_id)
+        return mean_kl(model, loss, trajectories, self._world, padding_id(self._tokenizer))
 
     def grade(self, baked: BakedPrompt) -> Grades:
         """How many answers follow the baked prompts at which strength.

@@ -31,6 +31,7 @@ from distforge.baking.prompt.trajectories import (
 )
 from distforge.data import STRATEGIES, Example
 from distforge.errors import InputError
+from distforge.rendering import Renderer
 from distforge.reports.prompt_summary import BakeReport, ForgettingMatrix
 from distforge.telemetry import RunLogger, TelemetryConfig
 from distforge.training.distributed import World
@@ -51,7 +52,7 @@ class PromptBaker:
 
     Args:
         model: any Hugging Face causal LM.
-        tokenizer: its tokenizer, with an end of sequence and a padding id.
+        tokenizer: its tokenizer, with an end of sequence.
         device: where to compute; ignored where ``world`` is given.
         config: see `PromptBakingConfig`.
         examples: questions of both splits; by default the built-in tasks'.
@@ -61,7 +62,8 @@ class PromptBaker:
             is continued; by default nowhere.
 
     Raises:
-        InputError: the tokenizer lacks an end of sequence or a padding id.
+        InputError: the tokenizer lacks an end of sequence, or its chat template cannot ask a
+            question.
     """
 
     def __init__(
@@ -76,8 +78,7 @@ class PromptBaker:
         logger: RunLogger | None = None,
         directory: Path | None = None,
     ) -> None:
-        if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
-            raise InputError("the tokenizer needs an eos and a pad token; set them and save it")
+        Renderer(tokenizer)  # refuses what could not be asked
         self.config = config or PromptBakingConfig()
         self.world = world or World(0, 0, 1, torch.device(device))
         self.model = model.to(self.world.device)

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from distforge.errors import InputError
 from distforge.rendering import Asked, Renderer
-from distforge.rendering.template import ChatTemplate, pinned
+from distforge.rendering.template import ChatTemplate, pin_date, pinned
 from tests.foreign_tokenizers import FOREIGN
 
 
@@ -26,8 +26,8 @@ def test_the_date_is_the_same_every_day() -> None:
 def test_the_fixed_date_goes_with_the_tokenizer(tmp_path: Path) -> None:
     tokenizer = FOREIGN["llama3"]()
     wanted = Renderer(tokenizer).prompts([Asked("7?")])[0]
-    tokenizer.chat_template = pinned(tokenizer.chat_template)
-    assert pinned(tokenizer.chat_template) == tokenizer.chat_template
+    assert pin_date(tokenizer)
+    assert not pin_date(tokenizer)
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     message = [{"role": "user", "content": "7?"}]
@@ -44,6 +44,10 @@ def test_every_format_of_a_date_is_fixed_and_other_templates_stay() -> None:
     text = ChatTemplate(tokenizer).render([{"role": "user", "content": "7?"}], generation=True)
     assert text == "\n2024-07-26 Friday 2024-07-26 7?"
     assert pinned("{{ bos_token }}") == "{{ bos_token }}"
+    assert not pin_date(FOREIGN["gpt2"]())
+    tokenizer.chat_template = {"default": "{{ strftime_now('%d') }}", "rag": "a"}
+    assert pin_date(tokenizer)
+    assert tokenizer.apply_chat_template([{"role": "user"}], tokenize=False) == "26"
 
 
 @pytest.mark.parametrize(
