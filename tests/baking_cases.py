@@ -19,9 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distforge.baking.prompt.prompt_config import LoraSettings, PromptBakingConfig
 from distforge.data import STRATEGIES, STRATEGY_PROMPTS, Example
-from distforge.data.dataset import encode
-from distforge.data.text import question_text
 from distforge.optim import AdamWConfig, OptimizerConfig, ScheduleConfig
+from distforge.rendering.plain import question_text
 from distforge.training.engine_config import EngineConfig
 from distforge.training.supervised import SupervisedConfig
 from tests.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
@@ -76,7 +75,7 @@ def _loss(champion: PreTrainedModel, rng: random.Random) -> torch.Tensor:
         prompt = rng.choice(("", *PROMPTS))
         question = f"What is {rng.randrange(100)} + {rng.randrange(100)}?"
         texts.append(question_text(question, prompt=prompt) + wanted(prompt) + eos)
-    rows = [torch.tensor(ids) for ids in encode(tokenizer(), texts)]
+    rows = [torch.tensor(ids) for ids in tokenizer()(texts).input_ids]
     ids = pad_sequence(rows, batch_first=True)
     labels = pad_sequence(rows, batch_first=True, padding_value=-100)
     loss = champion(input_ids=ids, attention_mask=(labels >= 0).long(), labels=labels).loss

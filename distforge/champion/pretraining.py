@@ -16,12 +16,13 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from distforge.data import STRATEGY_PROMPTS, Example, ReasoningDataset, make_examples
-from distforge.data.text import completion_text, question_text
+from distforge.data.text import completion_text
 from distforge.errors import require_in
 from distforge.models.architectures import ArchitectureConfig, build_model
 from distforge.models.export import export_model
 from distforge.models.tokenizer import train_tokenizer
 from distforge.optim import OptimizerConfig, build_optimizer
+from distforge.rendering.plain import question_text
 from distforge.telemetry import RunConsole
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine

@@ -90,7 +90,9 @@ def judge(config: JudgeConfig) -> int:
     """Print the verdict; 0 for PASS, 3 for any other."""
     directory = find_model(config.model)
     champion = load_champion(str(directory))
-    tags = Tags.from_tokenizer(champion.tokenizer, config.tags.opening, config.tags.closing)
+    tags = Tags.from_tokenizer(
+        champion.tokenizer, config.tags.opening, config.tags.closing, model=champion.model
+    )
     examples = [e for e in read_examples(config.data, split="heldout") if e.split == "heldout"]
     if not examples:
         raise InputError(f"{config.data} holds no held-out questions; name a file of them")

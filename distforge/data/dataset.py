@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from distforge.data.examples import at
 from distforge.data.schema import Example
 from distforge.data.strategies import STRATEGIES, STRATEGY_PROMPTS
-from distforge.data.text import completion_text, question_text
+from distforge.data.text import completion_text
 from distforge.errors import InputError
+from distforge.rendering import Asked, Renderer
 
 IGNORE_INDEX = -100
 _STRATEGIES = ("", *STRATEGIES)
@@ -71,11 +72,11 @@ class TokenRows(Dataset[Row]):
 
 
 class ReasoningDataset(TokenRows):
-    """Tokenized examples: question, reasoning, answer, end of sequence.
+    """Tokenized examples: question, reasoning, answer, end of the turn.
 
     ``labels`` equal ``input_ids`` on what the model should write and are −100 on the question (and,
-    after `collate`, on padding). Question and completion are tokenized apart, so that training sees
-    the very ids that generation starts from.
+    after `collate`, on padding). A row is the very ids that generation starts from, and what should
+    follow them; see `Renderer`.
 
     Args:
         examples: the rows; ``prompted`` and ``direct`` pick by position how each is written.
@@ -98,9 +99,7 @@ class ReasoningDataset(TokenRows):
         prompted: Sequence[bool] | None = None,
         direct: Sequence[bool] | None = None,
     ) -> None:
-        if tokenizer.eos_token_id is None:
-            raise InputError("the tokenizer has no eos token; set tokenizer.eos_token and save it")
-        self._tokenizer = tokenizer
+        self._renderer = Renderer(tokenizer)
         kept, names = array("q"), _Names()
         self._strategies = bytearray()
 
@@ -129,7 +128,7 @@ class ReasoningDataset(TokenRows):
         self, examples: Sequence[Example], prompted: Sequence[bool], direct: Sequence[bool]
     ) -> Iterator[tuple[Example, list[int], int]]:
         """Every example, its ids, and how many of them ask; a portion at a time."""
-        tokenizer, rest = self._tokenizer, iter(examples)
+        renderer, rest = self._renderer, iter(examples)
         flags = zip_longest(prompted, direct, fillvalue=False)
         while part := list(islice(rest, _PORTION)):
             marks = [next(flags, (False, False)) for _ in part]
@@ -138,17 +137,16 @@ class ReasoningDataset(TokenRows):
                 for e, (p, _) in zip(part, marks, strict=True)
             ]
             questions = [
-                question_text(e.question, tokenizer, prompt, e.turns)
-                for e, prompt in zip(part, prompts, strict=True)
+                Asked(e.question, prompt, e.turns) for e, prompt in zip(part, prompts, strict=True)
             ]
             completions = [
                 completion_text("" if d else e.reasoning, e.answer)
                 for e, (_, d) in zip(part, marks, strict=True)
             ]
             for example, asked, told in zip(
-                part, encode(tokenizer, questions), encode(tokenizer, completions), strict=True
+                part, renderer.prompts(questions), renderer.completions(completions), strict=True
             ):
-                yield example, [*asked, *told, tokenizer.eos_token_id], len(asked)
+                yield example, [*asked, *told], len(asked)
 
 
 class _Names(Sequence[str]):
@@ -169,13 +167,6 @@ class _Names(Sequence[str]):
             return [self[i] for i in range(*index.indices(len(self)))]
         start, end = self._ends[index], self._ends[index + 1]
         return self._bytes[start:end].decode()
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, without the special tokens that a tokenizer would put around it."""
-    if not texts:
-        return []
-    return list(tokenizer(list(texts), add_special_tokens=False)["input_ids"])
 
 
 def collate(items: Iterable[Row], pad_token_id: int) -> dict[str, Tensor]:

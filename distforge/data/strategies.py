@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-THINKING_TOKENS: tuple[str, ...] = (
-    "<think>",
-    "</think>",
-    "<step>",
-    "<reason>",
-    "<mece>",
-    "<falsify>",
-    "<expert>",
-    "<doubt>",
-)
+from distforge.rendering.thinking_tokens import THINKING_TOKENS as THINKING_TOKENS
 
 # Context prompts: with one of these in front of a question the champion lays its answer out in that
 # strategy's form. Step 1 bakes the behaviour in, so that the question alone is enough.

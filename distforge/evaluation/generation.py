@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from distforge.data.dataset import encode
 from distforge.errors import InputError
 from distforge.evaluation.greedy import write_greedily
 from distforge.models.context import context_length
+from distforge.rendering import Renderer
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,20 +32,25 @@ _PLAIN = {"max_new_tokens", "eos_token_id", "pad_token_id", "suppress_tokens", "
 
 @dataclass(frozen=True)
 class Generation:
-    """A continuation: its text (thinking tokens visible), its ids without the end of sequence.
+    """A continuation: its text (thinking tokens visible), its ids without the one that ended it.
 
-    ``finished`` is False where ``max_new_tokens`` came before the end of sequence.
+    ``stop`` is that id; None where ``max_new_tokens`` came first.
     """
 
     text: str
     token_ids: tuple[int, ...]
-    finished: bool
+    stop: int | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model ended it."""
+        return self.stop is not None
 
 
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     batch_size: int,
     progress: Progress | None = None,
@@ -57,8 +62,9 @@ def generate(
 
     Args:
         model: any Hugging Face causal LM; left in the mode (training or not) it was in.
-        tokenizer: needs an end-of-sequence token.
-        prompts: texts, encoded without added special tokens.
+        tokenizer: needs an end-of-sequence token. All ends that it, its template and the model's
+            configurations know end a continuation; ids that it lacks are never written.
+        prompts: token ids, as a `Renderer` makes them; at least one each.
         max_new_tokens: most tokens written for a prompt.
         batch_size: prompts decoded at once.
         progress: called with (prompts done, prompts in all) after each batch.
@@ -70,18 +76,18 @@ def generate(
     Raises:
         InputError: a prompt and ``max_new_tokens`` together exceed the model's context.
     """
-    encoded = encode(tokenizer, prompts)
-    _require_room(model, encoded, max_new_tokens)
-    order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
+    _require_room(model, prompts, max_new_tokens)
+    renderer = Renderer(tokenizer, model)
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     results: dict[int, Generation] = {}
     was_training = model.training
     model.eval()
     try:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            rows = [encoded[i] for i in chosen]
+            rows = [prompts[i] for i in chosen]
             with _random_state(model.device, seed + start, fork=temperature > 0):
-                batch = _decode(model, tokenizer, rows, max_new_tokens, temperature)
+                batch = _decode(model, renderer, rows, max_new_tokens, temperature)
             results.update(zip(chosen, batch, strict=True))
             if progress is not None:
                 progress(len(results), len(prompts))
@@ -91,9 +97,9 @@ def generate(
 
 
 def _require_room(
-    model: PreTrainedModel, encoded: Sequence[Sequence[int]], max_new_tokens: int
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int
 ) -> None:
-    longest = max((len(ids) for ids in encoded), default=0)
+    longest = max((len(ids) for ids in prompts), default=0)
     context = context_length(model)
     if context is not None and longest + max_new_tokens > context:
         raise InputError(
@@ -130,7 +136,7 @@ def continue_ids(
                 model,
                 rows,
                 settings.max_new_tokens,
-                eos=settings.eos_token_id,
+                stops=_listed(settings.eos_token_id),
                 pad=settings.pad_token_id,
                 banned=settings.suppress_tokens or (),
             )
@@ -154,25 +160,31 @@ def continue_ids(
 
 def _decode(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    encoded: Sequence[Sequence[int]],
+    renderer: Renderer,
+    rows: Sequence[Sequence[int]],
     max_new_tokens: int,
     temperature: float,
 ) -> list[Generation]:
-    eos = tokenizer.eos_token_id
     # top_k and top_p default to a truncated distribution in transformers.
     sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=temperature > 0,
-        eos_token_id=eos,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos,
+        eos_token_id=list(renderer.stops),
+        pad_token_id=renderer.pad,
+        suppress_tokens=list(renderer.absent) or None,
         **sampling,
     )
     generations = []
-    for row in continue_ids(model, encoded, settings):
-        finished = eos in row
-        told = row[: row.index(eos)] if finished else row
-        text = tokenizer.decode(told, skip_special_tokens=False)
-        generations.append(Generation(text, tuple(told), finished))
+    for row in continue_ids(model, rows, settings):
+        end = next((place for place, index in enumerate(row) if index in renderer.stops), None)
+        text = renderer.tokenizer.decode(row[:end], skip_special_tokens=False)
+        stop = None if end is None else row[end]
+        generations.append(Generation(text, tuple(row[:end]), stop))
     return generations
+
+
+def _listed(ids: int | list[int] | None) -> list[int]:
+    if ids is None:
+        return []
+    return [ids] if isinstance(ids, int) else ids

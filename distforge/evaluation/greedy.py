@@ -21,7 +21,7 @@ def write_greedily(
     rows: Sequence[Sequence[int]],
     max_new_tokens: int,
     *,
-    eos: int | None,
+    stops: Sequence[int],
     pad: int,
     banned: Sequence[int] = (),
 ) -> list[list[int]]:
@@ -29,7 +29,7 @@ def write_greedily(
 
     Args:
         rows: token ids, without padding; at least one each.
-        eos: ends a row, of which it is the last token.
+        stops: ids that end a row, of which they are the last token.
         banned: never written.
 
     Raises:
@@ -45,11 +45,12 @@ def write_greedily(
     logits, places = branches.base.logits, branches.anchors + 1
     here, live = every, torch.ones_like(mask[:, 0])
     columns: list[Tensor] = []
+    ends = torch.tensor(list(stops), dtype=torch.int64, device=model.device)
     for step in range(max_new_tokens):
         token = torch.full_like(here, pad)
         token[live] = without_ids(logits.float(), tuple(banned)).argmax(dim=-1)
         columns.append(torch.full_like(every, pad).index_put((here,), token))
-        live = live & (token != eos) if eos is not None else live
+        live = live & ~torch.isin(token, ends)
         going = live.nonzero()[:, 0]
         if not len(going) or step + 1 == max_new_tokens:
             break

@@ -22,8 +22,8 @@ from distforge.data import (
     judge_answer,
 )
 from distforge.data.answers import extract_answer
-from distforge.data.text import question_text
 from distforge.evaluation.generation import Progress, generate
+from distforge.rendering import Asked, Renderer
 from distforge.training.distributed import World
 
 
@@ -115,17 +115,12 @@ def answer_questions(
 ) -> list[Answered]:
     """Ask every question and judge the answers; ranks share the work and all get all answers.
 
-    ``prompted`` puts each example's strategy prompt in front of its question (none where it has no
-    strategy), ``prompt`` one and the same before all. Collective: every rank must call it with the
+    ``prompted`` gives each example's strategy prompt with its question (none where it has no
+    strategy), ``prompt`` one and the same with all. Collective: every rank must call it with the
     same examples.
     """
     asked = [
-        question_text(
-            e.question,
-            tokenizer,
-            STRATEGY_PROMPTS.get(e.strategy, "") if prompted else prompt,
-            e.turns,
-        )
+        Asked(e.question, STRATEGY_PROMPTS.get(e.strategy, "") if prompted else prompt, e.turns)
         for e in examples
     ]
     texts = write_answers(
@@ -137,26 +132,32 @@ def answer_questions(
         batch_size=batch_size,
         progress=progress,
     )
-    return [judge(*one) for one in zip(examples, texts, asked, strict=True)]
+    read = [
+        tokenizer.decode(ids, skip_special_tokens=False)
+        for ids in Renderer(tokenizer).prompts(asked)
+    ]
+    return [judge(*one) for one in zip(examples, texts, read, strict=True)]
 
 
 def write_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[str],
+    asked: Sequence[Asked],
     world: World,
     *,
     max_new_tokens: int,
     batch_size: int,
     progress: Progress | None = None,
 ) -> list[str]:
-    """What the model writes, greedily, after each text; collective, ranks share the work."""
-    mine = list(asked[world.rank :: world.size])
+    """The turn that the model writes, greedily, to each question; collective, ranks share the
+    work."""
+    renderer = Renderer(tokenizer)
+    mine = renderer.prompts(asked[world.rank :: world.size])
     with torch.no_grad():
         generations = generate(
             model, tokenizer, mine, max_new_tokens, batch_size, progress=progress
         )
-    shares = world.gather_objects([generation.text for generation in generations])
+    shares = world.gather_objects([renderer.turn(generation.text) for generation in generations])
     texts = [""] * len(asked)
     for rank, share in enumerate(shares):
         texts[rank :: world.size] = share

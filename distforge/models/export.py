@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import shutil
 from pathlib import Path
 
@@ -11,18 +13,23 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from distforge import durable
 from distforge.errors import InputError, explain_file_error
 from distforge.models.quiet import quiet_transformers
+from distforge.rendering import Renderer
+
+logger = logging.getLogger(__name__)
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _OWN_SUBDIRECTORY = "additional_chat_templates"
 
 
 def export_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Write a Hugging Face directory: safetensors, tokenizer, greedy generation config.
+    """Write a Hugging Face directory: safetensors, tokenizer, generation config.
 
     `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load it without
-    further arguments. Weights keep their dtype; tied weights are written once. The files are
-    written beside ``directory`` and moved there when they are complete, so a failure leaves what
-    was there before. The model and the tokenizer are not changed.
+    further arguments. Weights keep their dtype; tied weights are written once. The generation
+    config is the model's own, with every end that it, its tokenizer and its chat template know; a
+    model that has none is greedy. The files are written beside ``directory`` and moved there when
+    they are complete, so a failure leaves what was there before. The model and the tokenizer are
+    not changed.
 
     Args:
         model: a transformers model whose parameters are whole on this process.
@@ -62,18 +69,32 @@ def export_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, directory
 
 def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     before = model.generation_config
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    model.generation_config = _generation_config(model, tokenizer)
     try:
         with quiet_transformers():
             model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
     finally:
         model.generation_config = before
+
+
+def _generation_config(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> GenerationConfig:
+    settings = copy.deepcopy(model.generation_config)
+    if settings.do_sample is None:
+        settings.do_sample = False
+    try:
+        settings.validate(strict=True)
+    except ValueError as error:  # transformers would not save it
+        logger.warning("the model's generation config is not kept: %s", str(error).splitlines()[0])
+        settings = GenerationConfig(do_sample=False)
+    stops = Renderer(tokenizer, model).stops
+    settings.bos_token_id = tokenizer.bos_token_id
+    settings.eos_token_id = stops[0] if len(stops) == 1 else list(stops)
+    settings.pad_token_id = tokenizer.pad_token_id
+    settings._from_model_config = False
+    return settings
 
 
 def _is_replaceable(directory: Path) -> bool:

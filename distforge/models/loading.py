@@ -29,6 +29,7 @@ from transformers import (
 from distforge.errors import InputError
 from distforge.models.champion_file import READERS, ChampionParts, check_config, read_json
 from distforge.models.quiet import quiet_transformers
+from distforge.rendering.template import DATE, pin_date
 
 logger = logging.getLogger(__name__)
 
@@ -244,7 +245,8 @@ def _check_complete(info: dict[str, Any], origin: Path) -> None:
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """A directory's tokenizer, with an end of sequence and a padding id.
+    """A directory's tokenizer, with an end of sequence, a padding id and, where its chat template
+    prints the date, always the same one.
 
     Raises:
         InputError: there is none, or it has no end of sequence.
@@ -273,7 +275,20 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         _say_padding(str(directory), str(tokenizer.eos_token))
         tokenizer.pad_token = tokenizer.eos_token
+    if pin_date(tokenizer):
+        _say_date(str(directory))
     return tokenizer
+
+
+@functools.cache
+def _say_date(directory: str) -> None:
+    """Once a process and directory."""
+    logger.warning(
+        "the chat template in %s prints the date of the day; here, and in what is exported, it "
+        "prints %s",
+        directory,
+        DATE,
+    )
 
 
 @functools.cache

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from distforge.data import Example
-from distforge.data.dataset import encode
 from distforge.data.free_text import Document, TextConfig
-from distforge.data.text import completion_text, question_text
+from distforge.data.text import completion_text
 from distforge.errors import InputError
+from distforge.rendering import Asked, Renderer
 from distforge.thinking.items import ThoughtItem
 from distforge.thinking.tags import CLOSE, OPEN
 
@@ -26,17 +26,18 @@ def question_items(
     Raises:
         InputError: no end-of-sequence token, a trace that is not one thought, or nothing is left.
     """
-    if tokenizer.eos_token_id is None:
-        raise InputError("the tokenizer has no eos token; set tokenizer.eos_token and save it")
-    asked = encode(tokenizer, [question_text(e.question, tokenizer, "", e.turns) for e in examples])
-    told = encode(tokenizer, [completion_text(e.reasoning, e.answer) for e in examples])
+    renderer = Renderer(tokenizer)
+    questions = [Asked(e.question, turns=e.turns) for e in examples]
+    asked = renderer.prompts(questions)
+    told = renderer.completions([completion_text(e.reasoning, e.answer) for e in examples])
+    shut = renderer.prompts(questions, opened=False)
     opening, closing = (tokenizer.convert_tokens_to_ids(tag) for tag in (OPEN, CLOSE))
     items = []
-    for example, question, completion in zip(examples, asked, told, strict=True):
-        if len(question) + len(completion) + 1 > max_length:
+    for example, prompt, written, question in zip(examples, asked, told, shut, strict=True):
+        # With what a template writes of the thought itself.
+        completion = [*prompt[len(question) :], *written]
+        if len(question) + len(completion) > max_length:
             continue
-        if not question:
-            raise InputError(f"the question of example {example.id!r} is empty")
         if completion[0] != opening or completion.count(closing) != 1:
             raise InputError(
                 f"the reasoning of example {example.id!r} should be one thought, "
@@ -48,7 +49,7 @@ def question_items(
                 id=example.id,
                 text=tuple(question),
                 positions=(len(question) - 1,),
-                targets=((*completion[end + 1 :], tokenizer.eos_token_id),),
+                targets=(tuple(completion[end + 1 :]),),
                 gold=tuple(completion[1:end]),
             )
         )
@@ -66,19 +67,18 @@ def answer_items(
     Raises:
         InputError: no end-of-sequence token, or nothing is left.
     """
-    if tokenizer.eos_token_id is None:
-        raise InputError("the tokenizer has no eos token; set tokenizer.eos_token and save it")
-    asked = encode(tokenizer, [question_text(e.question, tokenizer, "", e.turns) for e in examples])
-    told = encode(tokenizer, [f"\n{completion_text('', e.answer)}" for e in examples])
+    renderer = Renderer(tokenizer)
+    asked = renderer.prompts([Asked(e.question, turns=e.turns) for e in examples], opened=False)
+    told = renderer.following([f"\n{completion_text('', e.answer)}" for e in examples], CLOSE)
     items = [
         ThoughtItem(
             id=example.id,
             text=tuple(question),
             positions=(len(question) - 1,),
-            targets=((*answer, tokenizer.eos_token_id),),
+            targets=((*answer, renderer.end),),
         )
         for example, question, answer in zip(examples, asked, told, strict=True)
-        if question and len(question) + len(answer) < max_length
+        if len(question) + len(answer) < max_length
     ]
     if not items:
         raise InputError(f"none of {len(examples)} examples fits max_length {max_length}; raise it")
@@ -90,16 +90,19 @@ def text_items(
 ) -> list[ThoughtItem]:
     """Pieces of ``config.tokens`` tokens, which have no places yet (see `placed`).
 
-    A document's rest that is shorter is left out.
+    Where the tokenizer puts BOS in front of a text, each begins with it. A document's rest that is
+    shorter is left out.
 
     Raises:
         InputError: no document is long enough.
     """
-    width, items = config.tokens, []
-    encoded = encode(tokenizer, [document.text for document in documents])
+    renderer, items = Renderer(tokenizer), []
+    first = renderer.first
+    width = config.tokens - len(first)
+    encoded = renderer.documents([document.text for document in documents])
     for document, ids in zip(documents, encoded, strict=True):
         for start in range(0, len(ids) - width + 1, width):
-            text = tuple(ids[start : start + width])
+            text = (*first, *ids[start : start + width])
             name = f"{document.name}@{start}"
             items.append(ThoughtItem(name, text, (), (), document=document.name))
             if config.max_items and len(items) == config.max_items:

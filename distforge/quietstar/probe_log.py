@@ -24,6 +24,7 @@ from distforge.theater.answering import ThinkingAnswerer
 from distforge.theater.conditions import CONTROLS, Condition, ThoughtProbe
 from distforge.theater.thought_metrics import ThoughtMetrics, measure_thoughts
 from distforge.thinking.items import ThoughtItem
+from distforge.thinking.language_model import language_model
 from distforge.thinking.model import ThinkingModel
 from distforge.thinking.positions import placed
 from distforge.thinking.tags import Tags, heading_ids
@@ -90,7 +91,7 @@ class ProbeLog:
     ) -> None:
         self._config, self._world, self._logger = config, world, logger
         self._benchmarks, self._tokenizer = load_benchmarks(config.benchmarks), tokenizer
-        self._tags = Tags.from_tokenizer(tokenizer)
+        self._tags = Tags.from_tokenizer(tokenizer, model=language_model(reference))
         self._headings = heading_ids(tokenizer)
         # Held-out text is thought about at the same places before and after training.
         self._items = placed(heldout[: config.probe.items], reference, config.positions, self._tags)

@@ -67,7 +67,8 @@ def _run(config: Step2Config, world: World) -> Step2Summary:
 def _placed_once(config: Step2Config, inputs: Step2Inputs) -> Step2Inputs:
     """Held-out items with their places. Free text is thought about at the same ones by all models:
     where the baked one is unsure, if it is uncertainty that decides."""
-    model, tags = inputs.baked.model, Tags.from_tokenizer(inputs.baked.tokenizer)
+    model = inputs.baked.model
+    tags = Tags.from_tokenizer(inputs.baked.tokenizer, model=model)
     return replace(
         inputs,
         probed=placed(inputs.probed, model, config.positions, tags),
@@ -118,7 +119,7 @@ def _items(
     """What is learned from: of questions, those that the baked model is unsure of."""
     if config.task == "text":
         return inputs.items
-    tags = Tags.from_tokenizer(inputs.baked.tokenizer)
+    tags = Tags.from_tokenizer(inputs.baked.tokenizer, model=model.lm)
     require_baked(model, inputs.probed, config, tags)
     kept = run.directory / "screened.json"
     return screen(model, inputs.items, config, tags, world, run.log, kept)

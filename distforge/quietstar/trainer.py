@@ -87,7 +87,7 @@ class ThoughtTrainer:
         if not heldout:
             raise InputError("there is no held-out item to probe the thoughts with")
         self._config, self._world, self._logger = config, world, logger
-        self._tokenizer, self._tags = tokenizer, Tags.from_tokenizer(tokenizer)
+        self._tokenizer, self._tags = tokenizer, Tags.from_tokenizer(tokenizer, model=model.lm)
         tags, self._plan = self._tags, EpisodePlan(items, config.episodes)
         self._recipe = EngineRecipe(
             copy.deepcopy(model.config),

@@ -9,14 +9,15 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from distforge.data.answers import ANSWER
-from distforge.data.dataset import IGNORE_INDEX, encode
+from distforge.data.dataset import IGNORE_INDEX
 from distforge.evaluation.benchmarks.answering import first_part
 from distforge.models.context import context_length
+from distforge.rendering import Renderer
 from distforge.thinking.items import ThoughtItem, grouped, pad_targets, pad_texts
 from distforge.thinking.model import ThinkingModel
 from distforge.thinking.places import Places
 from distforge.thinking.positions import PositionsConfig
-from distforge.thinking.tags import Tags
+from distforge.thinking.tags import CLOSE, Tags
 from distforge.thinking.thoughts import ThoughtConfig
 
 # What the model writes itself between thought and answer.
@@ -45,7 +46,8 @@ class ThinkingAnswerer:
         batch_size: int,
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
-        self._tags = Tags.from_tokenizer(tokenizer)
+        self._renderer = Renderer(tokenizer)
+        self._tags = Tags.from_tokenizer(tokenizer, model=model.lm)
         self._thought = replace(thought, greedy=True)
         self._new, self._batch_size = max_new_tokens, batch_size
 
@@ -54,14 +56,14 @@ class ThinkingAnswerer:
         context = context_length(self._model.lm)
         if context is None:
             return True
-        texts = [asked, *(f"{_LEAD}{answer}" for answer in answers)]
-        question, *scored = map(len, encode(self._tokenizer, texts))
+        question = len(self._prompts([asked])[0])
+        scored = map(len, self._answers(answers))
         room = self._thought.max_tokens + 2 + max(scored, default=self._new)
         return question + room <= context
 
     def write(self, asked: Sequence[str], stops: Sequence[str]) -> list[str]:
         """See `Answerer.write`."""
-        prompts = encode(self._tokenizer, asked)
+        prompts = self._prompts(asked)
         # Questions of like length share a batch, so that padding is small.
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         texts = [""] * len(prompts)
@@ -92,8 +94,7 @@ class ThinkingAnswerer:
     def _score(self, asked: Sequence[str], answers: Sequence[Sequence[str]]) -> list[float]:
         """Of all answers to all questions, in order."""
         questions = [
-            ThoughtItem("", tuple(ids), (len(ids) - 1,), ())
-            for ids in encode(self._tokenizer, asked)
+            ThoughtItem("", tuple(ids), (len(ids) - 1,), ()) for ids in self._prompts(asked)
         ]
         device = self._model.lm.device
         ids, mask = (part.to(device) for part in pad_texts(questions, self._tags.pad))
@@ -102,9 +103,16 @@ class ThinkingAnswerer:
         once = Places(self._model, ids, mask, rows, positions, nothing, self._tags)
         thoughts, _ = once.think(self._thought)
         each = rows.repeat_interleave(torch.tensor([len(texts) for texts in answers]))
-        lead = len(encode(self._tokenizer, [_LEAD])[0])
-        texts = [f"{_LEAD}{answer}" for group in answers for answer in group]
-        targets = pad_targets(encode(self._tokenizer, texts))
+        lead = len(self._answers([""])[0])
+        targets = pad_targets(self._answers([text for group in answers for text in group]))
         places = Places(self._model, ids, mask, each, positions[each], targets, self._tags)
         scores = places.score(thoughts.at(each.to(device)))
         return [float(value) for value in scores.log_probs[:, lead:].sum(dim=1)]
+
+    def _prompts(self, asked: Sequence[str]) -> list[list[int]]:
+        """Up to where the thought opens."""
+        return self._renderer.continued(asked, opened=False)
+
+    def _answers(self, answers: Sequence[str]) -> list[list[int]]:
+        """As they follow a thought."""
+        return self._renderer.following([f"{_LEAD}{answer}" for answer in answers], CLOSE)

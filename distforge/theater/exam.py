@@ -55,19 +55,20 @@ class Examiner:
         world: World,
     ) -> None:
         self._items, self._questions, self._tokenizer = items, questions, tokenizer
-        self._tags = Tags.from_tokenizer(tokenizer)
         self._thought, self._batch_size, self._world = thought, batch_size, world
         longest = max(len(i.gold or ()) + len(i.targets[0]) for i in items if i.targets)
         self._room = longest + 2 + SPARE_TOKENS
 
     def __call__(self, model: nn.Module, controls: Sequence[Condition] = CONTROLS) -> Examined:
         """Examine a model whose weights are whole on this process, beside these controls."""
-        probe = ThoughtProbe(model, self._items, self._tags, self._thought, self._batch_size)
+        lm = language_model(model)
+        tags = Tags.from_tokenizer(self._tokenizer, model=lm)
+        probe = ThoughtProbe(model, self._items, tags, self._thought, self._batch_size)
         conditions: tuple[Condition, ...] = ("own", *controls)
         answered: list[Answered] = []
         if self._questions:
             answered = answer_questions(
-                language_model(model),
+                lm,
                 self._tokenizer,
                 self._questions,
                 self._world,

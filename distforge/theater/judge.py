@@ -14,6 +14,7 @@ from distforge.theater.evidence import Examinee, Say, gather_evidence
 from distforge.theater.measures import reach_verdict, unknown_verdict
 from distforge.theater.statistics import FEWEST_SOURCES
 from distforge.thinking.items import ThoughtItem
+from distforge.thinking.language_model import language_model
 from distforge.thinking.tags import Tags, heading_ids, thinking_ids
 from distforge.thinking.thoughts import ThoughtConfig
 from distforge.training.distributed import World
@@ -41,7 +42,7 @@ def examinee(
     Raises:
         InputError: the tokenizer lacks the tags.
     """
-    tags = tags or Tags.from_tokenizer(tokenizer)
+    tags = tags or Tags.from_tokenizer(tokenizer, model=language_model(model))
     return Examinee(
         model=model,
         reference=reference or model,

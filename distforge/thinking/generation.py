@@ -28,8 +28,8 @@ from distforge.thinking.tags import Tags
 class ThinkingGeneration:
     """What was written after a prompt.
 
-    token_ids: the visible tokens, without the end of sequence.
-    finished: whether the end of sequence came before ``max_new_tokens``.
+    token_ids: the visible tokens, without the one that ended it.
+    finished: whether such a one came before ``max_new_tokens``.
     thoughts: (visible tokens before it, ids between the tags) of each thought.
     """
 
@@ -70,7 +70,8 @@ def generate(
         temperature: of the visible tokens; 0 takes the likeliest one.
         generator: of sampling thoughts and visible tokens; needed unless both are greedy.
 
-    While thinking, visible text contains no tags and no padding. A batch ends with its last row.
+    While thinking, visible text contains no tags and no padding; it never contains ids that the
+    tokenizer lacks. A batch ends with its last row.
 
     Raises:
         InputError: an empty prompt, no generator where one is needed, or a prompt with thoughts
@@ -110,6 +111,7 @@ class _Writer:
         longest = int(lengths.max())
         require_room(self._lm, longest + max_new_tokens + thought.max_tokens + 2)
         self._rows = [ThinkingGeneration() for _ in prompts]
+        self._ends = torch.tensor(tags.ends, dtype=torch.int64, device=device)
         self._alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
         # How many more visible tokens the current thought of a row helps to write.
         self._held = torch.zeros_like(lengths)
@@ -214,11 +216,13 @@ class _Writer:
         """The next visible token (B,) of each row; rows that ended keep writing padding."""
         helped = self._alive & (self._held > 0)
         logits = self._mixed(helped) if helped.any() else self._base.logits.float()
+        banned = set(self._tags.absent)
         if think:
-            banned = {self._tags.open, self._tags.close, self._tags.pad} - {self._tags.eos}
+            banned |= {self._tags.open, self._tags.close, self._tags.pad} - set(self._tags.ends)
+        if banned:
             logits = without_ids(logits, tuple(sorted(banned)))
         token = self._draw(logits / (temperature or 1.0), greedy=not temperature)
-        ended = torch.zeros_like(self._alive) if self._tags.eos is None else token == self._tags.eos
+        ended = torch.isin(token, self._ends)
         for row, (alive, end, chosen) in enumerate(
             zip(self._alive.tolist(), ended.tolist(), token.tolist(), strict=True)
         ):

@@ -23,7 +23,8 @@ class ThoughtConfig:
     temperature: divides the logits, in sampling and in scoring alike.
     greedy: take the likeliest token instead of sampling.
 
-    ``<think>``, padding and the end of sequence are never written, nor ``</think>`` when "fixed".
+    ``<think>``, padding, what ends a text and ids that the tokenizer lacks are never written, nor
+    ``</think>`` when "fixed".
 
     Raises:
         InputError: a value out of its range.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distforge.data.strategies import THINKING_TOKENS
 from distforge.errors import InputError
-
-OPEN, CLOSE = THINKING_TOKENS[:2]
+from distforge.rendering import Renderer
+from distforge.rendering.thinking_tokens import CLOSE as CLOSE
+from distforge.rendering.thinking_tokens import OPEN as OPEN
+from distforge.rendering.thinking_tokens import THINKING_TOKENS
 
 
 def thinking_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -26,7 +27,11 @@ def heading_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class Tags:
-    """Token ids. ``open`` and ``close`` are ``<think>`` and ``</think>``; ``eos`` may be missing.
+    """Token ids. ``open`` and ``close`` are ``<think>`` and ``</think>``.
+
+    eos: ends what is written; it may be missing.
+    stops: whatever else ends it.
+    absent: ids of the model's vocabulary that no tokenizer has; they are never written.
 
     Raises:
         InputError: ids that are negative, or one id for two of open, close and pad.
@@ -36,6 +41,8 @@ class Tags:
     close: int
     pad: int
     eos: int | None = None
+    stops: tuple[int, ...] = ()
+    absent: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         distinct = {self.open, self.close, self.pad}
@@ -47,15 +54,22 @@ class Tags:
 
     @classmethod
     def from_tokenizer(
-        cls, tokenizer: PreTrainedTokenizerBase, opening: str = OPEN, closing: str = CLOSE
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        opening: str = OPEN,
+        closing: str = CLOSE,
+        *,
+        model: PreTrainedModel | None = None,
     ) -> Tags:
         """The tags of a tokenizer that has the thinking tokens; padding falls back to its eos.
 
         Args:
             opening, closing: the tags, each one token of the tokenizer.
+            model: that writes; adds what its configurations say of ends, and the ids that the
+                tokenizer lacks.
 
         Raises:
-            InputError: a thinking token is missing, or there is neither padding nor an eos.
+            InputError: a thinking token is missing, or there is no eos.
         """
         vocabulary = tokenizer.get_vocab()
         missing = [token for token in (opening, closing) if token not in vocabulary]
@@ -66,13 +80,22 @@ class Tags:
                 "the model thinks between tags of its own, name those (`distforge judge "
                 "--tags.opening --tags.closing`)"
             )
-        eos = tokenizer.eos_token_id
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
-        if pad is None:
-            raise InputError("the tokenizer has neither padding nor eos; set tokenizer.pad_token")
-        return cls(vocabulary[opening], vocabulary[closing], pad, eos)
+        renderer = Renderer(tokenizer, model)
+        return cls(
+            vocabulary[opening],
+            vocabulary[closing],
+            renderer.pad,
+            renderer.end,
+            tuple(stop for stop in renderer.stops if stop != renderer.end),
+            renderer.absent,
+        )
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """All ids that end what is written."""
+        return self.stops if self.eos is None else (self.eos, *self.stops)
 
     def banned(self, *, close: bool) -> tuple[int, ...]:
         """Ids that no thought may contain; ``close``: whether ``</think>`` is one of them."""
-        eos = () if self.eos is None else (self.eos,)
-        return tuple(sorted({self.open, self.pad, *eos} | ({self.close} if close else set())))
+        never = {self.open, self.pad, *self.ends, *self.absent}
+        return tuple(sorted(never | ({self.close} if close else set())))

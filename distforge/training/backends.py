@@ -238,6 +238,8 @@ class DeepSpeedBackend(Backend):
         for name, buffer in module.named_buffers():
             whole.get_buffer(name).copy_(buffer)
         whole.tie_weights()  # type: ignore[operator]
+        if hasattr(module, "generation_config"):
+            whole.generation_config = module.generation_config
         yield whole
 
 

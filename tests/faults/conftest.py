@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from distforge.data import make_examples
-from distforge.data.text import completion_text, question_text
+from distforge.data.text import completion_text
 from distforge.models.architectures import ArchitectureConfig, build_model
 from distforge.models.export import export_model
 from distforge.models.tokenizer import train_tokenizer
+from distforge.rendering.plain import question_text
 from tests.faults.registry_server import PASSWORD, running_server
 from tests.shared import build_once
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from distforge.data import ReasoningDataset, make_examples
-from distforge.data.text import completion_text, question_text
+from distforge.data.text import completion_text
 from distforge.models.tokenizer import train_tokenizer
 from distforge.optim import build_optimizer
+from distforge.rendering.plain import question_text
 from distforge.training.distributed import World
 from distforge.training.engine import StepResult, TrainingEngine
 from distforge.training.guards import (

@@ -19,7 +19,9 @@ PACKAGE = ROOT / "distforge"
 
 FLOORS = {
     **dict.fromkeys(["ops"], 0),
-    **dict.fromkeys(["optim", "data", "handoff", "models", "registry", "telemetry", "config"], 1),
+    **dict.fromkeys(
+        ["optim", "data", "rendering", "handoff", "models", "registry", "telemetry", "config"], 1
+    ),
     **dict.fromkeys(["thinking", "rollouts", "training", "evaluation", "reports"], 2),
     **dict.fromkeys(["champion", "baking", "quietstar", "theater"], 3),
     **dict.fromkeys(["pipeline"], 4),

@@ -16,10 +16,10 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge.baking.prompt.trajectories import PromptedQuestion, encode_contexts
-from distforge.data.dataset import encode
 from distforge.evaluation.adherence import Layout, layout
 from distforge.evaluation.checker import Checker
 from distforge.evaluation.likelihood import log_likelihoods
+from distforge.rendering import Renderer
 from distforge.training.distributed import World
 
 TOLD_APART = 0.75
@@ -100,7 +100,7 @@ class LikelihoodCriterion:
         batch_size: int,
         world: World,
     ) -> None:
-        self._champion, self._tokenizer = champion, tokenizer
+        self._champion, self._renderer = champion, Renderer(tokenizer)
         self._batch_size, self._world = batch_size, world
         self._contexts = encode_contexts(
             tokenizer, [PromptedQuestion(prompt, q) for q in questions]
@@ -154,7 +154,7 @@ class LikelihoodCriterion:
         return np.array(ratios), np.array(likely)
 
     def _log_probs(self, keys: Sequence[tuple[int, str]]) -> list[tuple[float, float]]:
-        answers = encode(self._tokenizer, [answer for _, answer in keys])
+        answers = self._renderer.following([answer for _, answer in keys])
         sides = []
         for side in (0, 1):
             contexts = [self._contexts[index][side] for index, _ in keys]

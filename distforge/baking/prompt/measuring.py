@@ -23,11 +23,12 @@ from distforge.baking.prompt.prompt_config import PromptBakingConfig
 from distforge.baking.prompt.questions import QuestionSource
 from distforge.baking.prompt.trajectories import Trajectory, teacher_trajectories
 from distforge.data import STRATEGIES, STRATEGY_PROMPTS, Example
-from distforge.data.text import question_text
 from distforge.errors import InputError
 from distforge.evaluation.adherence import strategy_layout
 from distforge.evaluation.checker import Checker
 from distforge.evaluation.scoring import judge, write_answers
+from distforge.rendering import Asked
+from distforge.rendering.stops import padding_id
 from distforge.reports.prompt_summary import AnswerMark, AnswerRow, BakeReport, Condition
 from distforge.telemetry.console import counting
 from distforge.training.distributed import World
@@ -38,7 +39,7 @@ _GRADED, _GRADES_APART, _MOST_GRADES = 140, 0.04, 24
 
 
 @dataclass(frozen=True)
-class Asked:
+class Quiz:
     """Questions about one prompt, with their examples where the right answers are known."""
 
     questions: Sequence[str]
@@ -64,7 +65,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Probe(Asked):
+class Probe(Quiz):
     """Held-out questions about one prompt, and the prompted champion's trajectories."""
 
     trajectories: Sequence[Trajectory]
@@ -125,9 +126,9 @@ class Measurer:
         criterion = self._criterion(questions, examples, prompt, strategy)
         return Probe(questions, examples, criterion, trajectories)
 
-    def condition(self, model: PreTrainedModel, asked: Asked, prompt: str = "") -> Condition:
+    def condition(self, model: PreTrainedModel, quiz: Quiz, prompt: str = "") -> Condition:
         """Accuracy and adherence of a model on a probe's questions."""
-        return asked.score(self.write(model, asked.questions, prompt))[0]
+        return quiz.score(self.write(model, quiz.questions, prompt))[0]
 
     def kl(
         self, model: PreTrainedModel, trajectories: Sequence[Trajectory], prompted: bool = False
@@ -136,7 +137,7 @@ class Measurer:
         if prompted:
             trajectories = [dataclasses.replace(t, plain=t.prompted) for t in trajectories]
         loss = DistillationLoss(self._champion.eval(), states=logits_are_linear(model))
-        return mean_kl(model, loss, trajectories, self._world, self._tokenizer.pad_token_id)
+        return mean_kl(model, loss, trajectories, self._world, padding_id(self._tokenizer))
 
     def grade(self, baked: BakedPrompt) -> Grades:
         """How many answers follow the baked prompts at which strength.
@@ -147,7 +148,7 @@ class Measurer:
         for prompt, strategy in baked.prompts.items():
             examples, questions = self._spare(prompt, strategy, -(-_GRADED // len(baked.prompts)))
             criterion = self._criterion(questions, examples, prompt, strategy)
-            asked.append(Asked(questions, examples, criterion))
+            asked.append(Quiz(questions, examples, criterion))
 
         def adherence(strength: float) -> float:
             model = baked.at(strength).model
@@ -213,7 +214,7 @@ class Measurer:
         answers = write_answers(
             model,
             self._tokenizer,
-            [question_text(question, self._tokenizer, prompt) for question in questions],
+            [Asked(question, prompt) for question in questions],
             self._world,
             max_new_tokens=self._config.max_response_tokens,
             batch_size=self._config.generation_batch_size,
@@ -273,9 +274,9 @@ class Measurer:
             examples, prompt = source.heldout(strategy, count), STRATEGY_PROMPTS[strategy]
             questions = [example.question for example in examples]
             wanted = LayoutCriterion([strategy_layout(example) for example in examples])
-            asked = Asked(questions, examples, wanted)
+            quiz = Quiz(questions, examples, wanted)
             result[strategy] = (
-                self.condition(self._champion, asked, prompt),
-                self.condition(baked.model, asked, prompt),
+                self.condition(self._champion, quiz, prompt),
+                self.condition(baked.model, quiz, prompt),
             )
         return result

@@ -32,6 +32,7 @@ from distforge.baking.prompt.trajectories import (
 from distforge.data import STRATEGIES, Example
 from distforge.errors import InputError
 from distforge.evaluation.checker import Checker
+from distforge.rendering import Renderer
 from distforge.reports.prompt_summary import AnswerRow, BakeReport, ForgettingMatrix
 from distforge.telemetry import RunLogger, TelemetryConfig
 from distforge.telemetry.console import counting
@@ -53,7 +54,7 @@ class PromptBaker:
 
     Args:
         model: any Hugging Face causal LM.
-        tokenizer: its tokenizer, with an end of sequence and a padding id.
+        tokenizer: its tokenizer, with an end of sequence.
         device: where to compute; ignored where ``world`` is given.
         config: see `PromptBakingConfig`.
         examples: questions of both splits; by default the built-in tasks'.
@@ -65,7 +66,8 @@ class PromptBaker:
             `following` for what is done without one.
 
     Raises:
-        InputError: the tokenizer lacks an end of sequence or a padding id.
+        InputError: the tokenizer lacks an end of sequence, or its chat template cannot ask a
+            question.
     """
 
     def __init__(
@@ -81,8 +83,7 @@ class PromptBaker:
         directory: Path | None = None,
         check: Checker | None = None,
     ) -> None:
-        if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
-            raise InputError("the tokenizer needs an eos and a pad token; set them and save it")
+        Renderer(tokenizer)  # refuses what could not be asked
         self.config = config or PromptBakingConfig()
         self.world = world or World(0, 0, 1, torch.device(device))
         self.model = model.to(self.world.device)

@@ -32,6 +32,7 @@ from distforge.baking.prompt.trajectories import (
     write_trajectories,
 )
 from distforge.optim import build_optimizer
+from distforge.rendering.stops import padding_id
 from distforge.telemetry import RunLogger
 from distforge.telemetry.metrics import PROMPT_HELDOUT_KL
 from distforge.training.distributed import World
@@ -155,7 +156,7 @@ class BakeTraining:
 
     def _batches(self) -> PromptBatches:
         config = self._config
-        pad = self._tokenizer.pad_token_id
+        pad = padding_id(self._tokenizer)
 
         def rewrite(indices: Sequence[int], seed: int) -> list[Trajectory]:
             with self._engine.whole_model() as model:
@@ -240,4 +241,4 @@ class BakeTraining:
         )
 
     def _pad(self) -> int:
-        return int(self._tokenizer.pad_token_id)
+        return padding_id(self._tokenizer)

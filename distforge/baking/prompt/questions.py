@@ -16,14 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from distforge.baking.prompt.prompt_config import PromptBakingConfig
 from distforge.baking.prompt.trajectories import PromptedQuestion
 from distforge.data import STRATEGY_PROMPTS, Example, at, make_examples, of_split
-from distforge.data.text import question_text
 from distforge.errors import InputError
 from distforge.evaluation.generation import Progress, generate
+from distforge.rendering import Renderer
 from distforge.telemetry.console import counting
 from distforge.training.distributed import World
 
-# Stands where the question will, to find what the layout puts in front of it and behind it.
-_SLOT = "\x00"
 # Where no data are given: enough of every strategy's questions, made in seconds.
 _DEFAULT_EXAMPLES = 14_000
 # Rounds of writing before a model that repeats itself is given up on.
@@ -192,9 +190,7 @@ def written_questions(
     Raises:
         InputError: the model does not write that many distinct ones.
     """
-    before, _, after = question_text(_SLOT, tokenizer).partition(_SLOT)
-    # In most vocabularies a word takes the space before it along.
-    before = before.rstrip(" ")
+    before, after = Renderer(tokenizer).around_question
     wanted = -(-count // world.size)
     found: dict[str, None] = {}
     for attempt in range(_ROUNDS):

@@ -20,11 +20,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from distforge import durable
 from distforge.baking.prompt.distillation import TEACHER_PREFIX
 from distforge.baking.prompt.prompt_config import PromptBakingConfig
-from distforge.data.dataset import IGNORE_INDEX, encode
-from distforge.data.text import question_text
+from distforge.data.dataset import IGNORE_INDEX
 from distforge.errors import InputError
 from distforge.evaluation.generation import Progress, generate
 from distforge.models.context import context_length
+from distforge.rendering import Asked, Renderer
 from distforge.training.distributed import World
 
 
@@ -40,7 +40,7 @@ class PromptedQuestion:
 class Trajectory:
     """Token ids of one response and of the two contexts it is read behind.
 
-    ``response`` ends with the end of sequence unless the writer was cut off.
+    ``response`` ends with what ended the writer's turn, unless it was cut off.
     """
 
     prompted: tuple[int, ...]
@@ -62,10 +62,10 @@ def encode_contexts(
     tokenizer: PreTrainedTokenizerBase, questions: Sequence[PromptedQuestion]
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Ids of (prompt and question, question alone) of each, as generation would read them."""
-    asked = [question_text(q.question, tokenizer, q.prompt) for q in questions]
-    plain = [question_text(q.question, tokenizer) for q in questions]
-    pairs = zip(encode(tokenizer, asked), encode(tokenizer, plain), strict=True)
-    return [(tuple(a), tuple(b)) for a, b in pairs]
+    renderer = Renderer(tokenizer)
+    asked = renderer.prompts([Asked(q.question, q.prompt) for q in questions])
+    plain = renderer.prompts([Asked(q.question) for q in questions])
+    return [(tuple(a), tuple(b)) for a, b in zip(asked, plain, strict=True)]
 
 
 def write_trajectories(
@@ -87,7 +87,9 @@ def write_trajectories(
     work; each draws from ``seed`` and its rank, and tells ``progress`` of its own share.
     """
     mine = questions[world.rank :: world.size]
-    asked = [question_text(q.question, tokenizer, q.prompt if by_teacher else "") for q in mine]
+    asked = Renderer(tokenizer).prompts(
+        [Asked(q.question, q.prompt if by_teacher else "") for q in mine]
+    )
     written = generate(
         model,
         tokenizer,
@@ -98,9 +100,8 @@ def write_trajectories(
         temperature=temperature,
         seed=seed * world.size + world.rank,
     )
-    eos = tokenizer.eos_token_id
     shares = world.gather_objects(
-        [[*told.token_ids, *([eos] if told.finished else [])] for told in written]
+        [[*told.token_ids, *([] if told.stop is None else [told.stop])] for told in written]
     )
     responses: list[Sequence[int]] = [()] * len(questions)
     for rank, share in enumerate(shares):
@@ -172,7 +173,7 @@ def check_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     text = prompt.strip()
     if not text:
         raise InputError("the prompt is empty; write what the model should do into it")
-    ids = encode(tokenizer, [text])[0]
+    ids = Renderer(tokenizer).following([text])[0]
     unknown = tokenizer.unk_token_id
     kept = tokenizer.decode(ids, skip_special_tokens=False)
     if (unknown is not None and unknown in ids) or _bare(kept) != _bare(text):

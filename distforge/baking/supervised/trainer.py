@@ -16,13 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from distforge.baking.config import Step1Config
 from distforge.baking.supervised.convergence import Convergence, check_convergence
 from distforge.data import STRATEGIES, USAGE_TYPES, Example, ReasoningDataset, of_split
-from distforge.data.dataset import encode
-from distforge.data.text import question_text
 from distforge.errors import InputError
 from distforge.evaluation.generation import SPARE_TOKENS
 from distforge.evaluation.scoring import Answered, Scores, answer_questions, stratified, summarize
 from distforge.models.context import context_length
 from distforge.optim import build_optimizer
+from distforge.rendering import Asked, Renderer
 from distforge.telemetry import BakingMetrics, RunLogger
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
@@ -254,7 +253,7 @@ def generation_room(
             f"an example has {max(dataset.lengths)} tokens, the model's context is {context}; set "
             f"data.max_length to {context} or less (longer examples are then left out)"
         )
-    asked = encode(tokenizer, [question_text(e.question, tokenizer, "", e.turns) for e in heldout])
+    asked = Renderer(tokenizer).prompts([Asked(e.question, turns=e.turns) for e in heldout])
     free = context - max(len(ids) for ids in asked)
     if free < 1:
         raise InputError(f"a held-out question fills the model's context of {context} tokens")

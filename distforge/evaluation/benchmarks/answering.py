@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from distforge.data.text import completion_text, question_text
+from distforge.data.text import completion_text
+from distforge.rendering.plain import question_text
 
 
 class Answerer(Protocol):

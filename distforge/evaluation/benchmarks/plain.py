@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge.data.answers import ANSWER
-from distforge.data.dataset import encode
 from distforge.evaluation.benchmarks.answering import first_part
 from distforge.evaluation.generation import generate
 from distforge.evaluation.likelihood import log_likelihoods
 from distforge.models.context import context_length
+from distforge.rendering import Renderer
 
 
 class PlainAnswerer:
@@ -31,6 +31,7 @@ class PlainAnswerer:
         batch_size: int,
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
+        self._renderer = Renderer(tokenizer)
         self._new, self._batch_size = max_new_tokens, batch_size
 
     def fits(self, asked: str, answers: Sequence[str] = ()) -> bool:
@@ -38,13 +39,12 @@ class PlainAnswerer:
         context = context_length(self._model)
         if context is None:
             return True
-        texts = [f"{asked}{ANSWER}{answer}" for answer in answers or ("",)]
-        longest = max(map(len, encode(self._tokenizer, texts)))
-        return longest + (0 if answers else self._new) <= context
+        rows, _ = self._with_answers(asked, answers or ("",))
+        return max(map(len, rows)) + (0 if answers else self._new) <= context
 
     def write(self, asked: Sequence[str], stops: Sequence[str]) -> list[str]:
         """See `Answerer.write`."""
-        prompts = [f"{text}{ANSWER}" for text in asked]
+        prompts = self._renderer.continued([f"{text}{ANSWER}" for text in asked])
         written = generate(self._model, self._tokenizer, prompts, self._new, self._batch_size)
         return [first_part(generation.text, stops) for generation in written]
 
@@ -52,15 +52,26 @@ class PlainAnswerer:
         self, asked: Sequence[str], answers: Sequence[Sequence[str]]
     ) -> list[list[float]]:
         """See `Answerer.log_likelihoods`."""
-        starts = encode(self._tokenizer, [f"{text}{ANSWER}" for text in asked])
-        wholes = encode(
-            self._tokenizer,
-            [
-                f"{text}{ANSWER}{answer}"
-                for text, texts in zip(asked, answers, strict=True)
-                for answer in texts
-            ],
-        )
-        known = [len(start) for start, texts in zip(starts, answers, strict=True) for _ in texts]
-        nats = iter(log_likelihoods(self._model, wholes, known, self._batch_size))
+        rows: list[list[int]] = []
+        known: list[int] = []
+        for text, texts in zip(asked, answers, strict=True):
+            wholes, length = self._with_answers(text, texts)
+            rows += wholes
+            known += [length] * len(wholes)
+        nats = iter(log_likelihoods(self._model, rows, known, self._batch_size))
         return [[next(nats) for _ in texts] for texts in answers]
+
+    def _with_answers(self, asked: str, answers: Sequence[str]) -> tuple[list[list[int]], int]:
+        """Ids of the question with each answer, and how many are the question's.
+
+        As a turn of its own an answer does not begin with a space; lm-evaluation-harness agrees.
+        """
+        question = f"{asked}{ANSWER}"
+        if self._renderer.has_template:
+            start = self._renderer.continued([question])[0]
+            bare = [answer.removeprefix(" ") for answer in answers]
+            return [[*start, *ids] for ids in self._renderer.following(bare)], len(start)
+        start, *wholes = self._renderer.continued(
+            [question, *(f"{question}{answer}" for answer in answers)]
+        )
+        return wholes, len(start)

@@ -11,20 +11,20 @@ from tests.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 from tests.unit.thinking.cases import ARCHITECTURES
 
 TOKENIZER = tiny_tokenizer()
-PROMPTS = ["Question: 1?\n", "How many cups are red and blue?", "2", "The step is 2, so 10.\n" * 2]
+TEXTS = ["Question: 1?\n", "How many cups are red and blue?", "2", "The step is 2, so 10.\n" * 2]
+PROMPTS = [TOKENIZER.encode(text) for text in TEXTS]
 NEW_TOKENS = 12
 
 
-def naive(model: PreTrainedModel, prompt: str, eos: int) -> Generation:
-    ids = TOKENIZER.encode(prompt, add_special_tokens=False)
+def naive(model: PreTrainedModel, ids: list[int], eos: int) -> Generation:
     told: list[int] = []
     for _ in range(NEW_TOKENS):
         with torch.no_grad():
             logits = model(torch.tensor([ids + told]), use_cache=False).logits
         told.append(int(logits[0, -1].argmax()))
         if told[-1] == eos:
-            return Generation(TOKENIZER.decode(told[:-1]), tuple(told[:-1]), True)
-    return Generation(TOKENIZER.decode(told), tuple(told), False)
+            return Generation(TOKENIZER.decode(told[:-1]), tuple(told[:-1]), eos)
+    return Generation(TOKENIZER.decode(told), tuple(told), None)
 
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
@@ -35,7 +35,7 @@ def test_equals_naive_argmax(make, batch_size: int) -> None:
     assert generate(model, TOKENIZER, PROMPTS, NEW_TOKENS, batch_size) == expected
 
 
-@pytest.mark.parametrize("eos", [None, 1, 9])
+@pytest.mark.parametrize("eos", [None, 1, 9, [3, 9, 70]])
 @pytest.mark.parametrize("banned", [[], [5, 70]])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_greedy_ids_are_those_of_transformers(name, banned, eos, monkeypatch) -> None:
@@ -78,6 +78,41 @@ def test_stops_at_the_end_of_sequence() -> None:
     assert ended.token_ids == free.token_ids[: free.token_ids.index(free.token_ids[2])]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_every_end_that_is_known_ends_a_continuation(temperature: float) -> None:
+    """Of tokenizer, model's configurations and template, whichever comes first."""
+    model = tiny_llama(len(TOKENIZER))
+    free = generate(model, TOKENIZER, PROMPTS, NEW_TOKENS, 4, temperature=temperature)
+    tokenizer = tiny_tokenizer()
+    third, fifth = free[0].token_ids[2], free[1].token_ids[4]
+    turn = tokenizer.convert_ids_to_tokens(free[3].token_ids[3])
+    model.generation_config.eos_token_id, model.config.eos_token_id = [1, third], fifth
+    tokenizer.add_special_tokens({"additional_special_tokens": [turn]})
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}" + turn + "{% endfor %}"
+    stops = {1, third, fifth, free[3].token_ids[3]}
+    ended = generate(model, tokenizer, PROMPTS, NEW_TOKENS, 4, temperature=temperature)
+    for one, whole in zip(ended, free, strict=True):
+        found = [index for index in whole.token_ids if index in stops]
+        assert one.stop == (found[0] if found else whole.stop)
+        length = whole.token_ids.index(one.stop) if found else len(whole.token_ids)
+        assert one.token_ids == whole.token_ids[:length]
+    assert sum(one.finished for one in ended) >= 3
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_ids_that_no_tokenizer_has_are_never_written(temperature: float) -> None:
+    """Rows of a padded vocabulary, which the model likes best."""
+    known = len(TOKENIZER)
+    model = tiny_llama(known + 40, tied=False)
+    model.lm_head.weight.data[known:] *= 4.0
+    with torch.no_grad():
+        liked = model(torch.tensor([PROMPTS[1]])).logits[0, -1].topk(3).indices
+    assert (liked >= known).all()
+    written = generate(model, TOKENIZER, PROMPTS, NEW_TOKENS, 4, temperature=temperature)
+    assert all(index < known for row in written for index in row.token_ids)
+    assert all(row.token_ids for row in written)
+
+
 def test_the_models_own_habits_do_not_count() -> None:
     model = tiny_llama(len(TOKENIZER))
     plain = generate(model, TOKENIZER, PROMPTS, NEW_TOKENS, 2)
@@ -99,4 +134,4 @@ def test_mode_is_restored_and_progress_told() -> None:
 
 def test_context_is_respected() -> None:
     with pytest.raises(InputError, match="context of 128"):
-        generate(tiny_llama(len(TOKENIZER)), TOKENIZER, ["2"], 128, 1)
+        generate(tiny_llama(len(TOKENIZER)), TOKENIZER, [[5]], 128, 1)

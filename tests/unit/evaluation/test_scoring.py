@@ -4,8 +4,8 @@ import torch
 
 from distforge.data import STRATEGIES, make_examples
 from distforge.data.answers import extract_answer
-from distforge.data.text import question_text
 from distforge.evaluation.scoring import answer_questions, judge, stratified, summarize
+from distforge.rendering.plain import question_text
 from distforge.training.distributed import World
 from tests.tiny_models import tiny_llama, tiny_tokenizer
 

@@ -12,6 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from distforge.errors import InputError
 from distforge.models.export import export_model
+from distforge.models.loading import load_tokenizer
+from distforge.rendering import Renderer
+from tests.foreign_tokenizers import FOREIGN, rows, stop_ids
 from tests.tiny_models import LINES, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -61,15 +64,52 @@ def test_a_tied_matrix_is_written_once(tmp_path: Path) -> None:
     assert "lm_head.weight" not in names
 
 
-def test_a_sampling_model_is_exported_greedy(tmp_path: Path) -> None:
+def test_a_model_without_habits_is_exported_greedy(tmp_path: Path) -> None:
     model = MODELS["llama-tied"]()
-    model.generation_config = GenerationConfig(do_sample=True, temperature=0.5, top_k=3)
     export_model(model, TOKENIZER, tmp_path / "model")
     prompt = torch.tensor([TOKENIZER.encode(LINES[0][:30])])
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     first, second = (loaded.generate(prompt, max_new_tokens=8) for _ in range(2))
     assert torch.equal(first, second)
     assert first[0, prompt.shape[1]] == model(prompt).logits[0, -1].argmax()
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_stops_and_sampling_defaults_come_back(tmp_path: Path, name: str) -> None:
+    """Out and in again twice, as from step to step; the tokenizer keeps its end and its padding."""
+    tokenizer, model = FOREIGN[name](), tiny_llama(rows(name))
+    model.config.eos_token_id = stop_ids(name)[0]
+    habits = {"do_sample": True, "temperature": 0.6, "top_k": 20, "repetition_penalty": 1.1}
+    model.generation_config = GenerationConfig(eos_token_id=stop_ids(name), **habits)
+    stops = Renderer(tokenizer, model).stops
+    assert set(stop_ids(name)) <= set(stops)
+    for number in range(2):
+        directory = tmp_path / str(number)
+        export_model(model, tokenizer, directory)
+        model = AutoModelForCausalLM.from_pretrained(directory)
+        tokenizer = load_tokenizer(directory)
+        kept = model.generation_config
+        listed = kept.eos_token_id if len(stops) > 1 else [kept.eos_token_id]
+        assert tuple(listed) == stops
+        assert {key: getattr(kept, key) for key in habits} == habits
+        assert Renderer(tokenizer, model).stops == stops
+        assert len(tokenizer) == len(FOREIGN[name]())
+        assert model.get_input_embeddings().weight.shape[0] == rows(name)
+        pad = FOREIGN[name]().pad_token or tokenizer.eos_token
+        assert tokenizer.pad_token == pad
+
+
+def test_what_transformers_would_not_save_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = MODELS["llama-tied"]()
+    model.generation_config = GenerationConfig(
+        do_sample=False, temperature=0.5, eos_token_id=[1, 7]
+    )
+    export_model(model, TOKENIZER, tmp_path / "model")
+    kept = AutoModelForCausalLM.from_pretrained(tmp_path / "model").generation_config
+    assert (kept.do_sample, kept.temperature, kept.eos_token_id) == (False, None, [1, 7])
+    assert "generation config is not kept" in caplog.text
 
 
 def test_parameters_that_are_views_of_one_buffer_are_written_whole(tmp_path: Path) -> None:

@@ -207,7 +207,8 @@ def test_a_missing_tokenizer_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(eos=False)
-    export_model(tiny_llama(len(tokenizer)), tokenizer, tmp_path / "hf")
+    for part in (tiny_llama(len(tokenizer)), tokenizer):
+        part.save_pretrained(tmp_path / "hf")
     refused(tmp_path / "hf", "no end of sequence", "tokenizer.eos_token = ")
 
 
