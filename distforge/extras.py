@@ -40,6 +40,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "rollouts": ("ray",),
     "registry": ("mlflow", "sqlalchemy", "rich", "tomli_w", "tyro"),
     "report": ("jinja2", "matplotlib", "wandb"),
+    "gguf": ("gguf",),
 }
 
 # The frames between an import statement and the finders.

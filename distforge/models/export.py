@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from distforge import durable
 from distforge.errors import InputError
 from distforge.models.quiet import quiet_transformers
+from distforge.models.storage import save_weights
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _OWN_SUBDIRECTORY = "additional_chat_templates"
@@ -21,7 +22,8 @@ def export_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, directory
     """Write a Hugging Face directory: safetensors, tokenizer, greedy generation config.
 
     `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load it without
-    further arguments. Weights keep their dtype; tied weights are written once. The files are
+    further arguments. Weights have the dtype that they were read from, see `storage`; tied weights
+    are written once. The files are
     written beside ``directory`` and moved there when they are complete, so a failure leaves what
     was there before. The model and the tokenizer are not changed.
 
@@ -67,7 +69,7 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory
     )
     try:
         with quiet_transformers():
-            model.save_pretrained(directory)
+            save_weights(model, directory)
         tokenizer.save_pretrained(directory)
     finally:
         model.generation_config = before

@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 from distforge import durable
 from distforge.baking.prompt.prompt_config import LoraSettings
 from distforge.errors import InputError
+from distforge.models.storage import round_to_storage_
 
 MAX_STRENGTH = 1.5
 RECORD_FILE = "baked_prompt.json"
@@ -51,6 +52,8 @@ class Delta:
     def merge(self, base: PreTrainedModel, strength: float = 1.0) -> PreTrainedModel:
         """A copy of ``base`` with ``strength`` times the change; 0 is ``base``, 1 the whole bake.
 
+        Its values are those that its export will have, see `round_to_storage_`.
+
         Raises:
             InputError: a strength outside [0, 1.5].
         """
@@ -60,6 +63,7 @@ class Delta:
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     parameter.add_(self.state[name].to(parameter.device), alpha=strength)
+            round_to_storage_(model)
             return model
         wrapped = add_adapter(model, self.adapter)
         self._load_into(model)
@@ -67,6 +71,7 @@ class Delta:
             if isinstance(module, LoraLayer):
                 module.set_scale(_ADAPTER, strength)
         merged: PreTrainedModel = wrapped.merge_and_unload()
+        round_to_storage_(merged)
         return merged.requires_grad_(True)
 
     def save(self, directory: Path, record: dict[str, Any]) -> None:
