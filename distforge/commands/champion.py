@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import tyro
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge import durable
 from distforge.champion.make import RECORD_FILE, ChampionConfig, ensure_champion
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 from distforge.models.export import export_model
 from distforge.models.loading import load_champion
 from distforge.models.storage import LoadDtype, remember_dtype, storage_dtype
@@ -48,6 +48,9 @@ class ImportConfig:
     source: tyro.conf.Positional[str]
     output: Path | None = None
     dtype: LoadDtype = "auto"
+
+    def __post_init__(self) -> None:
+        require_choice("dtype", self.dtype, get_args(LoadDtype))
 
 
 def make(config: MakeConfig) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from distforge.baking.supervised.convergence import ConvergenceConfig, check_convergence
 from distforge.data import Example, read_examples
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 from distforge.evaluation.benchmarks import (
     Answerer,
     Benchmark,
@@ -21,6 +22,7 @@ from distforge.evaluation.benchmarks import (
 from distforge.evaluation.benchmarks.plain import PlainAnswerer
 from distforge.evaluation.scoring import answer_questions, stratified, summarize
 from distforge.models.loading import Champion, load_champion
+from distforge.models.storage import LoadDtype
 from distforge.quietstar import ThinkingModel
 from distforge.theater.answering import ThinkingAnswerer
 from distforge.thinking.model import SETTINGS_FILE
@@ -45,6 +47,7 @@ class EvaluateConfig:
     max_new_tokens: longest generation; batch_size: questions at once.
     benchmarks: public ones, asked without thoughts and, of a model with the thinking tokens, with.
     thought: how it thinks there; always greedily.
+    dtype: to load it in. "auto" is its own where this machine computes in that, else float32.
     """
 
     model: str
@@ -55,6 +58,10 @@ class EvaluateConfig:
     batch_size: int = 128
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
     thought: ThoughtConfig = field(default_factory=until_it_closes)
+    dtype: LoadDtype = "auto"
+
+    def __post_init__(self) -> None:
+        require_choice("dtype", self.dtype, get_args(LoadDtype))
 
 
 def evaluate(config: EvaluateConfig) -> int:
@@ -65,7 +72,7 @@ def evaluate(config: EvaluateConfig) -> int:
             "nothing to ask: give --data, or --benchmarks.gsm8k or --benchmarks.arc with a file"
         )
     heldout = _heldout(config.data, config.questions) if config.data else []
-    champion = load_champion(config.model)
+    champion = load_champion(config.model, config.dtype)
     with entered_world() as world:
         champion.model.to(world.device)
         converged = not heldout or _ask_dataset(config, champion, heldout, world)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,14 @@ from typing import Any
 
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, LlamaFileType
+from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from distforge.errors import InputError
@@ -59,7 +62,8 @@ def read_gguf(path: Path, dtype: LoadDtype = "auto") -> GgufModel:
     model = _load(path, str(fields["architecture"]))
     source = str(path)
     check_model(model, source)
-    tokenizer = _load_tokenizer(path)
+    tokens = header.get_field("tokenizer.ggml.tokens")
+    tokenizer = _load_tokenizer(path, 0 if tokens is None else len(tokens.data))
     check_pairing(model, tokenizer, source)
     model.generation_config.eos_token_id = _stops(header, model)
     chosen = _own_dtype(header) if dtype == "auto" else getattr(torch, dtype)
@@ -105,7 +109,7 @@ def _load(path: Path, architecture: str) -> PreTrainedModel:
     return model
 
 
-def _load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+def _load_tokenizer(path: Path, count: int) -> PreTrainedTokenizerBase:
     try:
         with _alone(path) as directory, quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(
@@ -116,7 +120,24 @@ def _load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
             f"the tokenizer in {path} cannot be read by this transformers: {_first_line(error)}; "
             "give the directory that the GGUF file was made from"
         ) from error
-    return complete_tokenizer(tokenizer, path)
+    return complete_tokenizer(_with_ids_below(count, tokenizer), path)
+
+
+def _with_ids_below(count: int, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The same tokenizer with the file's ``count`` tokens alone: transformers adds GPT-2's end of
+    text to every byte-level vocabulary that has none, an id beyond the model's rows."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    own = [token for token in content["added_tokens"] if token["id"] < count]
+    if own == content["added_tokens"]:
+        return tokenizer
+    content["added_tokens"] = own
+    kept = ("bos_token", "eos_token", "unk_token", "pad_token", "add_bos_token", "add_eos_token")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(content)),
+        chat_template=tokenizer.chat_template,
+        clean_up_tokenization_spaces=False,
+        **{name: value for name in kept if (value := tokenizer.init_kwargs.get(name)) is not None},
+    )
 
 
 @contextmanager

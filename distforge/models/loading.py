@@ -87,7 +87,7 @@ def load_champion(source: str, dtype: LoadDtype = "float32") -> Champion:
         directory = path if path.is_dir() else fetch_from_hub(source)
         files, metadata = _weight_files(directory), {}
         model, tokenizer = load_model(directory, source, dtype), load_tokenizer(directory)
-        stored = dtype_of_files(files)
+        stored = dtype_of_files(_of_the_model(files))
     check_pairing(model, tokenizer, source)
     remember_dtype(model, stored)
     return Champion(model.eval(), tokenizer, source, _sha256(files), metadata)
@@ -151,6 +151,11 @@ def _weight_files(directory: Path) -> list[Path]:
     return files
 
 
+def _of_the_model(files: list[Path]) -> list[Path]:
+    """Without what else lies there, such as a mixing head."""
+    return [file for file in files if file.name.startswith("model")] or files
+
+
 def _check_shards(directory: Path, names: set[str]) -> None:
     """transformers follows an index wherever it points, out of the directory too."""
     for index in directory.glob("*.safetensors.index.json"):
@@ -174,13 +179,15 @@ def load_model(directory: Path, source: str, dtype: LoadDtype = "float32") -> Pr
         with quiet_transformers():
             model, info = AutoModelForCausalLM.from_pretrained(
                 directory,
-                dtype=computing_dtype(dtype, dtype_of_files(files)),
+                dtype=computing_dtype(dtype, dtype_of_files(_of_the_model(files))),
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # so that they are listed; refused below
                 output_loading_info=True,
             )
+    except InputError:
+        raise
     except Exception as error:  # transformers and safetensors raise many types for a bad file
         raise InputError(
             f"the model in {directory} cannot be loaded: {_first_line(error)}; save it again with "

@@ -153,12 +153,22 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig):  # type: ignore[no-
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
             # peft's use of a name that transformers deprecates; nobody here can change it.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
-            return get_peft_model(model, copy.deepcopy(config), adapter_name=_ADAPTER)
+            # Of experts that are one parameter, where no linear layer is meant.
+            warnings.filterwarnings("ignore", message=".*_pattern keys did not match")
+            own = copy.deepcopy(config)
+            if _has_state_space(model):
+                # Fast kernels read this projection's weight alone; peft refuses to adapt it.
+                own.exclude_modules = ["out_proj"]
+            return get_peft_model(model, own, adapter_name=_ADAPTER)
     except ValueError as error:
         raise InputError(
             f"no adapter fits {type(model).__name__}: {error}; set lora.target_modules to modules "
             "that it has"
         ) from error
+
+
+def _has_state_space(model: PreTrainedModel) -> bool:
+    return any(name.endswith(".A_log") for name, _ in model.named_parameters())
 
 
 def is_adapter(name: str) -> bool:
