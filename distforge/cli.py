@@ -67,7 +67,7 @@ COMMANDS: dict[str, Command] = {
         "champion",
         "import_",
         "ImportConfig",
-        "turn a .pt or .safetensors champion into a directory",
+        "turn a .gguf, .pt or .safetensors model into a champion",
     ),
     "data make": Command("data", "make", "MakeConfig", "make a verified reasoning dataset"),
     "data check": Command("data", "check", "CheckConfig", "verify every row, look for leaks"),

@@ -39,6 +39,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "registry": ("mlflow", "sqlalchemy", "rich", "tomli_w", "tyro"),
     "report": ("jinja2", "matplotlib", "wandb"),
     "math": ("math_verify",),
+    "gguf": ("gguf",),
 }
 
 # The frames between an import statement and the finders.

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, get_args
 
-from distforge.champion.make import ChampionConfig, ensure_champion
-from distforge.errors import InputError
+import torch
+import tyro
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distforge import durable
+from distforge.champion.make import RECORD_FILE, ChampionConfig, ensure_champion
+from distforge.errors import InputError, require_choice
 from distforge.models.export import export_model
 from distforge.models.loading import load_champion
+from distforge.models.storage import LoadDtype, remember_dtype, storage_dtype
+from distforge.registry.manifest import write_manifest
 from distforge.training.distributed import entered_world
 from distforge.training.engine_config import EngineConfig
 
@@ -28,14 +37,20 @@ class MakeConfig:
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """Turn a champion of any supported form into a Hugging Face directory.
+    """Turn a model of any supported form into a Hugging Face directory that every command takes.
 
-    source: a directory, a ``.safetensors`` beside its ``.json``, a legacy ``.pt``, or ``hf://NAME``.
-    output: directory to write; it must not exist.
+    source: a ``.gguf`` file, a directory, a ``.safetensors`` beside its ``.json``, a legacy
+        ``.pt``, or ``hf://NAME``.
+    output: directory to write; it must not exist. By default ``champions/`` and the source's name.
+    dtype: of the written weights. "auto" is the source's own; bfloat16 of a quantized GGUF file.
     """
 
-    source: str
-    output: Path
+    source: tyro.conf.Positional[str]
+    output: Path | None = None
+    dtype: LoadDtype = "auto"
+
+    def __post_init__(self) -> None:
+        require_choice("dtype", self.dtype, get_args(LoadDtype))
 
 
 def make(config: MakeConfig) -> int:
@@ -48,11 +63,46 @@ def make(config: MakeConfig) -> int:
 
 
 def import_(config: ImportConfig) -> int:
-    """Load, check and export."""
-    if config.output.exists():
-        raise InputError(f"{config.output} exists; give another --output")
-    champion = load_champion(config.source)
-    export_model(champion.model, champion.tokenizer, config.output)
-    size = sum(p.numel() for p in champion.model.parameters())
-    print(f"{config.source}: {size:,} parameters written to {config.output}")
+    """Load, check, export, and note beside the weights where they came from."""
+    output = config.output or Path("champions", _stem(config.source))
+    if output.exists():
+        raise InputError(f"{output} exists; give another --output")
+    model, tokenizer, origin = _read(config.source, config.dtype)
+    export_model(model, tokenizer, output)
+    dtype = str(storage_dtype(model)).removeprefix("torch.")
+    durable.write_json(output / RECORD_FILE, {**origin, "dtype": dtype})
+    write_manifest(output)
+    size = model.num_parameters()
+    print(f"{config.source}: {size:,} parameters written to {output} in {dtype}")
     return 0
+
+
+def _read(
+    source: str, dtype: LoadDtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
+    """The model, to be stored in ``dtype``, and what is known of where it came from."""
+    path = Path(source).expanduser()
+    name: dict[str, Any] = {"source": path.name if path.exists() else source}
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputError(f"{path} does not exist; give a .gguf file")
+        # Its package is an extra of its own.
+        from distforge.models.gguf_file import read_gguf
+
+        read = read_gguf(path, dtype)
+        return read.model, read.tokenizer, name | {"sha256": _sha256(path)} | read.description
+    champion = load_champion(source)
+    if dtype != "auto":
+        remember_dtype(champion.model, getattr(torch, dtype))
+    origin = name | {"sha256": champion.sha256, "metadata": champion.metadata}
+    return champion.model, champion.tokenizer, origin
+
+
+def _stem(source: str) -> str:
+    path = Path(source)
+    return path.name.removesuffix(path.suffix) if path.is_file() else path.name
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -14,7 +14,7 @@ from distforge.baking import Step1Config
 from distforge.config import dump_toml
 from distforge.data import DataConfig, load_data
 from distforge.errors import InputError
-from distforge.models.skeleton import load_config
+from distforge.models.skeleton import load_skeleton
 from distforge.optim import OptimizerConfig
 from distforge.pipeline import PipelineConfig, Stage, phase_3
 from distforge.quietstar import Step2Config
@@ -38,23 +38,18 @@ def describe_step1(config: Step1Config, notes: str = "") -> str:
     Raises:
         InputError: the champion's shape cannot be read.
     """
-    shape = _shape(config)
+    shape, num_parameters = _shape(config)
     return _describe(
         config,
         config.engine,
         config.optimizer,
         shape,
-        _num_parameters(shape),
+        num_parameters,
         batch_size=config.training.batch_size,
         micro_batches=config.training.micro_batches,
         row_tokens=config.data.max_length,
         notes=notes,
     )
-
-
-def _num_parameters(shape: Mapping[str, int]) -> int:
-    hidden, layers, width = shape["hidden_size"], shape["num_layers"], shape["intermediate_size"]
-    return shape["vocab_size"] * hidden + layers * (4 * hidden**2 + 3 * hidden * width)
 
 
 def describe_step2(config: Step2Config) -> str:
@@ -86,13 +81,13 @@ def describe_step2_ahead(config: Step2Config, step1: Step1Config) -> str:
     """
     data = config.data if config.data.is_given else step1.data
     items = f"free text in {config.text.path}" if config.task == "text" else _examples(data)
-    shape, episodes = _shape(step1), config.episodes
+    (shape, num_parameters), episodes = _shape(step1), config.episodes
     return _describe(
         config,
         config.engine,
         config.optimizer,
         shape,
-        _num_parameters(shape),
+        num_parameters,
         batch_size=episodes.batch_size,
         micro_batches=episodes.micro_batches,
         row_tokens=_step2_row(config, data.max_length),
@@ -175,17 +170,25 @@ def _foretell(stage: Stage, pending: str) -> tuple[str, bool, bool]:
     return f"would be skipped: {found.why}", False, True
 
 
-def _shape(config: Step1Config) -> dict[str, int]:
-    if config.champion.make:
-        recipe = config.champion.recipe
-        return {
-            "hidden_size": recipe.architecture.hidden_size,
-            "num_layers": recipe.architecture.num_layers,
-            "intermediate_size": recipe.architecture.intermediate_size,
-            "num_heads": recipe.architecture.num_heads,
-            "vocab_size": recipe.vocab_size,
-        }
-    return shape_of(load_config(config.champion.path))
+def _shape(config: Step1Config) -> tuple[dict[str, int], int]:
+    """The champion's shape, and how many parameters it has; tied ones count once."""
+    if not config.champion.make:
+        skeleton = load_skeleton(config.champion.path)
+        return shape_of(skeleton.config), skeleton.num_parameters()
+    recipe = config.champion.recipe
+    arch = recipe.architecture
+    kv_size = arch.hidden_size // arch.num_heads * arch.num_kv_heads
+    shape = {
+        "hidden_size": arch.hidden_size,
+        "num_layers": arch.num_layers,
+        "intermediate_size": arch.intermediate_size,
+        "num_heads": arch.num_heads,
+        "vocab_size": recipe.vocab_size,
+        "kv_size": kv_size,
+    }
+    tables = recipe.vocab_size * (1 if arch.tie_word_embeddings else 2)
+    attention, feed_forward = 2 * arch.hidden_size + 2 * kv_size, 3 * arch.intermediate_size
+    return shape, arch.hidden_size * (tables + arch.num_layers * (attention + feed_forward))
 
 
 def _describe(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from distforge.baking.supervised.convergence import ConvergenceConfig, check_convergence
 from distforge.data import DataConfig, Example, load_data, of_split
-from distforge.errors import InputError
+from distforge.errors import InputError, require_choice
 from distforge.evaluation.benchmarks import (
     Answerer,
     Benchmark,
@@ -22,6 +23,7 @@ from distforge.evaluation.benchmarks import (
 from distforge.evaluation.benchmarks.plain import PlainAnswerer
 from distforge.evaluation.scoring import answer_questions, stratified, summarize
 from distforge.models.loading import Champion, load_champion
+from distforge.models.storage import LoadDtype
 from distforge.quietstar import ThinkingModel
 from distforge.reports.samples import SAMPLES_NAME, write_samples
 from distforge.theater.answering import ThinkingAnswerer
@@ -50,6 +52,7 @@ class EvaluateConfig:
     thought: how it thinks there; always greedily.
     output: the directory that keeps ``samples.jsonl``: what was asked of the dataset, what the
         model answered, what was expected, the verdict and why.
+    dtype: to load it in. "auto" is its own where this machine computes in that, else float32.
     """
 
     model: str
@@ -61,6 +64,10 @@ class EvaluateConfig:
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
     thought: ThoughtConfig = field(default_factory=until_it_closes)
     output: Path = Path("runs/evaluate")
+    dtype: LoadDtype = "auto"
+
+    def __post_init__(self) -> None:
+        require_choice("dtype", self.dtype, get_args(LoadDtype))
 
 
 def evaluate(config: EvaluateConfig) -> int:
@@ -71,7 +78,7 @@ def evaluate(config: EvaluateConfig) -> int:
             "nothing to ask: give --data, or --benchmarks.gsm8k or --benchmarks.arc with a file"
         )
     heldout = _heldout(config.data, config.questions) if config.data.is_given else []
-    champion = load_champion(config.model)
+    champion = load_champion(config.model, config.dtype)
     with entered_world() as world:
         champion.model.to(world.device)
         converged = not heldout or _ask_dataset(config, champion, heldout, world)

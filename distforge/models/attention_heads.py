@@ -37,7 +37,8 @@ def find_attention(model: nn.Module) -> list[AttentionLayer]:
     """The attention modules of a transformers model, at least one.
 
     Understood are separate projections ``q_proj`` and ``k_proj`` (Llama, Mistral, Qwen, Gemma,
-    OLMo) with or without biases, and GPT-2's fused ``c_attn``. Where queries and keys are
+    OLMo) with or without biases, and the fused ones of GPT-2 (``c_attn``), Phi-3 (``qkv_proj``) and
+    GPT-NeoX (``query_key_value``). Where queries and keys are
     normalised after the projection, the gains of the norms are scaled, since scaling the
     projections would have no effect; a gain that all heads share is scaled by what the largest
     head needs, which takes its siblings along.
@@ -49,11 +50,13 @@ def find_attention(model: nn.Module) -> list[AttentionLayer]:
     for name, module in model.named_modules():
         if isinstance(getattr(module, "c_attn", None), nn.Module):
             layers.append(_fused(name, module))
+        elif type(module).__name__ in _FUSED_LINEAR:
+            layers.append(_FUSED_LINEAR[type(module).__name__](name, module))
         elif isinstance(getattr(module, "q_proj", None), nn.Module):
             layers.append(_separate(name, module))
     if not layers:
         raise InputError(
-            f"{type(model).__name__} has no attention with q_proj and k_proj or c_attn: "
+            f"{type(model).__name__} has no attention whose queries and keys are understood: "
             "set qk_clip_threshold = 0 for this model."
         )
     return layers
@@ -135,6 +138,35 @@ def _fused(name: str, module: Any) -> AttentionLayer:
         return [(weight, scale_both), (c_attn.bias, scale_both)]
 
     return AttentionLayer(name, module, num_heads, num_heads, edits)
+
+
+def _stacked(name: str, module: Any) -> AttentionLayer:
+    """Phi-3: the rows of all queries, of all keys, of all values."""
+    linear = _plain_linear(name, module, "qkv_proj")
+    width, kv_heads = module.head_dim, module.num_key_value_heads
+    heads = linear.weight.shape[0] // width - 2 * kv_heads
+
+    def edits(query: Tensor, key: Tensor) -> list[Edit]:
+        factors = torch.cat([query, key, torch.ones_like(key)])
+        return _linear_edits(linear, factors)
+
+    return AttentionLayer(name, module, heads, kv_heads, edits)
+
+
+def _interleaved(name: str, module: Any) -> AttentionLayer:
+    """GPT-NeoX: the rows of a head's query, key and value, then those of the next head."""
+    linear = _plain_linear(name, module, "query_key_value")
+    heads = linear.weight.shape[0] // (3 * module.head_size)
+
+    def edits(query: Tensor, key: Tensor) -> list[Edit]:
+        factors = torch.stack([query, key, torch.ones_like(key)], dim=1).flatten()
+        return _linear_edits(linear, factors)
+
+    return AttentionLayer(name, module, heads, heads, edits)
+
+
+# By class: other models have projections of these names in other orders.
+_FUSED_LINEAR = {"Phi3Attention": _stacked, "GPTNeoXAttention": _interleaved}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from distforge import durable
 from distforge.errors import InputError, explain_file_error
 from distforge.models.quiet import quiet_transformers
+from distforge.models.storage import save_weights
 from distforge.rendering import Renderer
 
 logger = logging.getLogger(__name__)
@@ -25,11 +26,11 @@ def export_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, directory
     """Write a Hugging Face directory: safetensors, tokenizer, generation config.
 
     `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load it without
-    further arguments. Weights keep their dtype; tied weights are written once. The generation
-    config is the model's own, with every end that it, its tokenizer and its chat template know; a
-    model that has none is greedy. The files are written beside ``directory`` and moved there when
-    they are complete, so a failure leaves what was there before. The model and the tokenizer are
-    not changed.
+    further arguments. Weights have the dtype that they were read from, see `storage`; tied weights
+    are written once. The generation config is the model's own, with every end that it, its
+    tokenizer and its chat template know; a model that has none is greedy. The files are written
+    beside ``directory`` and moved there when they are complete, so a failure leaves what was there
+    before. The model and the tokenizer are not changed.
 
     Args:
         model: a transformers model whose parameters are whole on this process.
@@ -72,7 +73,7 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory
     model.generation_config = _generation_config(model, tokenizer)
     try:
         with quiet_transformers():
-            model.save_pretrained(directory)
+            save_weights(model, directory)
         tokenizer.save_pretrained(directory)
     finally:
         model.generation_config = before

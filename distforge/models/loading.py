@@ -29,6 +29,13 @@ from transformers import (
 from distforge.errors import InputError
 from distforge.models.champion_file import READERS, ChampionParts, check_config, read_json
 from distforge.models.quiet import quiet_transformers
+from distforge.models.storage import (
+    LoadDtype,
+    computing_dtype,
+    dtype_of_files,
+    dtype_of_tensors,
+    remember_dtype,
+)
 from distforge.rendering.template import DATE, pin_date
 
 logger = logging.getLogger(__name__)
@@ -44,8 +51,9 @@ _HUB_EXCLUDED = ("*/*", "consolidated*")  # other formats of the same weights
 
 @dataclass(frozen=True)
 class Champion:
-    """A loaded model in fp32 and evaluation mode, its tokenizer, and where they came from.
+    """A loaded model in evaluation mode, its tokenizer, and where they came from.
 
+    The model's configuration remembers the dtype of the weights that were read, see `storage`.
     The tokenizer has an end of sequence and a padding id. ``source`` is as it was given.
     ``sha256`` is the hexadecimal digest of the weights file; of several, of their sha256sum
     listing in name order. ``metadata`` is what phase 2 wrote beside the weights.
@@ -58,11 +66,12 @@ class Champion:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def load_champion(source: str) -> Champion:
+def load_champion(source: str, dtype: LoadDtype = "float32") -> Champion:
     """Load from a path, or from the hub where ``source`` is ``hf://NAME`` or ``hf://NAME@REVISION``.
 
     Nothing that comes with the model is executed: weights are safetensors, or a pickle of plain
-    tensors, and remote code is off.
+    tensors, and remote code is off. Training needs float32; for asking alone, ``dtype`` may be
+    another, see `computing_dtype`.
 
     Raises:
         InputError: nothing there, broken or incomplete weights, a tokenizer that is missing, lacks
@@ -75,18 +84,22 @@ def load_champion(source: str) -> Champion:
         if reader is None:
             raise InputError(
                 f"champion {source!r} is a file that ends in {path.suffix!r}; expected "
-                ".safetensors or .pt"
+                ".safetensors or .pt (`distforge champion import` makes a directory of a .gguf)"
             )
         parts = reader(path)
-        model, metadata, files = _build(parts, path), parts.metadata, [path]
-        _check_model(model, source)
+        stored = dtype_of_tensors(parts.weights.values())
+        model = _build(parts, path, computing_dtype(dtype, stored))
+        metadata, files = parts.metadata, [path]
+        check_model(model, source)
         tokenizer = load_tokenizer(parts.tokenizer)
     else:
         directory = path if path.is_dir() else fetch_from_hub(source)
         files, metadata = _weight_files(directory), {}
-        model, tokenizer = load_model(directory, source), load_tokenizer(directory)
+        model, tokenizer = load_model(directory, source, dtype), load_tokenizer(directory)
+        stored = dtype_of_files(_of_the_model(files))
     check_pairing(model, tokenizer, source)
-    return Champion(model.float().eval(), tokenizer, source, _sha256(files), metadata)
+    remember_dtype(model, stored)
+    return Champion(model.eval(), tokenizer, source, _sha256(files), metadata)
 
 
 def weights_sha256(source: str | Path) -> str:
@@ -154,6 +167,11 @@ def _weight_files(directory: Path) -> list[Path]:
     return files
 
 
+def _of_the_model(files: list[Path]) -> list[Path]:
+    """Without what else lies there, such as a mixing head."""
+    return [file for file in files if file.name.startswith("model")] or files
+
+
 def _check_shards(directory: Path, names: set[str]) -> None:
     """transformers follows an index wherever it points, out of the directory too."""
     for index in directory.glob("*.safetensors.index.json"):
@@ -166,24 +184,26 @@ def _check_shards(directory: Path, names: set[str]) -> None:
             )
 
 
-def load_model(directory: Path, source: str) -> PreTrainedModel:
-    """A directory's model in fp32, whole and finite; errors name it by ``source``.
+def load_model(directory: Path, source: str, dtype: LoadDtype = "float32") -> PreTrainedModel:
+    """A directory's model, whole and finite; errors name it by ``source``.
 
     Raises:
         InputError: broken or incomplete weights, or a model that cannot be trained as it is.
     """
-    _weight_files(directory)
+    files = _weight_files(directory)
     try:
         with quiet_transformers():
             model, info = AutoModelForCausalLM.from_pretrained(
                 directory,
-                dtype=torch.float32,
+                dtype=computing_dtype(dtype, dtype_of_files(_of_the_model(files))),
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # so that they are listed; refused below
                 output_loading_info=True,
             )
+    except InputError:
+        raise
     except Exception as error:  # transformers and safetensors raise many types for a bad file
         raise InputError(
             f"the model in {directory} cannot be loaded: {_first_line(error)}; save it again with "
@@ -196,11 +216,11 @@ def load_model(directory: Path, source: str) -> PreTrainedModel:
             directory,
             _some(sorted(info["unexpected_keys"])),
         )
-    _check_model(model, source)
+    check_model(model, source)
     return model
 
 
-def _build(parts: ChampionParts, path: Path) -> PreTrainedModel:
+def _build(parts: ChampionParts, path: Path, dtype: torch.dtype) -> PreTrainedModel:
     values = {k: v for k, v in parts.config.items() if k not in ("model_type", "auto_map")}
     try:
         config = AutoConfig.for_model(parts.config["model_type"], **values)
@@ -210,7 +230,7 @@ def _build(parts: ChampionParts, path: Path) -> PreTrainedModel:
                 None,
                 config=config,
                 state_dict=parts.weights,
-                dtype=torch.float32,
+                dtype=dtype,
                 local_files_only=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,
@@ -266,17 +286,22 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
             f"no tokenizer can be loaded from {directory}: {reason}; save it there with "
             "tokenizer.save_pretrained"
         )
+    return complete_tokenizer(tokenizer, directory)
+
+
+def complete_tokenizer(tokenizer: PreTrainedTokenizerBase, origin: Path) -> PreTrainedTokenizerBase:
+    """The same tokenizer with a padding id; `InputError` where it has no end of sequence."""
     if tokenizer.eos_token_id is None:
         raise InputError(
-            f"the tokenizer in {directory} has no end of sequence; name one of its tokens with "
+            f"the tokenizer in {origin} has no end of sequence; name one of its tokens with "
             "tokenizer.eos_token = ... and save it again, or set eos_token in "
             "tokenizer_config.json"
         )
     if tokenizer.pad_token_id is None:
-        _say_padding(str(directory), str(tokenizer.eos_token))
+        _say_padding(str(origin), str(tokenizer.eos_token))
         tokenizer.pad_token = tokenizer.eos_token
     if pin_date(tokenizer):
-        _say_date(str(directory))
+        _say_date(str(origin))
     return tokenizer
 
 
@@ -297,7 +322,8 @@ def _say_padding(directory: str, eos: str) -> None:
     logger.warning("the tokenizer in %s has no padding token; padding with %s", directory, eos)
 
 
-def _check_model(model: PreTrainedModel, source: str) -> None:
+def check_model(model: PreTrainedModel, source: str) -> None:
+    """`InputError` unless the weights are finite, not quantized, and tied as the config says."""
     if getattr(model.config, "quantization_config", None) is not None:
         raise InputError(f"champion {source!r} is quantized; give its full-precision weights")
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()

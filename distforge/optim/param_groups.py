@@ -26,7 +26,11 @@ _TABLE_OR_HEAD = re.compile(
     r"\w*embed\w*|wte|wpe|tok_emb|pos_emb|(\w+_)?head|classifier|score|output_projection"
 )
 # The whole name: "output" inside a block (BERT's attention.output.dense) is a hidden matrix.
-_TOP_LEVEL_OUTPUT = re.compile(r"(module\.|model\.)?output\.weight")
+_TOP_LEVEL_OUTPUT = re.compile(r"(module\.|model\.|_orig_mod\.)*output\.weight")
+# What a state-space mixer holds beside its projections: rates and skips of single channels.
+_STATE_SPACE = re.compile(r"A_logs?|Ds?|dt_bias|time_(decay|first|mix\w*|maa\w*)")
+# Beside experts, it chooses among them.
+_ROUTER = re.compile(r"(\w+_)?(gate|router)")
 # Query, key and value as equal blocks one after another (GPT-2, Phi-3, nn.MultiheadAttention).
 # GPT-NeoX interleaves them per head under another name, query_key_value: it stays one matrix.
 _FUSED_QKV = re.compile(r"c_attn|qkv_proj|in_proj|Wqkv|qkv")
@@ -66,6 +70,8 @@ class AssignedParameter:
 
 
 _CONVOLUTION = Role("muon", "conv", reason="convolution")
+_GROUPED = Role("adamw", reason="grouped convolution")
+_EMBEDDING = Role("adamw", reason="embedding")
 
 
 def split_parameters(
@@ -97,12 +103,12 @@ def assign_roles(
     a head, it is trained by AdamW. Raises InputError when nothing is left to train, when a pattern
     matches no parameter or contradicts another one.
     """
-    by_module: dict[int, Role] = {}
     if isinstance(source, nn.Module):
-        by_module = _roles_of_modules(source)
         pairs = list(source.named_parameters(remove_duplicate=False))
     else:
         pairs = _checked_pairs(source)
+    tree = _Tree.of(pairs)
+    by_module = _roles_of_modules(source, tree) if isinstance(source, nn.Module) else {}
     pairs = [(name, param) for name, param in pairs if param.requires_grad]
     if not pairs:
         raise InputError(
@@ -117,7 +123,7 @@ def assign_roles(
     overrides = _pattern_overrides(names, config)
     assigned = []
     for key, param in parameters.items():
-        role = by_module.get(key) or _role_of_names(names[key], param)
+        role = by_module.get(key) or _role_of_names(names[key], param, tree)
         role = _overridden(role, overrides.get(key), names[key], param)
         assigned.append(AssignedParameter(tuple(names[key]), param, role))
     return assigned
@@ -135,43 +141,100 @@ def _checked_pairs(source: NamedParameters) -> list[tuple[str, nn.Parameter]]:
     return pairs
 
 
-def _roles_of_modules(model: nn.Module) -> dict[int, Role]:
+def _roles_of_modules(model: nn.Module, tree: _Tree) -> dict[int, Role]:
+    """Of the parameters whose module says what they are."""
     roles: dict[int, Role] = {}
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         if not isinstance(weight, nn.Parameter):
             continue
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-            roles[id(weight)] = Role("adamw", reason="embedding")
+            roles[id(weight)] = _EMBEDDING
         elif isinstance(module, nn.modules.conv._ConvNd) and id(weight) not in roles:
             # A grouped convolution is a stack of small filters: no matrix between activations.
-            grouped = Role("adamw", reason="grouped convolution")
-            roles[id(weight)] = grouped if module.groups > 1 else _CONVOLUTION
+            roles[id(weight)] = _GROUPED if module.groups > 1 else _CONVOLUTION
         elif type(module).__name__ == "Conv1D" and id(weight) not in roles:
-            by_name = _role_of_name(f"{name}.weight", weight)
+            by_name = _role_of_name(f"{name}.weight", weight, tree)
             roles[id(weight)] = replace(by_name, transposed=by_name.algorithm == "muon")
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    if head is not None and isinstance(getattr(head, "weight", None), nn.Parameter):
-        known = roles.get(id(head.weight))
-        tied = known is not None and known.reason == "embedding"
-        roles[id(head.weight)] = Role("adamw", reason="embedding and head" if tied else "head")
+    for head in _heads(model):
+        tied = roles.get(id(head)) == _EMBEDDING
+        roles[id(head)] = Role("adamw", reason="embedding and head" if tied else "head")
     return roles
 
 
-def _role_of_names(names: list[str], param: Tensor) -> Role:
-    roles = [_role_of_name(name, param) for name in names]
+def _heads(model: nn.Module) -> list[nn.Parameter]:
+    """Weights that make logits: what transformers calls so, and every linear map of the model's
+    outermost level that has the shape of an embedding, whatever its name."""
+    found, tables = [], []
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            tables.append(module.weight.shape)
+        found.append(getattr(module, "get_output_embeddings", lambda: None)())
+    for name, module in model.named_modules():
+        # In a block, of which there are many, it is a hidden matrix that happens to be so large.
+        in_a_block = any(part.isdigit() for part in name.split("."))
+        if isinstance(module, nn.Linear) and not in_a_block and module.weight.shape in tables:
+            found.append(module)
+    weights = [getattr(head, "weight", None) for head in found]
+    return [weight for weight in weights if isinstance(weight, nn.Parameter)]
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """What the names and shapes of all parameters say of one.
+
+    routed: names of the modules that hold experts. widths: length of each vector, by name.
+    """
+
+    routed: frozenset[str]
+    widths: dict[str, int]
+
+    @classmethod
+    def of(cls, pairs: list[tuple[str, nn.Parameter]]) -> _Tree:
+        routed = set()
+        for name, _ in pairs:
+            parts = name.split(".")
+            routed |= {".".join(parts[:at]) for at, part in enumerate(parts) if "experts" in part}
+        return cls(frozenset(routed), {name: len(p) for name, p in pairs if p.ndim == 1})
+
+    def is_router(self, name: str) -> bool:
+        parts = name.split(".")
+        return any(
+            _ROUTER.fullmatch(part) and ".".join(parts[:at]) in self.routed
+            for at, part in enumerate(parts)
+        )
+
+    def is_transposed(self, name: str, param: Tensor) -> bool:
+        """Whether the bias is as long as the rows: stored as (in, out)."""
+        width = self.widths.get(f"{name.removesuffix('weight')}bias")
+        return param.ndim == 2 and width == param.shape[1] != param.shape[0]
+
+
+def _role_of_names(names: list[str], param: Tensor, tree: _Tree) -> Role:
+    roles = [_role_of_name(name, param, tree) for name in names]
     return next((role for role in roles if role.algorithm == "adamw"), roles[0])
 
 
-def _role_of_name(name: str, param: Tensor) -> Role:
+def _role_of_name(name: str, param: Tensor, tree: _Tree) -> Role:
     parts = name.split(".")
     # A matrix of one row or column is a vector: orthogonalising it would only normalise it.
     if param.ndim < 2 or sum(size > 1 for size in param.shape) < 2:
         return Role("adamw", reason="vector")
     if _TOP_LEVEL_OUTPUT.fullmatch(name) or any(map(_TABLE_OR_HEAD.fullmatch, parts)):
         return Role("adamw", reason="named as a table or head")
-    if param.ndim > 3 or (param.ndim == 3 and any(map(_CONV.fullmatch, parts))):
+    if _STATE_SPACE.fullmatch(parts[-1]):
+        return Role("adamw", reason="state space")
+    if tree.is_router(name):
+        return Role("adamw", reason="router")
+    if param.ndim == 3 and any(map(_CONV.fullmatch, parts)):
+        return _GROUPED if param.shape[1] == 1 else _CONVOLUTION
+    if param.ndim > 3:
         return _CONVOLUTION
+    role = _matrix_role(parts, param)
+    return replace(role, transposed=True) if tree.is_transposed(name, param) else role
+
+
+def _matrix_role(parts: list[str], param: Tensor) -> Role:
     owner = parts[-2] if parts[-1] == "weight" and len(parts) > 1 else parts[-1]
     owner = owner.removesuffix("_weight")
     if param.ndim == 2 and _FUSED_QKV.fullmatch(owner):

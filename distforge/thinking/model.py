@@ -19,6 +19,7 @@ from distforge import durable
 from distforge.data.dataset import IGNORE_INDEX
 from distforge.errors import InputError
 from distforge.models.loading import load_champion
+from distforge.models.storage import save_weights
 from distforge.thinking.generation import ThinkingGeneration, generate
 from distforge.thinking.language_model import attention_mask, head_at, implementation
 from distforge.thinking.mixing import MixingHead, mix_logits
@@ -161,7 +162,7 @@ class ThinkingModel(PreTrainedModel):
 
         `AutoModelForCausalLM` loads the directory as it would any other. `export_model` calls this.
         """
-        self.lm.save_pretrained(save_directory, **kwargs)
+        save_weights(self.lm, save_directory, **kwargs)
         settings = {"mixing": self.config.mixing, "initial_weight": self.config.initial_weight}
         durable.write_json(Path(save_directory, SETTINGS_FILE), settings)
         if self.mixing_head is not None:

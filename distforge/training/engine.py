@@ -6,6 +6,8 @@ the curve is the same for any number of ranks and any way of cutting micro-batch
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +38,8 @@ from distforge.training.shards import ShardWriter
 from distforge.training.step_result import StepResult
 
 _LARGEST = sys.float_info.max
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingEngine:
@@ -85,7 +89,7 @@ class TrainingEngine:
             )
         optimizer = build_optimizer(model)
         self._qk_threshold = _qk_threshold(optimizer) if config.qk_clip_every else 0.0
-        self._logits = AttentionLogits(model) if self._qk_threshold else None
+        self._logits = _recorder(model) if self._qk_threshold else None
         self._backend: Backend
         if config.uses_deepspeed(world.size):
             self._backend = DeepSpeedBackend(
@@ -247,11 +251,32 @@ class TrainingEngine:
         optimizer = self._backend.optimizer
         assert self._logits is not None
         assert isinstance(optimizer, MuonGrokfast)
-        return self._logits.apply_clip(
-            self._qk_threshold,
-            all_reduce_max=self._world.all_reduce_max,
-            edit=optimizer.edit_after_step,
-        )
+        try:
+            return self._logits.apply_clip(
+                self._qk_threshold,
+                all_reduce_max=self._world.all_reduce_max,
+                edit=optimizer.edit_after_step,
+            )
+        except InputError as error:  # nothing was measured, on any rank
+            _say_unclipped(str(error))
+            self._logits = None
+            return 0
+
+
+def _recorder(model: nn.Module) -> AttentionLogits | None:
+    """None where the model's attention cannot be clipped: the threshold is a default, and what a
+    user did not ask for must not keep a model from training."""
+    try:
+        return AttentionLogits(model)
+    except InputError as error:
+        _say_unclipped(str(error))
+        return None
+
+
+@functools.cache
+def _say_unclipped(reason: str) -> None:
+    """Once a process and reason."""
+    logger.warning("training goes on without QK-Clip: %s", reason)
 
 
 def _rng_file(rank: int) -> str:

@@ -20,9 +20,11 @@ to 1e9 gathered elements alive, so a small model is whole again while it compute
 (Rajbhandari et al. 2020, "ZeRO", section 3, with our buffers for Adam's.)
 
 Activations of T = ``micro_batch_tokens`` (padding included) in N layers of width h, MLP width f
-and H heads, counted in a Llama block with fused attention: three tensors of each norm (6 h, in
-fp32), queries, keys, values and output (4 h), gate, up, activated gate and product (4 f), the
-softmax's fp32 normaliser (H) and an attention mask of ``sequence_length``; a norm at the end.
+(of all experts that a token goes through) and H heads, counted in a Llama block with fused
+attention: three tensors of each norm (6 h, in fp32), queries and output (2 a, h unless heads are
+wider), keys and values (2 k, of the heads that are stored), gate, up, activated gate and product
+(4 f), the softmax's fp32 normaliser (H) and an attention mask of ``sequence_length``; a norm at
+the end.
 With ``activation_checkpointing``: h for each layer and one layer whole. Attention that is not
 fused (on a CPU: any with dropout) keeps its scores besides, H times ``sequence_length``
 three times, which is not counted.
@@ -36,6 +38,8 @@ counted.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from transformers import PretrainedConfig
 
@@ -60,6 +64,8 @@ def estimate_memory(
     vocab_size: int,
     num_heads: int,
     sequence_length: int,
+    attention_size: int | None = None,
+    kv_size: int | None = None,
 ) -> dict[str, int]:
     """Bytes on each rank's device at the peak of a step, by what they hold.
 
@@ -80,7 +86,9 @@ def estimate_memory(
         optimizer_buffers_per_parameter,
     )
     norm = 3 * hidden_size * _FLOAT32
-    attention = (4 * hidden_size + sequence_length) * low + num_heads * _FLOAT32
+    queries = hidden_size if attention_size is None else attention_size
+    keys = queries if kv_size is None else kv_size
+    attention = (2 * queries + 2 * keys + sequence_length) * low + num_heads * _FLOAT32
     per_layer = 2 * norm + attention + 4 * intermediate_size * low
     if config.activation_checkpointing:
         per_token = num_layers * hidden_size * low + per_layer + norm
@@ -122,11 +130,27 @@ def _model_state(
 
 def shape_of(config: PretrainedConfig) -> dict[str, int]:
     """The shape of a transformers model, as `estimate_memory` asks for it."""
+    text: Any = config.get_text_config(decoder=True)
+    heads = getattr(text, "num_attention_heads", None) or 0  # a state-space model has none
+    head_size = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else 0)
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
     return {
-        "hidden_size": config.hidden_size,
-        "num_layers": config.num_hidden_layers,
-        # GPT-2 leaves it unset and means four times the width.
-        "intermediate_size": getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
-        "num_heads": config.num_attention_heads,
-        "vocab_size": config.vocab_size,
+        "hidden_size": text.hidden_size,
+        "num_layers": text.num_hidden_layers,
+        "intermediate_size": _feed_forward_size(text),
+        "num_heads": heads,
+        "vocab_size": text.vocab_size,
+        "attention_size": heads * head_size,
+        "kv_size": kv_heads * head_size,
     }
+
+
+def _feed_forward_size(text: Any) -> int:
+    """What one token goes through; of experts, those that it is sent to and those all share."""
+    # GPT-2 leaves it unset and means four times the width.
+    dense = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    chosen = getattr(text, "num_experts_per_tok", None)
+    if not chosen:
+        return int(dense)
+    one = getattr(text, "moe_intermediate_size", None) or dense
+    return int(chosen * one + (getattr(text, "shared_expert_intermediate_size", None) or 0))

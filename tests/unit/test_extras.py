@@ -187,6 +187,17 @@ def test_training_alone_runs_and_asks_for_ray_when_there_are_actors():
     )
 
 
+def test_a_gguf_file_asks_for_its_extra(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    statement = command("champion", "import", str(tmp_path / "model.gguf"))
+    ((raised, written),) = run_with("train", [statement])
+    assert raised == ""
+    assert (
+        "error: `distforge champion import` needs gguf, which is not installed; "
+        "pip install 'distforge[gguf]'\nstatus 2" in written
+    )
+
+
 def imported_by(name: str, statement: str) -> None:
     exec(statement, {"__name__": name})
 

@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 from distforge import durable
 from distforge.baking.prompt.prompt_config import LoraSettings
 from distforge.errors import InputError
+from distforge.models.storage import round_to_storage_
 
 MAX_STRENGTH = 1.5
 RECORD_FILE = "baked_prompt.json"
@@ -52,6 +53,8 @@ class Delta:
     def merge(self, base: PreTrainedModel, strength: float = 1.0) -> PreTrainedModel:
         """A copy of ``base`` with ``strength`` times the change; 0 is ``base``, 1 the whole bake.
 
+        Its values are those that its export will have, see `round_to_storage_`.
+
         Raises:
             InputError: a strength outside [0, 1.5].
         """
@@ -61,6 +64,7 @@ class Delta:
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     parameter.add_(self.state[name].to(parameter.device), alpha=strength)
+            round_to_storage_(model)
             return model
         wrapped = add_adapter(model, self.adapter)
         self._load_into(model)
@@ -68,6 +72,7 @@ class Delta:
             if isinstance(module, LoraLayer):
                 module.set_scale(_ADAPTER, strength)
         merged: PreTrainedModel = wrapped.merge_and_unload()
+        round_to_storage_(merged)
         return merged.requires_grad_(True)
 
     def save(self, directory: Path, record: dict[str, Any]) -> None:
@@ -155,12 +160,22 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig):  # type: ignore[no-
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
             # peft's use of a name that transformers deprecates; nobody here can change it.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
-            return get_peft_model(model, copy.deepcopy(config), adapter_name=_ADAPTER)
+            # Of experts that are one parameter, where no linear layer is meant.
+            warnings.filterwarnings("ignore", message=".*_pattern keys did not match")
+            own = copy.deepcopy(config)
+            if _has_state_space(model):
+                # Fast kernels read this projection's weight alone; peft refuses to adapt it.
+                own.exclude_modules = ["out_proj"]
+            return get_peft_model(model, own, adapter_name=_ADAPTER)
     except ValueError as error:
         raise InputError(
             f"no adapter fits {type(model).__name__}: {error}; set lora.target_modules to modules "
             "that it has"
         ) from error
+
+
+def _has_state_space(model: PreTrainedModel) -> bool:
+    return any(name.endswith(".A_log") for name, _ in model.named_parameters())
 
 
 def is_adapter(name: str) -> bool:

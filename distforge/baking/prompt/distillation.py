@@ -163,7 +163,7 @@ def logits_are_linear(model: PreTrainedModel) -> bool:
     if not keeps_logits(model) or model.base_model is model:
         return False
     head = output_head(model)
-    ids = torch.arange(4, device=model.device)[None] % model.config.vocab_size
+    ids = torch.arange(4, device=model.device)[None] % len(model.get_input_embeddings().weight)
     mask = torch.ones_like(ids)
     own = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
     ours = _in_float32(head)(last_states(model, ids, mask))
