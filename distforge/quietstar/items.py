@@ -27,9 +27,10 @@ def question_items(
         InputError: no end-of-sequence token, a trace that is not one thought, or nothing is left.
     """
     renderer = Renderer(tokenizer)
-    asked = renderer.prompts([Asked(e.question) for e in examples])
+    questions = [Asked(e.question) for e in examples]
+    asked = renderer.prompts(questions)
+    shut = renderer.prompts(questions, opened=False) if renderer.opened else asked
     told = renderer.completions([completion_text(e.reasoning, e.answer) for e in examples])
-    shut = renderer.prompts([Asked(e.question) for e in examples], opened=False)
     opening, closing = (tokenizer.convert_tokens_to_ids(tag) for tag in (OPEN, CLOSE))
     items = []
     for example, prompt, written, question in zip(examples, asked, told, shut, strict=True):
