@@ -29,8 +29,8 @@ def question_items(
     renderer = Renderer(tokenizer)
     questions = [Asked(e.question, turns=e.turns) for e in examples]
     asked = renderer.prompts(questions)
+    shut = renderer.prompts(questions, opened=False) if renderer.opened else asked
     told = renderer.completions([completion_text(e.reasoning, e.answer) for e in examples])
-    shut = renderer.prompts(questions, opened=False)
     opening, closing = (tokenizer.convert_tokens_to_ids(tag) for tag in (OPEN, CLOSE))
     items = []
     for example, prompt, written, question in zip(examples, asked, told, shut, strict=True):

@@ -18,18 +18,22 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None) 
     """The ends of sequence of a tokenizer and of a model's configurations, which may list many."""
     found = set(_listed(tokenizer.eos_token_id))
     if model is not None:
-        config: Any = model.config.get_text_config(decoder=True)
-        generation = getattr(model, "generation_config", None)
-        for source in (model.config, config, generation):
+        text = _text_config(model)
+        for source in (model.config, text, getattr(model, "generation_config", None)):
             found.update(_listed(getattr(source, "eos_token_id", None)))
-        found = {index for index in found if index < config.vocab_size}
+        found = {index for index in found if index < text.vocab_size}
     return found
 
 
 def absent_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> tuple[int, ...]:
     """Ids that the model has a row for and the tokenizer no text: rows of a padded vocabulary."""
-    rows = model.config.get_text_config(decoder=True).vocab_size
+    rows = _text_config(model).vocab_size
     return tuple(sorted(set(range(rows)) - set(tokenizer.get_vocab().values())))
+
+
+def _text_config(model: PreTrainedModel) -> Any:
+    """That of the language model; of one that is wrapped for thinking too."""
+    return getattr(model, "lm", model).config.get_text_config(decoder=True)
 
 
 def _listed(ids: int | Iterable[int] | None) -> Iterable[int]:

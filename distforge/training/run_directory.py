@@ -168,7 +168,6 @@ def _withdraw(directory: Path) -> None:
         INPUTS_RECORD,
         OUTCOME_FILE,
         _METRICS_FILE,
-        _WANDB_ID,
         *_NOTES,
     )
     known = _and_temporary(*files, CHAMPION_DIRECTORY) | _WANDB_FILES

@@ -124,7 +124,9 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
 def generate_unevenly(world: World):
     engine = make_engine(world, engine_config(zero_stage=3))
     train(engine, world, range(1))
+    engine._module.generation_config.eos_token_id = [1, 9]
     with engine.whole_model() as module:
+        assert module.generation_config.eos_token_id == [1, 9]
         ids = torch.tensor([[5, 6, 7]])
         length = 2 + 3 * world.rank
         out = module.generate(ids, max_new_tokens=length, min_new_tokens=length, do_sample=False)
