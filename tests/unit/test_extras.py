@@ -75,8 +75,10 @@ def distributions(extra: str) -> list[str]:
     """What pyproject.toml lists for an extra, other extras' lists included."""
     found = []
     for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
-        own = [name for other in requirement.extras for name in distributions(other)]
-        found += own if requirement.name == "distforge" else [requirement.name]
+        if requirement.name == "distforge":
+            found += [name for other in requirement.extras for name in distributions(other)]
+        else:
+            found.append(requirement.name)
     return found
 
 
