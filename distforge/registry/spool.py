@@ -161,7 +161,9 @@ class Spool:
             except (OSError, Held) as error:
                 if not full:
                     _log.warning(
-                        "the registry's records are kept in memory until they can be written (%s)",
+                        "the registry's records are kept in memory until they can be written to "
+                        "%s (%s)",
+                        self.path,
                         error,
                     )
             else:

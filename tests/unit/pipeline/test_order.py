@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,8 +105,11 @@ def test_the_stages_run_once_and_are_found_the_second_time(whole):
 def test_whatever_a_stage_dies_of_the_same_command_goes_on_with_it(whole, last, death):
     stage = whole.stages[last]
     stage.dies = death
-    with pytest.raises(type(death)):
-        whole.run()
+    # What follows the models, a report, is done without where it fails.
+    with (
+        nullcontext() if (last, type(death)) == ("report", OSError) else pytest.raises(type(death))
+    ):
+        assert whole.run().met
     assert whole.log[-1] == last
     stage.dies = None
     outcome = whole.run()
