@@ -16,8 +16,10 @@ from pathlib import Path
 
 from distforge.errors import InputError, RunStopped
 from distforge.extras import MissingExtra
+from distforge.training.outcome import STATUS, Outcome, tell_launcher
 
-OK, BAD_INPUT, GOAL_MISSED, STOPPED = 0, 2, 3, 75
+OK, BAD_INPUT = STATUS["met"], STATUS["refused"]
+GOAL_MISSED, STOPPED = STATUS["missed"], STATUS["stopped"]
 # What a shell tells of a program that a closed pipe ended: 128 and the signal's number.
 OUTPUT_CLOSED = 141
 
@@ -95,9 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     words = _without_launcher(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = _dispatch(words)
-        sys.stdout.flush()  # a closed pipe is met here, not when the interpreter ends
-        return status
+        return _dispatch_and_tell(words)
     except InputError as error:
         rank = os.environ.get("RANK", "0")
         print(f"error{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
@@ -113,6 +113,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunStopped as stop:
         print(f"told to stop: {stop}; start it again with --resume auto", file=sys.stderr)
         return STOPPED
+
+
+def _dispatch_and_tell(words: list[str]) -> int:
+    """Whoever started this may turn the exit status into another one, so it is told."""
+    try:
+        status = _dispatch(words)
+        sys.stdout.flush()  # a closed pipe is met here, not when the interpreter ends
+    except (BrokenPipeError, SystemExit):
+        raise
+    except BaseException as error:
+        tell_launcher(Outcome.of_error(error))
+        raise
+    tell_launcher(Outcome.of_status(status))
+    return status
 
 
 def _dispatch(words: list[str]) -> int:

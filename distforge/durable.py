@@ -129,6 +129,7 @@ def publish_directory(partial: Path, final: Path, *, replace: bool = False) -> N
 def remove_directory(directory: Path) -> None:
     """Remove a directory, renamed first: no half of it may be taken for a whole one."""
     aside = temporary(directory)
+    shutil.rmtree(aside, ignore_errors=True)  # what a kill left of an earlier one
     with _naming(directory):
         os.rename(directory, aside)
     shutil.rmtree(aside)

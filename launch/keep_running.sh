@@ -1,27 +1,57 @@
 #!/usr/bin/env bash
 # Starts a run again, from its last checkpoint, until it has ended:
 #
-#   launch/keep_running.sh deepspeed launch/step1.py --config configs/single_gpu.toml
+#   launch/keep_running.sh torchrun --nproc_per_node 2 launch/step1.py --config configs/quick.toml
 #
-# Again: a process that crashed, was killed, or was told to stop (exit 75) though this script was
-# not. Not again: success (0), bad input (2), a goal that was missed (3). SIGTERM to this script is
-# passed on, and ends it with 75 once the run is saved. MAX_RESTARTS (10) bounds it.
+# Again: a process that was killed, crashed, or was told to stop (exit 75) though this script was
+# not. Not again: success (0), bad input (2), a goal that was missed (3), and an error that comes a
+# second time without a new checkpoint: it will come always. SIGTERM to this script is passed on,
+# and ends it with 75 once the run is saved. MAX_RESTARTS (10) bounds it.
+#
+# How the run ended is read from what it writes itself: torchrun turns every other status into 1.
+# Start it in a directory that all nodes share.
 set -uo pipefail
 (($#)) || { echo "usage: launch/keep_running.sh COMMAND ..." >&2; exit 2; }
 
-told=0 child=0
+place=$(mktemp -d "$PWD/.keep_running.XXXXXX") || exit 2
+trap 'rm -rf "$place"' EXIT
+export DISTFORGE_OUTCOME=$place/outcome.json
+
+# What one rank alone knows, that it was refused or crashed, is why all of them ended.
+told_by() {
+  local file
+  for file in "$DISTFORGE_OUTCOME".rank* "$DISTFORGE_OUTCOME"; do
+    [[ -e $file ]] && { echo "$file"; return; }
+  done
+}
+field() { sed -n "s/^  \"$1\": \"\{0,1\}\(.*[^\",]\)\"\{0,1\},\{0,1\}\$/\1/p" "$(told_by)" 2>/dev/null; }
+
+told=0 child=0 before=
 stop() { told=1; ((child)) && kill -TERM "$child" 2>/dev/null; }
 trap stop TERM INT
 
 for ((restarts = 0; ; restarts++)); do
+  rm -f "$place"/*
   "$@" --resume auto &
   child=$!
   wait "$child"
   status=$?
   # A trap ends `wait` before the run has: wait for the run itself.
   while kill -0 "$child" 2>/dev/null; do wait "$child"; status=$?; done
+  child=0
+  [[ $(field status) ]] && status=$(field status)
   case $status in 0 | 2 | 3) exit "$status" ;; esac
   ((told)) && exit "$status"
+  error=
+  if [[ $(field ended) == crashed ]]; then
+    why=$(field why)
+    error="${why//[0-9]/} at $(field progress)"
+    if [[ $error == "$before" ]]; then
+      echo "the same error came twice without a new checkpoint, so it will come again: $why" >&2
+      exit "$status"
+    fi
+  fi
+  before=$error
   ((restarts < ${MAX_RESTARTS:-10})) || { echo "gave up after $restarts restarts" >&2; exit "$status"; }
   echo "the run ended with status $status; starting it again" >&2
 done

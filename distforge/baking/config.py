@@ -15,7 +15,7 @@ from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
 from distforge.training.engine_config import EngineConfig
 from distforge.training.guards import GuardConfig
-from distforge.training.run_directory import Existing
+from distforge.training.run_directory import Existing, Resume
 from distforge.training.supervised import SupervisedConfig
 
 Mode = Literal["sft", "prompt", "both"]
@@ -52,9 +52,11 @@ class Step1Config:
 
     name, output: the run's directory is ``output/name``.
     existing: "resume" continues an unfinished run of the same configuration found there; "replace"
-        starts it over, finished or not. Another run's directory is refused either way.
-    resume: "auto" continues an unfinished run even where ``existing`` is "replace", which launchers
-        give when they start a run again; "off" leaves it to ``existing``.
+        starts it over, finished or not, and keeps what was there, hidden beside it, until the new
+        run has ended. Another run's directory is refused either way.
+    resume: "auto", which launchers give when they start a run again, continues an unfinished run
+        even where ``existing`` is "replace", and leaves a finished one as it is; "force" continues
+        it although its data or its model are others now; "off" leaves it to ``existing``.
     seed: of new embedding rows and dropout; data, batches and champion have seeds of their own.
     checkpoint_every: steps between two checkpoints; 0 keeps none but the best weights.
     mode: "sft" trains on the traces; "prompt" bakes the seven strategy prompts, from what the model
@@ -68,7 +70,7 @@ class Step1Config:
     name: str = "step1"
     output: str = "runs"
     existing: Existing = "resume"
-    resume: Literal["auto", "off"] = "off"
+    resume: Resume = "off"
     seed: int = 0
     checkpoint_every: int = 500
     mode: Mode = "sft"
@@ -88,6 +90,6 @@ class Step1Config:
 
     def __post_init__(self) -> None:
         require_choice("existing", self.existing, get_args(Existing))
-        require_choice("resume", self.resume, ("auto", "off"))
+        require_choice("resume", self.resume, get_args(Resume))
         require_choice("mode", self.mode, get_args(Mode))
         require_in("[0, inf]", checkpoint_every=self.checkpoint_every)

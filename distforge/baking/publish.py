@@ -14,10 +14,8 @@ from distforge.reports.step1_summary import Step1Summary
 from distforge.reports.tables import accuracy_table, usage_table
 from distforge.telemetry import RunLogger
 from distforge.training.afterwards import spared
-from distforge.training.run_directory import SUMMARY_FILE
+from distforge.training.run_directory import CHAMPION_DIRECTORY, SUMMARY_FILE
 from distforge.training.run_record import RunRecord
-
-CHAMPION_DIRECTORY = "champion"
 
 
 def publish(

@@ -10,7 +10,7 @@ from typing import Any
 
 from distforge.baking.config import NOT_IDENTITY, Step1Config
 from distforge.baking.prompt_stage import bake_strategy_prompts
-from distforge.baking.publish import CHAMPION_DIRECTORY, publish
+from distforge.baking.publish import publish
 from distforge.baking.supervised.trainer import PromptBakingTrainer
 from distforge.champion.make import ensure_champion
 from distforge.config import config_sha256
@@ -28,7 +28,8 @@ from distforge.models.vocabulary import add_thinking_tokens
 from distforge.reports.step1_summary import Step1Summary, Targets
 from distforge.telemetry import RunLogger
 from distforge.training.distributed import World, entered_world
-from distforge.training.open_run import Run, open_run
+from distforge.training.open_run import Run, finished_run, open_run
+from distforge.training.run_directory import CHAMPION_DIRECTORY, SUMMARY_FILE
 from distforge.training.signals import stop_at_once
 
 
@@ -50,14 +51,19 @@ def run_step1_baking(config: Step1Config, world: World | None = None) -> Step1Su
 
 
 def _run(config: Step1Config, world: World) -> Step1Summary:
+    if (directory := finished_run(config, NOT_IDENTITY, world)) is not None:
+        return Step1Summary.read(directory / SUMMARY_FILE)
     # What can be refused is looked at before anything is written, or trained for minutes.
     examples = load_data(config.data)
     champion = None if config.champion.make else load_champion(config.champion.path)
-    with open_run(config, 1, NOT_IDENTITY, world, auto_resume=config.resume == "auto") as run:
+    with open_run(config, 1, NOT_IDENTITY, world) as run:
         if champion is None:
             ensure_champion(config.champion, config.engine, config.data.max_length, world)
             champion = load_champion(config.champion.path)
-        return _bake(config, champion, examples, run, world)
+        run.start_from(training_data=dataset_sha256(examples), champion=champion.sha256)
+        summary = _bake(config, champion, examples, run, world)
+        run.end(summary.converged, f"not converged: {'; '.join(summary.shortfalls)}")
+        return summary
 
 
 def _bake(

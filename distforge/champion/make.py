@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +15,13 @@ from distforge import durable
 from distforge.champion.pretraining import MODEL_DIRECTORY, ChampionRecipe, make_champion
 from distforge.config import config_sha256
 from distforge.errors import InputError
+from distforge.locks import Held
 from distforge.registry.manifest import MANIFEST_NAME, verify_manifest, write_manifest
 from distforge.telemetry import RunConsole
-from distforge.training.distributed import World
+from distforge.training.distributed import World, on_main
 from distforge.training.engine_config import EngineConfig
+from distforge.training.previous import forget, previous, set_aside
+from distforge.training.run_directory import holding, locked
 
 RECORD_FILE = "champion.json"
 _RECIPE_FILE = "recipe.sha256"
@@ -53,22 +57,27 @@ def ensure_champion(
     What a killed process had made of it, by the same recipe, is continued.
 
     Raises:
-        InputError: see `is_made`.
+        InputError: see `is_made`; or another process makes it, or has begun to by another recipe.
         RunStopped: SIGTERM or SIGINT came; a checkpoint is saved, and the same call continues.
     """
     if not config.make:
         return False
+    path = Path(config.path)
+    if on_main(world, lambda: _is_made_and_tidy(config)):
+        return False
+    with holding(path, world, f"the champion {path}"):
+        if on_main(world, lambda: is_made(config)):  # by another process, meanwhile
+            return False
+        _make(config, engine_config, max_length, world)
+    return True
+
+
+def _make(
+    config: ChampionConfig, engine_config: EngineConfig, max_length: int, world: World
+) -> None:
     path, recipe = Path(config.path), config_sha256(config.recipe)
     partial = unfinished(path)
-    if _agreed(config, world):
-        if world.is_main:
-            shutil.rmtree(partial, ignore_errors=True)
-            if not (path / MANIFEST_NAME).exists():  # made before champions had one
-                write_manifest(path)
-        return False
-    if world.is_main:
-        _begin(partial, recipe)
-    world.barrier()
+    on_main(world, lambda: _begin(partial, recipe))
     began = time.monotonic()
     console = RunConsole(console=Console(quiet=not world.is_main))
     make_champion(config.recipe, engine_config, max_length, partial, world, console)
@@ -78,9 +87,9 @@ def ensure_champion(
         durable.write_json(model / RECORD_FILE, record)
         write_manifest(model)
         durable.publish_directory(model, path)
-        shutil.rmtree(partial)
+        durable.remove_directory(partial)
+        forget(path)
     world.barrier()
-    return True
 
 
 def is_made(config: ChampionConfig) -> bool:
@@ -115,25 +124,40 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
-def _agreed(config: ChampionConfig, world: World) -> bool:
-    """`is_made` as rank 0 sees it, on every rank."""
-    made, fault = False, ""
-    if world.is_main:
-        try:
-            made = is_made(config)
-        except InputError as error:
-            fault = str(error)
-    made, fault = world.broadcast_object([made, fault])
-    if fault:
-        raise InputError(fault)
-    return bool(made)
+def remove_champion(path: Path) -> None:
+    """Make room for a new champion, and remove what was begun of one.
+
+    One that is whole is kept, hidden, until the new one is.
+    """
+    with locked(path, f"the champion {path}"):
+        if unfinished(path).exists():
+            durable.remove_directory(unfinished(path))
+        set_aside(path, Path.exists)
+
+
+def _is_made_and_tidy(config: ChampionConfig) -> bool:
+    """`is_made`; what its making left beside it is removed, unless another process is at that."""
+    if not is_made(config):
+        return False
+    path = Path(config.path)
+    partial = unfinished(path)
+    if partial.exists() or previous(path).exists():
+        with suppress(Held), locked(path):
+            shutil.rmtree(partial, ignore_errors=True)
+            forget(path)
+    if not (path / MANIFEST_NAME).exists():  # made before champions had one
+        write_manifest(path)
+    return True
 
 
 def _begin(partial: Path, recipe: str) -> None:
     """Leave in ``partial`` what this recipe can be continued from, and nothing else."""
     mark = partial / _RECIPE_FILE
-    if partial.exists() and not (mark.is_file() and mark.read_text().strip() == recipe):
-        shutil.rmtree(partial)
+    if mark.is_file() and mark.read_text("utf-8").strip() != recipe:
+        raise InputError(
+            f"{partial} holds the beginnings of a champion of another recipe; give another "
+            "champion.path, or remove it if it is no longer needed"
+        )
     partial.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial / MODEL_DIRECTORY, ignore_errors=True)
     durable.write_text(mark, recipe + "\n")

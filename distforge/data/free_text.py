@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,15 @@ class Document:
     name: str
     text: str
     heldout: bool
+
+
+def documents_sha256(documents: Iterable[Document]) -> str:
+    """Of the contents and of how they are split, whatever the documents are called."""
+    digest = hashlib.sha256()
+    for document in documents:
+        content = hashlib.sha256(document.text.encode("utf-8", "surrogatepass")).hexdigest()
+        digest.update(f"{content} {document.heldout}\n".encode())
+    return digest.hexdigest()
 
 
 def read_documents(config: TextConfig) -> list[Document]:

@@ -26,9 +26,10 @@ class PipelineConfig(Step1Config):
     A stage is skipped where its verified output is there, and an unfinished one continues: the same
     command, given again, resumes. ``existing = "replace"`` is ``force``.
 
-    force: remove what all stages left, and make it anew; a champion that is given stays.
+    force: make all stages' output anew; what is there is kept, hidden beside it, until the new one
+        of each has ended. A champion that is given stays.
     force_from: the same from one stage on.
-    Both are ignored with ``resume = "auto"``, which launchers give when they start a run again.
+    Both are ignored with ``resume`` "auto", which launchers give, and "force".
     """
 
     step2: Step2Config | None = None
@@ -77,7 +78,7 @@ class PipelineConfig(Step1Config):
     @property
     def forced_from(self) -> From:
         """The first stage that is made anew whatever is there."""
-        if self.resume == "auto":
+        if self.resume != "off":
             return "none"
         if self.force or self.existing == "replace":
             return "champion"

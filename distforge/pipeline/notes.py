@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shlex
-import shutil
 import socket
 import sys
 from contextlib import suppress
@@ -17,7 +16,7 @@ from distforge.errors import InputError
 from distforge.pipeline.config import PipelineConfig
 from distforge.reports.pipeline_record import PipelineRecord, StageRecord
 from distforge.training.distributed import World
-from distforge.training.run_directory import is_unclaimed
+from distforge.training.run_directory import withdraw
 
 _PACKAGES = ("transformers", "deepspeed", "ray")
 
@@ -34,7 +33,8 @@ class Notes:
 
     def __init__(self, config: PipelineConfig, world: World) -> None:
         self._world = world
-        self.directory = config.run_directories[0]
+        self._directories = config.run_directories
+        self.directory = self._directories[0]
         earlier = None
         if world.is_main:
             with suppress(InputError):  # notes that cannot be read are written anew
@@ -65,9 +65,9 @@ class Notes:
         self._update(report=hashes)
 
     def withdraw(self) -> None:
-        """Remove the directory again where nothing but notes is in it: the run could not begin."""
-        if self._world.is_main and self.directory.is_dir() and is_unclaimed(self.directory):
-            shutil.rmtree(self.directory)
+        """Remove the directories again in which nothing was done: the run could not begin."""
+        for directory in self._directories if self._world.is_main else ():
+            withdraw(directory)
 
     def _update(self, **changes: object) -> None:
         self.record = self.record.model_copy(update=changes)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 from distforge.errors import InputError
 from distforge.pipeline.config import From, PipelineConfig
@@ -25,10 +25,10 @@ from distforge.pipeline.whole_report import refusals
 from distforge.reports.pipeline_record import StageRecord
 from distforge.reports.run_index import write_run_index
 from distforge.training.afterwards import spared
-from distforge.training.distributed import World, entered_world
+from distforge.training.distributed import World, entered_world, on_main
+from distforge.training.run_directory import holding
 from distforge.training.signals import stop_at_once
 
-T = TypeVar("T")
 Say = Callable[[str], None]
 # What is done where a stage's output is found so: as it begins, and when it is done.
 _DOES = {
@@ -96,16 +96,23 @@ def run_pipeline(config: PipelineConfig, say: Say = print, world: World | None =
         RunStopped: SIGTERM or SIGINT came; the same command resumes.
         Exception: what else the steps raise.
     """
-    with entered_world(world) as joined, stop_at_once():
+    with entered_world(world) as joined, stop_at_once(), _holding(config, joined):
         stages = phase_3(config, joined)
         notes = Notes(config, joined)
         report = ReportStage(config.run_directories, notes, joined)
-        _on_main(joined, lambda: _force([*stages, report], config.forced_from))
+        on_main(joined, lambda: _force([*stages, report], config.forced_from))
         try:
             return _run(stages, report, notes, say, joined)
         except InputError:
             notes.withdraw()
             raise
+
+
+def _holding(config: PipelineConfig, world: World) -> AbstractContextManager[None]:
+    """No other process runs this pipeline, though each stage's directory is held by that alone."""
+    directory = config.run_directories[0]
+    of_all = directory.with_name(f"{directory.name}.pipeline")
+    return holding(of_all, world, f"the pipeline of {directory}")
 
 
 def _run(
@@ -115,15 +122,15 @@ def _run(
     missed: list[str] = []
     for stage in stages:
         times.append(_carry_out(stage, notes, say, world))
-        missed = _on_main(world, stage.missed)
+        missed = on_main(world, stage.missed)
         if missed:
             break
     last = times[-1].name
     model = notes.directory.parent / (getattr(notes.record, last)) / "model"
-    refused = _on_main(world, lambda: refusals(model)) if last == "step2" else None
+    refused = on_main(world, lambda: refusals(model)) if last == "step2" else None
     with spared("report"):
         times.append(_carry_out(report, notes, say, world))
-        _on_main(world, lambda: str(write_run_index(notes.directory.parent)))
+        on_main(world, lambda: str(write_run_index(notes.directory.parent)))
     return Outcome(
         missed=tuple(missed),
         refused=None if refused is None else tuple(refused),
@@ -143,7 +150,7 @@ def _force(stages: Sequence[Stage], first: From) -> None:
 
 def _carry_out(stage: Stage, notes: Notes, say: Say, world: World) -> StageTime:
     began = time.monotonic()
-    state, why = _on_main(world, lambda: astuple(stage.find()))
+    state, why = on_main(world, lambda: astuple(stage.find()))
     found = Found(state, why)
     if found.state == "finished":
         if world.is_main:
@@ -154,7 +161,7 @@ def _carry_out(stage: Stage, notes: Notes, say: Say, world: World) -> StageTime:
     if world.is_main:
         say(f"{stage.name}: {found.why}: {does}")
     if found.state == "outdated":
-        _on_main(world, stage.remove)
+        on_main(world, stage.remove)
     resumed = found.state == "unfinished"
     notes.note_stage(stage.name, StageRecord(resumed=resumed))
     world.barrier()
@@ -165,17 +172,3 @@ def _carry_out(stage: Stage, notes: Notes, say: Say, world: World) -> StageTime:
         stage.name, StageRecord(seconds=round(seconds, 1), resumed=resumed, ended=ended)
     )
     return StageTime(stage.name, went, seconds)
-
-
-def _on_main(world: World, action: Callable[[], T]) -> T:
-    """What rank 0 makes of it, a JSON value, on every rank; its `InputError` as well."""
-    value, fault = None, ""
-    if world.is_main:
-        try:
-            value = action()
-        except InputError as error:
-            fault = str(error)
-    value, fault = world.broadcast_object([value, fault])
-    if fault:
-        raise InputError(fault)
-    return value

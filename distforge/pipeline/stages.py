@@ -9,9 +9,7 @@ word to have it made anew all the same.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +19,13 @@ from typing import Any, Literal, Protocol
 from distforge import durable
 from distforge.baking import Step1Config, run_step1_baking
 from distforge.baking.config import NOT_IDENTITY as STEP1_NOT_IDENTITY
-from distforge.champion.make import RECORD_FILE, ensure_champion, is_made, unfinished
+from distforge.champion.make import (
+    RECORD_FILE,
+    ensure_champion,
+    is_made,
+    remove_champion,
+    unfinished,
+)
 from distforge.config import config_sha256
 from distforge.errors import InputError
 from distforge.models.loading import weights_sha256
@@ -33,12 +37,16 @@ from distforge.reports.step1_summary import Step1Summary
 from distforge.reports.step2_summary import Step2Summary
 from distforge.training.distributed import World
 from distforge.training.keeping import CHECKPOINTS_DIRECTORY
+from distforge.training.previous import set_aside
 from distforge.training.run_directory import (
     IDENTITY_FILE,
     INPUTS_FILE,
     SUMMARY_FILE,
-    is_unclaimed,
+    is_finished,
+    locked,
+    withdraw,
 )
+from distforge.training.run_inputs import files_sha256
 
 StageName = Literal["champion", "step1", "step2", "report"]
 State = Literal["finished", "unfinished", "absent", "outdated"]
@@ -68,7 +76,10 @@ class Stage(Protocol):
         """What the output falls short of, in words."""
 
     def remove(self) -> None:
-        """Remove the output; `InputError` where that is not this program's."""
+        """Make room for a new output; what is there is kept, hidden, until that has ended.
+
+        `InputError` where it is not this program's, or in use.
+        """
 
 
 @dataclass(frozen=True)
@@ -107,9 +118,7 @@ class ChampionStage:
             return
         if path.exists() and not (path / RECORD_FILE).is_file():
             raise InputError(f"{path} was not made here, so it is not removed; give another path")
-        for directory in (path, unfinished(path)):
-            if directory.exists():
-                durable.remove_directory(directory)
+        remove_champion(path)
 
 
 class RunStage:
@@ -124,6 +133,7 @@ class RunStage:
         summary: reads the run's summary: the weights' hash that it started from, and what it falls
             short of.
         run: the step itself.
+        force: take what started from other data, or from another model that is given, as it is.
     """
 
     def __init__(
@@ -136,12 +146,13 @@ class RunStage:
         summary: Callable[[Path], tuple[str, list[str]]],
         run: Callable[[], object],
         world: World,
+        force: bool = False,
     ) -> None:
         self.name: StageName = name
         self.directory = directory
         self._identity, self._inputs, self._made = identity, inputs, made
         self._summary = summary
-        self._run, self._world = run, world
+        self._run, self._world, self._force = run, world, force
 
     def find(self) -> Found:
         """By the hash of its configuration, of its inputs, and by its model's manifest."""
@@ -156,9 +167,10 @@ class RunStage:
         with _remedied(self.name):
             if changed := self._changed_input():
                 is_model = changed == next(iter(self._inputs()))
-                if not (self._made and is_model):
+                if self._made and is_model:
+                    return Found("outdated", f"{directory} started from another {changed}")
+                if not self._force:
                     raise InputError(f"{directory} started from another {changed} than is there")
-                return Found("outdated", f"{directory} started from another {changed}")
             if not (directory / SUMMARY_FILE).is_file():
                 latest = _latest(directory)
                 return Found("unfinished", f"{directory} goes on from {latest or 'its beginning'}")
@@ -173,9 +185,8 @@ class RunStage:
         try:
             self._run()
         except InputError:
-            # Refused before the run claimed it.
-            if self._world.is_main and self.directory.is_dir() and is_unclaimed(self.directory):
-                shutil.rmtree(self.directory)
+            if self._world.is_main:
+                withdraw(self.directory)
             raise
 
     def missed(self) -> list[str]:
@@ -189,7 +200,8 @@ class RunStage:
                 f"{self.directory} is not a run of distforge, so it is not removed; give another "
                 "name or --output"
             )
-        durable.remove_directory(self.directory)
+        with locked(self.directory):
+            set_aside(self.directory, is_finished)
 
     def _changed_input(self) -> str:
         """The name of an input that is another one today, or nothing."""
@@ -208,7 +220,7 @@ def step1_stage(config: Step1Config, world: World) -> RunStage:
     def inputs() -> dict[str, str]:
         return {
             "champion": weights_sha256(config.champion.path),
-            "data": _files_sha256(config.data.path),
+            "data": files_sha256(config.data.path),
         }
 
     def summary(directory: Path) -> tuple[str, list[str]]:
@@ -227,6 +239,7 @@ def step1_stage(config: Step1Config, world: World) -> RunStage:
         summary,
         lambda: run_step1_baking(config, world),
         world,
+        config.resume == "force",
     )
 
 
@@ -237,7 +250,7 @@ def step2_stage(config: Step2Config, world: World) -> RunStage:
         data = config.text.path if config.task == "text" else config.data and config.data.path
         return {
             "baked model": weights_sha256(str(Path(config.baked) / "model")),
-            "data": _files_sha256(data or ""),
+            "data": files_sha256(data or ""),
         }
 
     return RunStage(
@@ -249,6 +262,7 @@ def step2_stage(config: Step2Config, world: World) -> RunStage:
         _step2_outcome,
         lambda: run_step2_rl(config, world),
         world,
+        config.resume == "force",
     )
 
 
@@ -283,17 +297,3 @@ def _latest(directory: Path) -> str:
     found = (directory / CHECKPOINTS_DIRECTORY).glob("step_*")
     steps = [int(p.name[5:]) for p in found if p.name[5:].isdecimal()]
     return f"step {max(steps)}" if steps else ""
-
-
-def _files_sha256(path: str) -> str:
-    """Of a file, or of all files in a directory with their names; empty where nothing is named."""
-    if not path:
-        return ""
-    root = Path(path).expanduser()
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{content}  {file.relative_to(root.parent)}\n".encode())
-    return digest.hexdigest()

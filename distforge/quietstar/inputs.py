@@ -8,9 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from distforge.config import config_sha256
 from distforge.data import Example, dataset_sha256, load_data, read_examples
-from distforge.data.free_text import read_documents
+from distforge.data.free_text import documents_sha256, read_documents
 from distforge.errors import InputError
 from distforge.models.loading import Champion, load_champion
 from distforge.quietstar.baked_record import BakedRecord, read_baked_record
@@ -62,7 +61,7 @@ def load_inputs(config: Step2Config) -> Step2Inputs:
             for held in (False, True)
         )
         split = split_probed(heldout, config.probe.items)
-        return Step2Inputs(baked, record, train, *split, [], config_sha256(config.text))
+        return Step2Inputs(baked, record, train, *split, [], documents_sha256(documents))
     length = config.data.max_length if config.data else _MAX_LENGTH
     examples = _questions(config)
     train, heldout = (

@@ -29,7 +29,8 @@ from distforge.thinking.model import ThinkingModel
 from distforge.thinking.positions import placed
 from distforge.thinking.tags import Tags
 from distforge.training.distributed import World, entered_world
-from distforge.training.open_run import Run, open_run
+from distforge.training.open_run import Run, finished_run, open_run
+from distforge.training.run_directory import SUMMARY_FILE
 from distforge.training.signals import stop_at_once
 
 
@@ -52,9 +53,15 @@ def run_step2_rl(config: Step2Config, world: World | None = None) -> Step2Summar
 
 
 def _run(config: Step2Config, world: World) -> Step2Summary:
+    if (directory := finished_run(config, NOT_IDENTITY, world)) is not None:
+        return Step2Summary.read(directory / SUMMARY_FILE)
     inputs = load_inputs(config)
-    with open_run(config, 2, NOT_IDENTITY, world, auto_resume=config.resume == "auto") as run:
-        return _reinforce(config, inputs, run, world)
+    with open_run(config, 2, NOT_IDENTITY, world) as run:
+        run.start_from(data=inputs.dataset_sha256, baked_model=inputs.baked.sha256)
+        summary = _reinforce(config, inputs, run, world)
+        better = "" if summary.improved else "not shown to be better than the baked model; "
+        run.end(summary.is_goal_reached, f"{better}the verdict is {summary.verdict}")
+        return summary
 
 
 def _placed_once(config: Step2Config, inputs: Step2Inputs) -> Step2Inputs:

@@ -12,7 +12,7 @@ from distforge.quietstar.config import LearnerConfig, ScreeningConfig
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
 from distforge.theater.control import ControlConfig
-from distforge.training.run_directory import Existing
+from distforge.training.run_directory import Existing, Resume
 
 Task = Literal["questions", "text"]
 
@@ -36,9 +36,7 @@ class Step2Config(LearnerConfig):
     """Everything step 2 depends on.
 
     name, output: the run's directory is ``output/name``.
-    existing: "resume" continues an unfinished run of the same configuration found there; "replace"
-        starts it over, finished or not. Another run's directory is refused either way.
-    resume: "auto" continues an unfinished run even where ``existing`` is "replace".
+    existing, resume: see `Step1Config`.
     baked: the model that step 1 baked, a directory; or the directory of its run.
     baked_accuracy: fraction of held-out questions of its own data that the baked model answers, for
         the hand-off; only of a model for which no run of step 1 has a record. By default that
@@ -56,7 +54,7 @@ class Step2Config(LearnerConfig):
     name: str = "step2"
     output: str = "runs"
     existing: Existing = "resume"
-    resume: Literal["auto", "off"] = "off"
+    resume: Resume = "off"
     baked: str = "runs/step1"
     baked_accuracy: float | None = None
     task: Task = "questions"
@@ -73,7 +71,7 @@ class Step2Config(LearnerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice("existing", self.existing, get_args(Existing))
-        require_choice("resume", self.resume, ("auto", "off"))
+        require_choice("resume", self.resume, get_args(Resume))
         require_choice("task", self.task, get_args(Task))
         if not self.baked:
             raise InputError("baked is empty; name the model that step 1 baked")

@@ -128,4 +128,5 @@ def _is_from(summary: dict[str, Any], step1: Path) -> bool:
 
 def _beside(run_dir: Path) -> list[Path]:
     # What is wrong with a run beside it is nothing to this one.
-    return sorted(p for p in run_dir.parent.iterdir() if p.is_dir() and p != run_dir)
+    shown = (p for p in run_dir.parent.iterdir() if not p.name.startswith("."))
+    return sorted(p for p in shown if p.is_dir() and p != run_dir)

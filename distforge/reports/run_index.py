@@ -40,8 +40,9 @@ def write_run_index(directory: Path) -> Path:
 
 
 def find_runs(directory: Path) -> list[Path]:
-    """The directories in ``directory`` that are runs."""
-    return [run for run in sorted(directory.iterdir()) if run.is_dir() and _is_run(run)]
+    """The directories in ``directory`` that are runs; what is being replaced is hidden."""
+    runs = (run for run in sorted(directory.iterdir()) if not run.name.startswith("."))
+    return [run for run in runs if run.is_dir() and _is_run(run)]
 
 
 def _is_run(run: Path) -> bool:

@@ -10,10 +10,10 @@ import datetime
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,8 @@ from distforge.training.host_memory import keep_freed_memory
 
 # Longest wait for another rank; a rank that died must not leave the others hanging for ever.
 DEFAULT_TIMEOUT_SECONDS = 1800.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,30 @@ def init_world(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> World:
         )
     _share_cores(size)
     return World(rank, local_rank, size, device)
+
+
+def on_main(world: World, action: Callable[[], T]) -> T:
+    """What rank 0 makes of ``action``, a JSON value, on every rank; collective.
+
+    Raises:
+        InputError: on every rank, what ``action`` raised on rank 0; also where that was an
+            `OSError`: the file system's reason is the user's to remove.
+    """
+    value, fault = None, ""
+    if world.is_main:
+        try:
+            value = action()
+        except InputError as error:
+            fault = str(error)
+        except OSError as error:
+            fault = (
+                f"{error.filename or 'a file'}: {error.strerror or error}; remove that reason and "
+                "start again"
+            )
+    value, fault = world.broadcast_object([value, fault])
+    if fault:
+        raise InputError(fault)
+    return value
 
 
 @contextmanager

@@ -1,17 +1,41 @@
-"""A run's directory: claimed once, never shared by two runs."""
+"""A run's directory: held by one process at a time, never shared by two runs."""
 
 from __future__ import annotations
 
-import shutil
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from distforge import durable
 from distforge.errors import InputError, require_name
-from distforge.training.distributed import World
+from distforge.locks import Held, exclusive
+from distforge.training.distributed import World, on_main
+from distforge.training.outcome import OUTCOME_FILE
+from distforge.training.previous import bring_back, set_aside
+from distforge.training.run_inputs import INPUTS_RECORD, require_format
 
 Existing = Literal["resume", "replace"]
+Resume = Literal["auto", "off", "force"]
+
+IDENTITY_FILE = "config.sha256"
+# What the pipeline notes of a run; they may lie in a directory before the run claims it.
+INPUTS_FILE, PIPELINE_FILE = "inputs.json", "pipeline.json"
+CONFIG_FILE = "config.toml"
+SUMMARY_FILE = "summary.json"
+# A copy of the model that the run starts from, which that can be made of again.
+CHAMPION_DIRECTORY = "champion"
+_METRICS_FILE, _WANDB_FILES = "metrics.jsonl", {"wandb", "wandb.id"}
+_NOTES = (INPUTS_FILE, PIPELINE_FILE)
+
+# Whoever held the directory may still be ending; one of another host that died is known dead by a
+# network file system only after its lease (90 s).
+_WAIT_SECONDS, _LEASE_SECONDS = 5.0, 120.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,16 +46,9 @@ class RunDirectory:
     is_new: bool
 
     def release(self, world: World) -> None:
-        """Remove the directory again if this claim made it: the run could not begin."""
+        """The run was refused: where nothing was done yet, leave things as they were."""
         if self.is_new and world.is_main:
-            shutil.rmtree(self.path)
-
-
-IDENTITY_FILE = "config.sha256"
-# What the pipeline notes of a run; they may lie in a directory before the run claims it.
-INPUTS_FILE, PIPELINE_FILE = "inputs.json", "pipeline.json"
-CONFIG_FILE = "config.toml"
-SUMMARY_FILE = "summary.json"
+            _withdraw(self.path)
 
 
 def claim_run_directory(
@@ -41,8 +58,6 @@ def claim_run_directory(
     identity: str,
     existing: Existing,
     world: World,
-    *,
-    auto_resume: bool = False,
 ) -> RunDirectory:
     """Make or take over ``output/name`` for the run with this configuration; collective.
 
@@ -50,64 +65,135 @@ def claim_run_directory(
         output, name: parent directory, and the run's name in [A-Za-z0-9._-].
         config_toml: the resolved configuration, written to config.toml.
         identity: hash of what makes two runs the same run.
-        existing: what to do with a directory that holds this very run, see `Step1Config`.
+        existing: what to do with a directory that holds this very run, see `Step1Config`. What is
+            replaced is kept beside it, see `previous`.
         world: rank 0 writes, the others wait.
-        auto_resume: continue this very run where it is unfinished, whatever ``existing`` says.
 
     Raises:
-        InputError: a bad name, or a directory that holds something else, another run, or (with
-            "resume") this run finished. Nothing is touched then.
+        InputError: a bad name, or a directory that holds something else, another run, one of a
+            newer distforge, or (with "resume") this run finished. Nothing is touched then.
     """
     require_name("the run's name", name)
     directory = Path(output) / name
-    if auto_resume and world.broadcast_object(_is_unfinished(directory, identity)):
-        existing = "resume"
-    fault = _fault(directory, identity, existing) if world.is_main else ""
-    fault = world.broadcast_object(fault)
-    if fault:
-        raise InputError(fault)
-    is_new = not (directory / IDENTITY_FILE).exists() or existing == "replace"
-    is_new = world.broadcast_object(is_new)
-    if world.is_main:
-        if existing == "replace" and directory.exists():
-            shutil.rmtree(directory)
+
+    def claim() -> bool:
+        bring_back(directory)
+        _check(directory, identity, existing)
+        if existing == "replace" and (directory / IDENTITY_FILE).exists():
+            set_aside(directory, is_finished)
+        is_new = not (directory / IDENTITY_FILE).exists()
         directory.mkdir(parents=True, exist_ok=True)
         durable.write_text(directory / IDENTITY_FILE, identity + "\n")
         durable.write_text(directory / CONFIG_FILE, config_toml)
-    world.barrier()
-    return RunDirectory(directory, is_new)
+        return is_new
+
+    return RunDirectory(directory, on_main(world, claim))
+
+
+@contextmanager
+def holding(directory: Path, world: World, what: str = "") -> Iterator[None]:
+    """Inside, no other process works on ``directory``, which need not exist; collective.
+
+    Raises:
+        InputError: on every rank, one sentence with who has it.
+    """
+    parent_is_new = world.is_main and not directory.parent.exists()
+    try:
+        with ExitStack() as stack:
+            on_main(world, lambda: stack.enter_context(_patiently(directory, what)))
+            yield
+    finally:
+        if parent_is_new:
+            with suppress(OSError):  # it is not empty
+                directory.parent.rmdir()
+
+
+@contextmanager
+def locked(directory: Path, what: str = "", wait: float = 0.0) -> Iterator[None]:
+    """As `holding`, for one process alone that waits ``wait`` seconds; `Held`."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(lock_file(directory), what=what or str(directory), wait=wait):
+        yield
+
+
+def lock_file(directory: Path) -> Path:
+    """What is locked while a process works on ``directory``."""
+    return directory.with_name(f".{directory.name}.lock")
+
+
+@contextmanager
+def _patiently(directory: Path, what: str) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(directory, what, _WAIT_SECONDS))
+        except Held as held:
+            if held.by_file or held.holder is None or held.holder.host == socket.gethostname():
+                raise
+            logger.warning("%s; waiting %g s for that", held, _LEASE_SECONDS)
+            stack.enter_context(locked(directory, what, _LEASE_SECONDS))
+        yield
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether the run there has ended with a result."""
+    return (directory / SUMMARY_FILE).exists()
+
+
+def holds(directory: Path, identity: str) -> bool:
+    """Whether it is the run with this configuration that lies there."""
+    marker = directory / IDENTITY_FILE
+    return marker.is_file() and marker.read_text("utf-8").strip() == identity
 
 
 def is_unclaimed(directory: Path) -> bool:
     """Whether nothing lies in a directory but what is written before a run claims it."""
-    notes = [directory / name for name in (INPUTS_FILE, PIPELINE_FILE)]
-    marker = durable.temporary(directory / IDENTITY_FILE)
-    known = {marker, *notes, *map(durable.temporary, notes)}
-    return directory.is_dir() and set(directory.iterdir()) <= known
+    return directory.is_dir() and _names(directory) <= _and_temporary(*_NOTES) | {
+        durable.temporary(Path(IDENTITY_FILE)).name
+    }
 
 
-def _is_unfinished(directory: Path, identity: str) -> bool:
-    marker = directory / IDENTITY_FILE
-    known = marker.is_file() and marker.read_text().strip() == identity
-    return known and not (directory / SUMMARY_FILE).exists()
+def withdraw(directory: Path) -> None:
+    """Remove a directory in which nothing was done, if nobody works there: the run could not begin.
+
+    What it would have replaced comes back. Whatever else lies there was worked for, and stays.
+    """
+    with suppress(Held), locked(directory):
+        _withdraw(directory)
 
 
-def _fault(directory: Path, identity: str, existing: Existing) -> str:
-    """Why the directory cannot be taken, or an empty string."""
+def _withdraw(directory: Path) -> None:
+    files = (IDENTITY_FILE, CONFIG_FILE, INPUTS_RECORD, OUTCOME_FILE, _METRICS_FILE, *_NOTES)
+    known = _and_temporary(*files, CHAMPION_DIRECTORY) | _WANDB_FILES
+    metrics = directory / _METRICS_FILE
+    worked = metrics.exists() and metrics.stat().st_size
+    if directory.is_dir() and not worked and _names(directory) <= known:
+        durable.remove_directory(directory)
+    bring_back(directory)
+
+
+def _names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def _and_temporary(*names: str) -> set[str]:
+    return {*names, *(durable.temporary(Path(name)).name for name in names)}
+
+
+def _check(directory: Path, identity: str, existing: Existing) -> None:
+    """`InputError` where the directory cannot be taken."""
     elsewhere = "give another --name or --output"
-    marker = directory / IDENTITY_FILE
     if not directory.exists() or is_unclaimed(directory):
-        return ""
-    if not directory.is_dir() or not marker.is_file():
-        return f"{directory} exists and is not a run of distforge; {elsewhere}"
-    if marker.read_text().strip() != identity:
-        return (
+        return
+    if not directory.is_dir() or not (directory / IDENTITY_FILE).is_file():
+        raise InputError(f"{directory} exists and is not a run of distforge; {elsewhere}")
+    require_format(directory)
+    if not holds(directory, identity):
+        raise InputError(
             f"{directory} holds another run (see its {CONFIG_FILE}); {elsewhere}, or remove it "
             "if it is no longer needed"
         )
-    if existing == "resume" and (directory / SUMMARY_FILE).exists():
-        return (
+    if existing == "resume" and is_finished(directory):
+        raise InputError(
             f"{directory} holds this run, finished (see its {SUMMARY_FILE}); {elsewhere}, or start "
             "it over with --existing replace"
         )
-    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,8 @@ from distforge.baking.prompt.baked import BakedPrompt
 from distforge.baking.prompt.prompt_baker import PromptBaker
 from distforge.baking.prompt.prompt_report import forgetting_table, report_table
 from distforge.baking.prompt.prompt_run_config import NOT_IDENTITY, BakePromptConfig
-from distforge.baking.publish import CHAMPION_DIRECTORY
 from distforge.config import config_sha256
-from distforge.data import Example, read_examples
+from distforge.data import Example, dataset_sha256, read_examples
 from distforge.errors import InputError
 from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
@@ -21,8 +21,9 @@ from distforge.reports.prompt_summary import BakeReport, Drift, PromptSummary
 from distforge.telemetry import RunLogger
 from distforge.training.afterwards import spared
 from distforge.training.distributed import World
-from distforge.training.open_run import Run, open_run
-from distforge.training.run_directory import SUMMARY_FILE
+from distforge.training.open_run import Run, finished_run, open_run
+from distforge.training.run_directory import CHAMPION_DIRECTORY, SUMMARY_FILE
+from distforge.training.run_inputs import files_sha256
 from distforge.training.run_record import RunRecord
 from distforge.training.signals import stop_at_once
 
@@ -42,6 +43,8 @@ def run_prompt_baking(config: BakePromptConfig, world: World) -> PromptSummary:
 
 def _check_and_run(config: BakePromptConfig, world: World) -> PromptSummary:
     config.check()
+    if (directory := finished_run(config, NOT_IDENTITY, world)) is not None:
+        return PromptSummary.read(directory / SUMMARY_FILE)
     prompts = [read_prompt(path) for path in config.prompt]
     examples = read_examples(Path(config.data)) if config.data else None
     champion = load_champion(config.model)
@@ -50,8 +53,16 @@ def _check_and_run(config: BakePromptConfig, world: World) -> PromptSummary:
     if config.adapter:
         baker.load(Path(config.adapter), config.strength)
     with open_run(config, 1, NOT_IDENTITY, world) as run:
+        run.start_from(
+            model=champion.sha256,
+            prompts=hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
+            questions=dataset_sha256(examples) if examples else "",
+            adapter=files_sha256(config.adapter),
+        )
         baker = _baker(config, champion, examples, world, run.log, run.directory / "bakes")
-        return _run(config, champion, baker, prompts, run, world)
+        summary = _run(config, champion, baker, prompts, run, world)
+        run.end(summary.followed, "a prompt's KL did not come down")
+        return summary
 
 
 def read_prompt(path: Path) -> str:

@@ -11,10 +11,19 @@ from distforge.baking.prompt.prompt_config import PromptBakingConfig
 from distforge.errors import InputError, require_choice
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
-from distforge.training.run_directory import Existing
+from distforge.training.run_directory import Existing, Resume
 
 # What may differ between two runs that are still the same run.
-NOT_IDENTITY = ("output", "name", "existing", "telemetry", "registry", "questions", "others")
+NOT_IDENTITY = (
+    "output",
+    "name",
+    "existing",
+    "resume",
+    "telemetry",
+    "registry",
+    "questions",
+    "others",
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class BakePromptConfig:
     data: a file or directory of examples; empty: the built-in tasks' questions.
     questions: held-out questions asked in each condition of the report; 0 asks all.
     others: questions asked of each other strategy, to see what was forgotten.
-    name, output, existing: the run's directory is ``output/name``; see ``distforge bake``.
+    name, output, existing, resume: the run's directory is ``output/name``; see ``distforge bake``.
     baking: how a prompt is baked.
     """
 
@@ -49,6 +58,7 @@ class BakePromptConfig:
     name: str = "prompt"
     output: str = "runs"
     existing: Existing = "resume"
+    resume: Resume = "off"
     baking: PromptBakingConfig = field(default_factory=PromptBakingConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
@@ -56,6 +66,7 @@ class BakePromptConfig:
     def __post_init__(self) -> None:
         check_strength(self.strength, self.graded)
         require_choice("existing", self.existing, get_args(Existing))
+        require_choice("resume", self.resume, get_args(Resume))
         if self.questions < 0 or self.others < 0 or self.rounds < 1:
             raise InputError(
                 f"questions is {self.questions}, others {self.others} and rounds {self.rounds}; "

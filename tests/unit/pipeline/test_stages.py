@@ -134,6 +134,7 @@ def test_only_a_run_is_removed(step, tmp_path):
     assert (foreign.directory / "thesis.tex").exists()
     step.stage.remove()
     assert not step.directory.exists()
+    assert (step.directory.with_name(".run.previous") / "summary.json").exists()
     step.stage.remove()  # nothing to do
 
 
@@ -201,4 +202,7 @@ def test_a_champion_that_is_given_is_left_alone(tmp_path):
 def test_one_that_was_made_is_removed_with_what_was_begun(champion, tmp_path):
     unfinished(tmp_path / "champion").mkdir()
     champion.remove()
-    assert list(tmp_path.iterdir()) == []
+    assert champion.find().state == "absent"
+    # Until the new one is whole, the old one is kept.
+    assert [path.name for path in tmp_path.iterdir()] == [".champion.previous"]
+    assert (tmp_path / ".champion.previous" / "model.safetensors").read_bytes() == b"weights"

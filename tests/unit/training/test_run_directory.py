@@ -1,19 +1,34 @@
-"""A run's directory is claimed once; what belongs to somebody else is never touched."""
+"""A run's directory is held by one process; what was worked for, or is somebody's, is not lost."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from distforge import durable
 from distforge.errors import InputError
 from distforge.training.distributed import World
-from distforge.training.run_directory import RunDirectory, claim_run_directory
+from distforge.training.previous import forget, previous
+from distforge.training.run_directory import (
+    RunDirectory,
+    claim_run_directory,
+    holding,
+    locked,
+    withdraw,
+)
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
 
 
 def claim(root: Path, identity: str = "a", existing: str = "resume", name: str = "x"):
     return claim_run_directory(str(root), name, "seed = 1\n", identity, existing, ALONE)  # type: ignore[arg-type]
+
+
+def finish(run: Path) -> None:
+    (run / "model").mkdir(exist_ok=True)
+    (run / "model" / "weights").write_text("trained for days")
+    (run / "summary.json").write_text("{}")
 
 
 def test_new_then_resumed(tmp_path: Path) -> None:
@@ -32,13 +47,45 @@ def test_a_kill_while_it_was_claimed_does_not_block_it(tmp_path: Path) -> None:
     assert {p.name for p in path.iterdir()} == {"config.sha256", "config.toml"}
 
 
-def test_finished_run_is_refused_unless_replaced(tmp_path: Path) -> None:
+def test_a_finished_run_is_kept_until_what_replaces_it_has_ended(tmp_path: Path) -> None:
     path = claim(tmp_path).path
-    (path / "summary.json").write_text("{}")
+    finish(path)
     with pytest.raises(InputError, match="finished"):
         claim(tmp_path)
     assert claim(tmp_path, existing="replace").is_new
     assert not (path / "summary.json").exists()
+    kept = previous(path) / "model" / "weights"
+    assert kept.read_text() == "trained for days"
+    # Begun over and over, the finished one stays what is kept.
+    (path / "checkpoints").mkdir()
+    assert claim(tmp_path, existing="replace").is_new
+    assert not (path / "checkpoints").exists()
+    assert kept.read_text() == "trained for days"
+    forget(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_is_replaced_comes_back_where_the_new_one_never_began(tmp_path: Path) -> None:
+    path = claim(tmp_path).path
+    finish(path)
+    claim(tmp_path, existing="replace").release(ALONE)
+    assert (path / "model" / "weights").read_text() == "trained for days"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_kill_between_the_old_and_the_new_one_leaves_the_old(tmp_path: Path, monkeypatch) -> None:
+    path = claim(tmp_path).path
+    finish(path)
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "mkdir", lambda *_, **__: os._exit(9))
+        child = os.fork()
+        if child == 0:
+            claim(tmp_path, existing="replace")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert not path.exists()
+    with pytest.raises(InputError, match="finished"):
+        claim(tmp_path)
+    assert (path / "model" / "weights").read_text() == "trained for days"
 
 
 @pytest.mark.parametrize("existing", ["resume", "replace"])
@@ -68,5 +115,48 @@ def test_release_removes_only_what_was_made(tmp_path: Path) -> None:
     first = claim(tmp_path)
     claim(tmp_path).release(ALONE)
     assert first.path.exists()
+    # What is opened before anything is done, or can be made again at once.
+    (first.path / "metrics.jsonl").touch()
+    for name in ("wandb", "champion"):
+        (first.path / name).mkdir()
     first.release(ALONE)
     assert not first.path.exists()
+
+
+@pytest.mark.parametrize(
+    "work", ["checkpoints", "model", "bakes", "best", "metrics.jsonl", "screened.json", "notes.txt"]
+)
+def test_release_removes_nothing_that_was_worked_for(tmp_path: Path, work: str) -> None:
+    first = claim(tmp_path)
+    (first.path / work).write_text("hours of work")
+    first.release(ALONE)
+    assert (first.path / work).read_text() == "hours of work"
+
+
+def test_two_processes_cannot_hold_one_directory(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    with (
+        holding(runs / "x", ALONE),
+        pytest.raises(InputError, match=rf"{runs / 'x'} is in use by process {os.getpid()} on"),
+        locked(runs / "x"),
+    ):
+        pass
+    assert not runs.exists(), "made for the lock alone"
+
+
+def test_a_directory_in_use_is_not_withdrawn_by_another(tmp_path: Path) -> None:
+    path = claim(tmp_path).path
+    with locked(path):
+        withdraw(path)
+        assert path.exists()
+    withdraw(path)
+    assert not path.exists()
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch) -> None:
+    def full(path: Path, *_: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(durable, "write_text", full)
+    with pytest.raises(InputError, match=r"config\.sha256: No space left on device; remove that"):
+        claim(tmp_path)
