@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -102,11 +103,15 @@ class ReasoningDataset(TokenRows):
             raise InputError("the tokenizer has no eos token; set tokenizer.eos_token and save it")
         self._tokenizer = tokenizer
         kept, names = array("q"), _Names()
+        shortest, name = math.inf, ""
         self._strategies = bytearray()
 
         def fitting() -> Iterator[tuple[list[int], int]]:
+            nonlocal shortest, name
             written = self._written(examples, prompted or (), direct or ())
             for position, (example, ids, asked) in enumerate(written):
+                if len(ids) < shortest:
+                    shortest, name = len(ids), example.id
                 if len(ids) <= max_length:
                     kept.append(position)
                     names.append(example.id)
@@ -117,7 +122,8 @@ class ReasoningDataset(TokenRows):
         self.too_long = len(examples) - len(kept)
         if not kept:
             raise InputError(
-                f"none of {len(examples)} examples fits max_length {max_length}; raise it"
+                f"none of {len(examples)} examples fits max_length {max_length}: the shortest, "
+                f"{name}, has {shortest} tokens; raise data.max_length or give shorter rows"
             )
         self.examples = at(examples, kept)
 
