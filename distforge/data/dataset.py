@@ -173,7 +173,8 @@ class _Names(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        start, end = self._ends[index], self._ends[index + 1]
+        place = range(len(self))[index]
+        start, end = self._ends[place], self._ends[place + 1]
         return self._bytes[start:end].decode()
 
 
