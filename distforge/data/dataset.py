@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -101,11 +102,15 @@ class ReasoningDataset(TokenRows):
     ) -> None:
         self._renderer = Renderer(tokenizer)
         kept, names = array("q"), _Names()
+        shortest, name = math.inf, ""
         self._strategies = bytearray()
 
         def fitting() -> Iterator[tuple[list[int], int]]:
+            nonlocal shortest, name
             written = self._written(examples, prompted or (), direct or ())
             for position, (example, ids, asked) in enumerate(written):
+                if len(ids) < shortest:
+                    shortest, name = len(ids), example.id
                 if len(ids) <= max_length:
                     kept.append(position)
                     names.append(example.id)
@@ -116,7 +121,8 @@ class ReasoningDataset(TokenRows):
         self.too_long = len(examples) - len(kept)
         if not kept:
             raise InputError(
-                f"none of {len(examples)} examples fits max_length {max_length}; raise it"
+                f"none of {len(examples)} examples fits max_length {max_length}: the shortest, "
+                f"{name}, has {shortest} tokens; raise data.max_length or give shorter rows"
             )
         self.examples = at(examples, kept)
 
@@ -165,7 +171,8 @@ class _Names(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        start, end = self._ends[index], self._ends[index + 1]
+        place = range(len(self))[index]
+        start, end = self._ends[place], self._ends[place + 1]
         return self._bytes[start:end].decode()
 
 

@@ -3,7 +3,7 @@
 import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
@@ -273,3 +273,31 @@ def test_a_path_is_never_that_of_a_shipped_configuration(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"configs/quick\.toml: No such file.* or one of .*quick"):
         load_config(Run, Path("configs/quick.toml"), [])
+
+
+@dataclass(frozen=True)
+class Data:
+    """Data, whose section's name stands for its path."""
+
+    SHORT: ClassVar[str] = "path"
+
+    path: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A command that reads data."""
+
+    data: Data = Data()
+    name: str = "x"
+
+
+def test_a_sections_name_stands_for_its_short_field(tmp_path):
+    file = written(tmp_path, 'data = "rows.jsonl"\n')
+    assert load_config(Reading, file, []).data == Data("rows.jsonl")
+    assert load_config(Reading, file, ["--data.seed", "3"]).data == Data("rows.jsonl", 3)
+    for words in (["--data", "mine"], ["--data=mine"], ["--data.path=mine"]):
+        assert load_config(Reading, file, words).data == Data("mine")
+    # As files say it in which the section could be absent.
+    assert load_config(Reading, written(tmp_path, 'data = "none"\n'), []).data == Data()

@@ -1,5 +1,7 @@
 """Scores counted by hand on a few generations."""
 
+from dataclasses import replace
+
 import torch
 
 from distforge.data import STRATEGIES, make_examples
@@ -49,6 +51,20 @@ def test_counts_by_hand() -> None:
     assert scores.token_usage["doubt"] == 3 / 4
     assert scores.token_usage["mece"] == 1 / 2
     assert "falsify" not in scores.token_usage
+
+
+def test_questions_without_a_strategy_have_one_number() -> None:
+    plain = [replace(e, strategy="") for e in EXAMPLES[:4]]
+    judged = [judge(e, f"Answer: {e.answer}", "asked") for e in plain[:3]] + [judge(plain[3], "?")]
+    scores = summarize(judged)
+    assert (scores.accuracy_overall, scores.accuracy, scores.token_usage) == (0.75, {}, {})
+    right, wrong = judged[0].as_dict(), judged[3].as_dict()
+    assert (right["prompt"], right["verdict"], wrong["verdict"]) == ("asked", "right", "wrong")
+    assert (right["answer"], right["expected"]) == (plain[0].answer, plain[0].answer)
+    assert wrong["answer"] is None
+    assert "gives no answer" in wrong["why"]
+    mixed = stratified([*plain, *of("self_doubt", 9)], 6)
+    assert [e.strategy for e in mixed] == ["self_doubt"] * 3 + [""] * 3
 
 
 def test_stratified_is_even() -> None:

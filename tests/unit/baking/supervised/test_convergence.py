@@ -52,6 +52,16 @@ def test_nothing_measured_is_not_convergence() -> None:
     assert not check(usage={**GOOD_USAGE, "doubt": math.nan}).converged
 
 
+def test_questions_without_a_strategy_have_the_overall_mark_alone() -> None:
+    assert check_convergence(ConvergenceConfig(), 0.85, {}, {}).converged
+    missed = check_convergence(ConvergenceConfig(), 0.84, {}, {})
+    assert missed.shortfalls == ("overall accuracy 84.0% < 85.0%",)
+    # Of data of one strategy, the others are not asked for.
+    one = {"self_doubt": 0.9}
+    assert check_convergence(ConvergenceConfig(), 0.9, one, {"thinking": 0.9}).converged
+    assert not check_convergence(ConvergenceConfig(), 0.9, one, {"thinking": 0.7}).converged
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, 1.01, math.nan])
 def test_targets_are_fractions(value: float) -> None:
     with pytest.raises(InputError):
