@@ -82,7 +82,9 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory
 def _generation_config(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> GenerationConfig:
-    settings = copy.deepcopy(model.generation_config)
+    own = model.generation_config
+    # What transformers made of the model's configuration says nothing of how it writes.
+    settings = GenerationConfig() if own._from_model_config else copy.deepcopy(own)
     if settings.do_sample is None:
         settings.do_sample = False
     try:
@@ -94,7 +96,6 @@ def _generation_config(
     settings.bos_token_id = tokenizer.bos_token_id
     settings.eos_token_id = stops[0] if len(stops) == 1 else list(stops)
     settings.pad_token_id = tokenizer.pad_token_id
-    settings._from_model_config = False
     return settings
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +23,8 @@ from distforge.rendering.thinking_tokens import THINKING_TOKENS
 
 # Of a private-use plane that no text is written in; one character a control token.
 _FIRST_STAND_IN = 0xF0000
+# A copy takes a second of a large vocabulary: one a tokenizer, as long as its tokens stay.
+_COPIES: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, Tokenizer]] = WeakKeyDictionary()
 
 
 class ControlTokens:
@@ -79,12 +81,19 @@ class ControlTokens:
         for index, text in enumerate(texts):
             if self._stand_in.search(text):
                 swapped = self._either.sub(lambda found: self._swapped[found[0]], text)
-                rows[index] = self._renamed.encode(swapped, add_special_tokens=False).ids
+                rows[index] = self._renamed().encode(swapped, add_special_tokens=False).ids
         return rows
 
-    @cached_property
     def _renamed(self) -> Tokenizer:
         """The tokenizer, its control tokens called by their stand-ins."""
+        tokens = (len(self._tokenizer), self.ids)
+        known = _COPIES.get(self._tokenizer)
+        if known is None or known[0] != tokens:
+            known = tokens, self._copy()
+            _COPIES[self._tokenizer] = known
+        return known[1]
+
+    def _copy(self) -> Tokenizer:
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         renamed = None
         if isinstance(backend, Tokenizer):

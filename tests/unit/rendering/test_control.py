@@ -130,6 +130,16 @@ def test_other_texts_of_a_batch_are_read_by_the_tokenizer_itself() -> None:
     assert control.encode([]) == []
 
 
+def test_tokens_that_are_added_later_count() -> None:
+    tokenizer = FOREIGN["gpt2"]()
+    asked = [Asked("a<step>b<|endoftext|>")]
+    before = Renderer(tokenizer).prompts(asked)[0]
+    tokenizer.add_tokens([AddedToken("<step>", normalized=False, special=False)])
+    assert Renderer(tokenizer).prompts(asked)[0] == before
+    tokenizer.add_tokens([AddedToken("a<", normalized=False, special=False)])
+    assert tokenizer.convert_tokens_to_ids("a<") in Renderer(tokenizer).prompts(asked)[0]
+
+
 def test_a_tokenizer_that_cannot_read_them_as_text_says_so() -> None:
     class Slow:
         """As a tokenizer written in Python looks to us."""
@@ -137,6 +147,9 @@ def test_a_tokenizer_that_cannot_read_them_as_text_says_so() -> None:
         @property
         def added_tokens_decoder(self) -> dict[int, AddedToken]:
             return {1: AddedToken("<eos>", special=True)}
+
+        def __len__(self) -> int:
+            return 2
 
         def __call__(self, texts: list[str], **_: object) -> dict[str, list[list[int]]]:
             return {"input_ids": [[1] for _ in texts]}
