@@ -21,7 +21,7 @@ from distforge.training.engine_config import EngineConfig
 from distforge.training.memory import shape_of
 from tests.baking_cases import PROMPT, config, examples
 from tests.tiny_families import FAMILIES, tiny_family
-from tests.tiny_models import LINES, tiny_gpt2, tiny_tokenizer
+from tests.tiny_models import LINES, tiny_tokenizer
 from tests.training_cases import collate
 
 WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
@@ -158,25 +158,3 @@ def test_shapes_that_memory_is_estimated_from(family: str, expected: tuple[int, 
     sizes = ("intermediate_size", "attention_size", "kv_size")
     assert tuple(shape[name] for name in sizes) == expected
     assert (shape["hidden_size"], shape["num_layers"]) == (32, 2)
-
-
-def test_compiled_heads_and_names_alone_are_told_apart() -> None:
-    """By names, a bias tells which way a matrix is stored."""
-    model = tiny_gpt2(ROWS)
-    tree = split_parameters(model, MuonGrokfastConfig.baking())
-    names = split_parameters(
-        [(f"_orig_mod.{name}", p) for name, p in model.named_parameters()],
-        MuonGrokfastConfig.baking(),
-    )
-    transposed = [
-        {
-            name.removeprefix("_orig_mod."): group["transposed"]
-            for group in groups
-            if group["algorithm"] == "muon"
-            for name, param in group["params"]
-            if param.shape[0] != param.shape[1]
-        }
-        for groups in (tree, names)
-    ]
-    assert transposed[0] == transposed[1]
-    assert all(transposed[0].values())

@@ -9,10 +9,14 @@ from transformers import (
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -57,6 +61,14 @@ def gpt2(layers: int = 1) -> nn.Module:
     )
 
 
+def phi3() -> nn.Module:
+    return Phi3ForCausalLM(Phi3Config(**COMMON, num_hidden_layers=1, num_key_value_heads=2))
+
+
+def gpt_neox() -> nn.Module:
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**COMMON, num_hidden_layers=1))
+
+
 def normed(config_class, model_class) -> nn.Module:
     return model_class(
         config_class(**COMMON, num_hidden_layers=1, num_key_value_heads=2, head_dim=8)
@@ -69,6 +81,8 @@ MODELS = {
     "llama-mqa": lambda: llama(kv_heads=1),
     "llama-bias": lambda: llama(bias=True),
     "gpt2": gpt2,
+    "phi3-gqa": phi3,
+    "gpt-neox": gpt_neox,
 }
 
 
@@ -259,7 +273,8 @@ def test_clipped_heads_land_on_the_threshold_and_others_stay(name):
         key for key, value in model.state_dict().items() if not torch.equal(value, state[key])
     }
     assert changed
-    assert all(any(part in key for part in ("q_proj", "k_proj", "c_attn")) for key in changed)
+    projections = ("q_proj", "k_proj", "c_attn", "qkv_proj", "query_key_value")
+    assert all(any(part in key for part in projections) for key in changed)
 
 
 def test_rows_of_heads_below_the_threshold_are_bitwise_untouched():

@@ -90,6 +90,11 @@ def test_weight_decay_is_for_matrices_only():
         ("embed_out.weight", (8, 4), "adamw"),
         ("output.weight", (8, 4), "adamw"),
         ("score.weight", (8, 4), "adamw"),
+        ("module._orig_mod.output.weight", (8, 4), "adamw"),
+        ("_orig_mod.layers.0.up_proj.weight", (8, 4), "muon"),
+        ("layers.0.mixer.A_log", (8, 4), "adamw"),
+        ("layers.0.mixer.x_proj.weight", (8, 4), "muon"),
+        ("layers.0.mixer.conv1d.weight", (8, 1, 4), "adamw"),
     ],
 )
 def test_names_and_shapes_decide_without_a_model(name, shape, expected):
@@ -113,6 +118,47 @@ def test_names_and_shapes_decide_without_a_model(name, shape, expected):
 def test_layouts_by_name_and_shape(name, shape, layout):
     (group,) = split_parameters([(name, nn.Parameter(torch.zeros(shape)))], CONFIG)
     assert (group["algorithm"], group["layout"]) == ("muon", layout)
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module."])
+def test_a_router_is_what_stands_beside_experts(prefix):
+    shapes = {
+        "layers.0.mlp.experts.down_proj": (4, 8, 16),
+        "layers.0.mlp.gate.weight": (4, 8),
+        "layers.1.ffn.router.layer.weight": (4, 8),
+        "layers.1.ffn.experts.0.up_proj.weight": (16, 8),
+        "layers.1.ffn.experts.0.gate.weight": (16, 8),
+        "layers.2.mlp.gate.weight": (16, 8),
+    }
+    pairs = [(prefix + name, nn.Parameter(torch.zeros(shape))) for name, shape in shapes.items()]
+    chosen = algorithms(split_parameters(pairs, CONFIG))
+    assert {name.removeprefix(prefix) for name, a in chosen.items() if a == "adamw"} == {
+        "layers.0.mlp.gate.weight",
+        "layers.1.ffn.router.layer.weight",
+    }
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_head_is_known_by_its_place_and_shape_whatever_its_name(compiled):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = nn.Embedding(16, 8)
+            self.blocks = nn.ModuleList([nn.Linear(8, 16), nn.Linear(16, 8)])
+            self.to_words = nn.Linear(8, 16)
+
+    model = torch.compile(Model()) if compiled else Model()
+    chosen = algorithms(split_parameters(model, CONFIG))
+    muon = {name.removeprefix("_orig_mod.") for name, a in chosen.items() if a == "muon"}
+    assert muon == {"blocks.0.weight", "blocks.1.weight"}
+
+
+@pytest.mark.parametrize("as_names", [True, False])
+def test_gpt2s_way_of_storing_is_told_by_names_too(as_names):
+    model = tiny_gpt2(64)
+    groups = split_parameters(model.named_parameters() if as_names else model, CONFIG)
+    for name in ("attn.c_attn", "mlp.c_fc", "mlp.c_proj"):
+        assert group_of(groups, f"transformer.h.1.{name}.weight")["transposed"] is True
 
 
 def test_module_types_overrule_names():
