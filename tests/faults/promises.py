@@ -110,6 +110,8 @@ class Trial:
         self, name: str, ended: Ended, calls: Sequence[Call], statuses: Sequence[int]
     ) -> None:
         found = [*_outcome_faults(ended, statuses), *_lost(self._folder / NAME, calls)]
+        if not self.case.is_whole(self._folder):
+            found.append("what was finished before is gone")
         found += self._end_state()
         self.tally.broken += [Broken(name, what) for what in found]
 

@@ -14,7 +14,7 @@ from distforge.registry.spool import Spool
 from distforge.training.distributed import World
 from distforge.training.run_record import REGISTRY_FILE, SPOOL_FILE, RunRecord
 from tests.faults.registry_processes import make_model
-from tests.faults.short_runs import NAME, Case
+from tests.faults.short_runs import NAME, Case, never
 from tests.shared import build_once
 
 _WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
@@ -84,9 +84,5 @@ def holds(folder: Path) -> object:
     return versions, sessions, spool.pending(), spool.failed()
 
 
-def _is_sent(_folder: Path) -> bool:
-    return False  # sending what is sent already changes nothing
-
-
-PUBLISH = Case("publish", publish, replay, _is_sent, holds, prepare, (0,))
-REPLAY = Case("replay", replay, replay, _is_sent, holds, prepare_spool, (0, 2))
+PUBLISH = Case("publish", publish, replay, never, holds, prepare, (0,))
+REPLAY = Case("replay", replay, replay, never, holds, prepare_spool, (0, 2))

@@ -15,13 +15,13 @@ import pytest
 from tests.faults.forking_server import Server, serving
 from tests.faults.promises import Tally, Trial
 from tests.faults.short_publish import PUBLISH, REPLAY
-from tests.faults.short_runs import STEP1, STEP2, Case
+from tests.faults.short_runs import REPLACE, STEP1, STEP2, Case
 from tests.faults.tracing import sample
 
-CASES = (STEP1, STEP2, PUBLISH, REPLAY)
-BY_DAY = {STEP1: 10, STEP2: 5, PUBLISH: 10, REPLAY: 4}
+CASES = (STEP1, REPLACE, STEP2, PUBLISH, REPLAY)
+BY_DAY = {STEP1: 8, REPLACE: 4, STEP2: 4, PUBLISH: 8, REPLAY: 4}
 # How often, by day and by night; kills at a call of a given number are among the faults above.
-KILLS = {STEP1: (9, 120), STEP2: (3, 40), PUBLISH: (8, 60)}
+KILLS = {STEP1: (8, 100), REPLACE: (3, 40), STEP2: (3, 40), PUBLISH: (6, 60)}
 SEED = 22
 
 
