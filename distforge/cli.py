@@ -84,6 +84,7 @@ COMMANDS: dict[str, Command] = {
     "registry promote": Command("registry", "promote", "PromoteConfig", "point an alias at one"),
     "registry lineage": Command("registry", "lineage", "LineageConfig", "its history, both ways"),
     "registry verify": Command("registry", "verify", "VerifyConfig", "every file's sha256"),
+    "registry relocate": Command("registry", "relocate", "RelocateConfig", "after files moved"),
     "registry gc": Command("registry", "gc", "GcConfig", "remove old versions"),
     "handoff check": Command(
         "handoff", "check", "CheckConfig", "whether a model may go to the next phase"

@@ -13,7 +13,6 @@ All raise `OSError` with the path in question.
 from __future__ import annotations
 
 import errno
-import fcntl
 import functools
 import json
 import logging
@@ -140,24 +139,22 @@ class AppendOnly:
     """A file of lines, open behind its last whole line; half a line at its end is removed.
 
     A line is in the file whole when `write` returns and not at all when it raises. Use it as a
-    context manager, or `close` it.
+    context manager, or `close` it; processes that share a file take turns (`locks.exclusive`).
 
     Args:
         path: made if absent; its directory must exist.
         synced: a line is on the disk when `write` returns. Else the operating system has it: a
             killed process loses nothing, a power cut perhaps the last seconds, and a line costs
             microseconds instead of milliseconds.
-        shared: other processes append as well; until it is closed they wait (flock).
     """
 
-    def __init__(self, path: Path, *, synced: bool = True, shared: bool = False) -> None:
+    def __init__(self, path: Path, *, synced: bool = True) -> None:
         self._path = path
         self._synced = synced
+        self._torn = False
         with _naming(path):
             self._stream = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed by close()
             try:
-                if shared:
-                    fcntl.flock(self._stream, fcntl.LOCK_EX)
                 self._remove_half_line()
             except BaseException:
                 self._stream.close()
@@ -172,8 +169,11 @@ class AppendOnly:
     def write(self, line: str) -> None:
         """Append ``line``, which holds no line feed, and a line feed."""
         rest = memoryview(line.encode("utf-8") + b"\n")
-        end = self._end()
         with _naming(self._path):
+            if self._torn:
+                self._remove_half_line()
+                self._torn = False
+            end = self._end()
             try:
                 while rest:
                     rest = rest[self._stream.write(rest) :]
@@ -182,8 +182,10 @@ class AppendOnly:
                     if end == 0:
                         flush(self._path.parent)
             except BaseException:
+                self._torn = True
                 with suppress(OSError):
                     self._stream.truncate(end)
+                    self._torn = False
                 raise
 
     def close(self) -> None:

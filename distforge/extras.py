@@ -8,10 +8,8 @@ the bare ModuleNotFoundError. A package that is there and fails to import raises
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -45,8 +43,6 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 # The frames between an import statement and the finders.
 _IMPORT_SYSTEM = ("importlib", "importlib._bootstrap", "importlib._bootstrap_external")
 
-_log = logging.getLogger(__name__)
-
 
 class MissingExtra(InputError, ModuleNotFoundError):
     """A package of one of the extras is not installed; the message has the command for that.
@@ -73,18 +69,6 @@ class MissingExtra(InputError, ModuleNotFoundError):
 def missing_modules(extra: str) -> list[str]:
     """The modules of an extra that are not installed."""
     return [name for name in EXTRAS[extra] if find_spec(name) is None]
-
-
-@contextmanager
-def optional(what: str) -> Iterator[None]:
-    """Go on without ``what``, with a warning, where the block fails: an extra is missing, a disk is
-    full. What the run is for is done by then."""
-    try:
-        yield
-    except InputError as error:
-        _log.warning("no %s: %s", what, error)
-    except Exception as error:
-        _log.warning("no %s (%s: %s)", what, type(error).__name__, error)
 
 
 def explain_missing() -> None:

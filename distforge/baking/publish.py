@@ -8,12 +8,12 @@ from pathlib import Path
 
 from distforge.baking.config import Step1Config
 from distforge.evaluation.scoring import Answered
-from distforge.extras import optional
 from distforge.reports.samples import SAMPLES_NAME, write_samples
 from distforge.reports.step1_report import write_report
 from distforge.reports.step1_summary import Step1Summary
 from distforge.reports.tables import accuracy_table, usage_table
 from distforge.telemetry import RunLogger
+from distforge.training.afterwards import spared
 from distforge.training.run_directory import CHAMPION_DIRECTORY, SUMMARY_FILE
 from distforge.training.run_record import RunRecord
 
@@ -29,18 +29,22 @@ def publish(
     """Register the model, write summary, samples and report, print the table; on rank 0 alone.
 
     Returns the summary with its registry version, which is empty while the registry is away. The
-    summary file comes last: where it is, the run is finished.
+    summary file is the mark of the end; of the rest, what fails is a warning.
     """
-    write_samples((row.as_dict() for row in answered), directory / SAMPLES_NAME)
+    with spared("samples"):
+        write_samples((row.as_dict() for row in answered), directory / SAMPLES_NAME)
     if config.registry.enabled:
-        version = _register(summary, directory, record)
-        summary = summary.model_copy(update={"registry_version": version})
-    log.artifact(Path(summary.model_dir), f"{config.name}-model", "model")
+        with spared("registry entry"):
+            version = _register(summary, directory, record)
+            summary = summary.model_copy(update={"registry_version": version})
+    with spared("W&B artifact"):
+        log.artifact(Path(summary.model_dir), f"{config.name}-model", "model")
     summary.write(directory / SUMMARY_FILE)
-    with optional("report"):
+    with spared("report", f"distforge report {directory} writes it"):
         write_report(directory)
-    for table in (accuracy_table(summary), usage_table(summary)):
-        log.show(table)
+    with spared("table"):
+        for table in (accuracy_table(summary), usage_table(summary)):
+            log.show(table)
     registered = summary.registry_version or ("spooled" if config.registry.enabled else "off")
     log.say(
         f"{'converged' if summary.converged else 'NOT converged: ' + '; '.join(summary.shortfalls)}"
@@ -78,6 +82,6 @@ def _register(summary: Step1Summary, directory: Path, record: RunRecord) -> str:
             "converged": str(summary.converged).lower(),
         },
         "aliases": ("baked-latest",),
-        "best": ("baked-best", "accuracy_overall"),
+        "best": ("baked-best", "accuracy_overall") if summary.converged else None,
     }
     return record.register(champion, baked)[1]

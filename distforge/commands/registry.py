@@ -1,4 +1,4 @@
-"""``distforge registry serve|list|show|promote|lineage|verify|gc``."""
+"""``distforge registry serve|list|show|promote|lineage|verify|relocate|gc``."""
 
 from __future__ import annotations
 
@@ -93,6 +93,20 @@ class GcConfig:
     uri: str = ""
     keep_last: int = 10
     keep_every: int = 0
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class RelocateConfig:
+    """Correct the registry after models and runs were moved from one folder to another.
+
+    old: the folder they lay in. new: where that lies now. uri: as in ``registry list``.
+    dry_run: only say what would change.
+    """
+
+    old: tyro.conf.Positional[Path]
+    new: tyro.conf.Positional[Path]
+    uri: str = ""
     dry_run: bool = False
 
 
@@ -191,6 +205,14 @@ def gc(config: GcConfig) -> int:
     )
     verb = "would remove" if config.dry_run else "removed"
     print(f"{verb} {len(removed)} versions{': ' if removed else ''}{', '.join(removed)}")
+    return 0
+
+
+def relocate(config: RelocateConfig) -> int:
+    """Correct paths, or say which would be."""
+    changed = _open(config.uri).relocate(config.old, config.new, dry_run=config.dry_run)
+    verb = "would correct" if config.dry_run else "corrected"
+    print(f"{verb} {len(changed)} paths{': ' if changed else ''}{', '.join(changed)}")
     return 0
 
 

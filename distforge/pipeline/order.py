@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from distforge.errors import InputError
-from distforge.extras import optional
 from distforge.pipeline.config import From, PipelineConfig
 from distforge.pipeline.notes import Notes
 from distforge.pipeline.report_stage import ReportStage
@@ -25,6 +24,7 @@ from distforge.pipeline.stages import (
 from distforge.pipeline.whole_report import refusals
 from distforge.reports.pipeline_record import StageRecord
 from distforge.reports.run_index import write_run_index
+from distforge.training.afterwards import spared
 from distforge.training.distributed import World, entered_world, on_main
 from distforge.training.run_directory import holding
 from distforge.training.signals import stop_at_once
@@ -128,7 +128,7 @@ def _run(
     last = times[-1].name
     model = notes.directory.parent / (getattr(notes.record, last)) / "model"
     refused = on_main(world, lambda: refusals(model)) if last == "step2" else None
-    with optional("report"):
+    with spared("report"):
         times.append(_carry_out(report, notes, say, world))
         on_main(world, lambda: str(write_run_index(notes.directory.parent)))
     return Outcome(

@@ -10,7 +10,6 @@ import numpy as np
 
 from distforge.evaluation.intervals import Interval, bootstrap_mean
 from distforge.evaluation.scoring import summarize
-from distforge.extras import optional
 from distforge.handoff.to_phase4 import write_handoff
 from distforge.handoff.verdict import Verdict
 from distforge.quietstar.step2_config import Step2Config
@@ -22,6 +21,7 @@ from distforge.reports.verdict_table import verdict_table
 from distforge.telemetry import RunLogger
 from distforge.theater.conditions import CONTROLS, Condition, ProbeResult
 from distforge.theater.exam import Examined
+from distforge.training.afterwards import spared
 from distforge.training.run_directory import SUMMARY_FILE
 from distforge.training.run_record import RunRecord
 
@@ -83,20 +83,24 @@ def publish(
     """Write hand-off, samples, summary and report, register the model, print the table; rank 0.
 
     Returns the summary with its registry version, which is empty while the registry is away. The
-    summary file comes last but for the report: where it is, the run is finished.
+    summary file is the mark of the end; of the rest, but for the hand-off, what fails is a warning.
     """
     model = Path(summary.model_dir)
     write_handoff(model, summary.verdict, summary.theater, **_measured(summary))
-    write_samples((row.as_dict() for row in after.answered), directory / SAMPLES_NAME)
+    with spared("samples"):
+        write_samples((row.as_dict() for row in after.answered), directory / SAMPLES_NAME)
     if config.registry.enabled:
-        version = _register(summary, record)
-        summary = summary.model_copy(update={"registry_version": version})
-    log.artifact(model, f"{config.name}-model", "model")
+        with spared("registry entry"):
+            version = _register(summary, record)
+            summary = summary.model_copy(update={"registry_version": version})
+    with spared("W&B artifact"):
+        log.artifact(model, f"{config.name}-model", "model")
     summary.write(directory / SUMMARY_FILE)
-    with optional("report"):
+    with spared("report", f"distforge report {directory} writes it"):
         write_reinforcement_report(directory)
-    log.show(reinforcement_table(summary))
-    log.show(verdict_table(Verdict.from_json(summary.theater)))
+    with spared("table"):
+        log.show(reinforcement_table(summary))
+        log.show(verdict_table(Verdict.from_json(summary.theater)))
     low, high = summary.intervals["gain"]
     unit = "bits a token" if config.task == "text" else "accuracy"
     log.say(
@@ -181,6 +185,6 @@ def _register(summary: Step2Summary, record: RunRecord) -> str:
             "verdict": summary.verdict,
         },
         "aliases": ("rl-latest",),
-        "best": ("rl-best", "gain"),
+        "best": ("rl-best", "gain") if summary.improved and summary.verdict == "PASS" else None,
     }
     return record.register(baked, trained)[1]

@@ -19,8 +19,10 @@ from typing import Any
 
 from distforge import durable
 from distforge.errors import InputError
+from distforge.locks import exclusive
 
 _START = "0" * 64
+_WAIT_SECONDS = 30.0
 
 
 class EventLog:
@@ -30,7 +32,12 @@ class EventLog:
         self.path = path
 
     def append(self, event: str, **details: Any) -> None:
-        """Add one line and flush it to disk."""
+        """Add one line and flush it to disk; of those before only the last is read.
+
+        Raises:
+            Held: another process has been writing for half a minute.
+            OSError: with the path.
+        """
         record = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "event": event,
@@ -40,7 +47,11 @@ class EventLog:
             **details,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with durable.AppendOnly(self.path, shared=True) as lines:
+        lock = self.path.with_name(self.path.name + ".lock")
+        with (
+            exclusive(lock, what=str(self.path), wait=_WAIT_SECONDS),
+            durable.AppendOnly(self.path) as lines,
+        ):
             last = lines.last_line()
             record["previous"] = hashlib.sha256(last).hexdigest() if last else _START
             lines.write(json.dumps(record, sort_keys=True, default=str))

@@ -50,7 +50,7 @@ def write_manifest(directory: Path) -> str:
         size, digest = _measure(file)
         entries.append({"path": name, "bytes": size, "sha256": digest})
     durable.write_json(directory / MANIFEST_NAME, entries, indent=1)
-    return _identify(entries)
+    return identify(entries)
 
 
 def verify_manifest(directory: Path) -> str:
@@ -74,7 +74,7 @@ def find_manifest_faults(directory: Path) -> Iterator[str]:
     """
     directory = _existing_directory(directory)
     try:
-        listed = {entry["path"]: entry for entry in _read_entries(directory / MANIFEST_NAME)}
+        listed = {entry["path"]: entry for entry in read_entries(directory / MANIFEST_NAME)}
     except InputError as error:
         yield str(error)
         listed = {}
@@ -98,13 +98,7 @@ def manifest_id(directory: Path) -> str:
     Raises:
         InputError: the manifest is absent, malformed or points outside the directory.
     """
-    return _identify(_read_entries(Path(directory) / MANIFEST_NAME))
-
-
-def manifest_paths(directory: Path) -> list[str]:
-    """The relative POSIX paths that the manifest of ``directory`` lists, in order; as `manifest_id`
-    it looks at no file."""
-    return [entry["path"] for entry in _read_entries(Path(directory) / MANIFEST_NAME)]
+    return identify(read_entries(Path(directory) / MANIFEST_NAME))
 
 
 def _file_faults(file: Path, entry: dict[str, Any], mend: str) -> Iterator[str]:
@@ -164,12 +158,14 @@ def _measure(file: Path) -> tuple[int, str]:
         return stream.tell(), digest
 
 
-def _identify(entries: list[dict[str, Any]]) -> str:
+def identify(entries: list[dict[str, Any]]) -> str:
+    """The id of the manifest with these entries."""
     canonical = json.dumps(entries, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
-def _read_entries(file: Path) -> list[dict[str, Any]]:
+def read_entries(file: Path) -> list[dict[str, Any]]:
+    """The entries of a manifest's file; `InputError` as for `manifest_id`."""
     mend = "fetch or export the model again"
     try:
         entries = json.loads(file.read_bytes())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -18,8 +19,9 @@ from distforge.registry.spool import Spool
 from distforge.registry.store import RegistryUnavailable, is_server, store_uri
 
 _log = logging.getLogger(__name__)
-_RETRY_SECONDS = 5.0
+_RETRY_SECONDS = 10.0
 _LAST_RETRY_SECONDS = 300.0
+_NOTE_SECONDS = 30.0
 
 
 class Publisher:
@@ -28,22 +30,22 @@ class Publisher:
     Args:
         uri: the registry, see `RegistryConfig`.
         spool: the spool's file.
+        note: called by the thread now and then, to note what there is to send.
 
     Raises:
         InputError: ``uri`` can be no registry.
     """
 
-    def __init__(self, uri: str, spool: Path) -> None:
+    def __init__(self, uri: str, spool: Path, note: Callable[[], None] = lambda: None) -> None:
         store_uri(uri)
         self.spool = Spool(spool)
-        self._uri = uri
+        self._uri, self._note = uri, note
         events = spool.with_name("registry.events.jsonl") if is_server(uri) else None
         self._events = events
         self._registry: ModelRegistry | None = None
         self._state = threading.Condition()
-        self._asked = self._answered = 0
+        self._asked = self._answered = self._pieces = 0
         self._stopping = False
-        self._said = ""
         self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
         self._thread.start()
 
@@ -54,13 +56,19 @@ class Publisher:
             self._state.notify_all()
 
     def flush(self, seconds: float) -> bool:
-        """Have what is pending sent and wait for the attempt to end, at most ``seconds``; whether
-        nothing is left."""
+        """Have what is pending sent and wait for the attempt to end; whether nothing is left.
+
+        It waits at most ``seconds`` for a registry that takes nothing; while it reads or takes a
+        model, as long as that takes.
+        """
         with self._state:
             self._asked += 1
             mine = self._asked
             self._state.notify_all()
-            self._state.wait_for(lambda: self._answered >= mine, timeout=seconds)
+            before = -1
+            while self._answered < mine and before != self._pieces:
+                before = self._pieces
+                self._state.wait_for(lambda: self._answered >= mine, timeout=seconds)
         return not self.spool.pending()
 
     def close(self, seconds: float = 5.0) -> None:
@@ -69,6 +77,12 @@ class Publisher:
             self._stopping = True
             self._state.notify_all()
         self._thread.join(seconds)
+        if self.spool.unwritten and self.spool.pending():
+            _log.warning(
+                "%d records for the registry could neither be sent nor written to %s, and are lost",
+                self.spool.unwritten,
+                self.spool.path,
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -77,7 +91,7 @@ class Publisher:
         self.close()
 
     def _run(self) -> None:
-        pause: float | None = None
+        pause, retry = _NOTE_SECONDS, _RETRY_SECONDS
         while True:
             with self._state:
                 self._state.wait_for(
@@ -86,8 +100,10 @@ class Publisher:
                 if self._stopping:
                     return
                 asked = self._asked
-            sent = self._attempt()
-            pause = None if sent else min(_LAST_RETRY_SECONDS, 2 * (pause or _RETRY_SECONDS))
+            if self._attempt():
+                pause, retry = _NOTE_SECONDS, _RETRY_SECONDS
+            else:
+                pause, retry = retry, min(_LAST_RETRY_SECONDS, 2 * retry)
             with self._state:
                 self._answered = asked
                 self._state.notify_all()
@@ -95,21 +111,23 @@ class Publisher:
     def _attempt(self) -> bool:
         """Whether nothing is left to send."""
         try:
+            self._note()
             if self.spool.pending():
                 if self._registry is None:
-                    self._registry = ModelRegistry(self._uri, events=self._events)
+                    self._registry = ModelRegistry(
+                        self._uri, events=self._events, progress=self._moved
+                    )
                 self.spool.replay(self._registry)
             return not self.spool.pending()
         except InputError as error:
-            self._say(str(error))
-        except Exception as error:  # a failing registry must not end a run, whatever it raises
-            self._say(f"{type(error).__name__}: {error}")
+            reason = str(error)
+        except (Exception, SystemExit) as error:  # whatever it raises, the run is not to blame
+            reason = f"{type(error).__name__}: {error}"
+        self.spool.say_once(f"{reason}; the records wait in {self.spool.path}")
         return False
 
-    def _say(self, reason: str) -> None:
-        if reason != self._said:
-            self._said = reason
-            _log.warning("%s; the records wait in %s", reason, self.spool.path)
+    def _moved(self) -> None:
+        self._pieces += 1
 
 
 def replay_spool(uri: str, path: Path) -> str:
@@ -120,7 +138,7 @@ def replay_spool(uri: str, path: Path) -> str:
         events = path.with_name("registry.events.jsonl") if is_server(uri) else None
         try:
             spool.replay(ModelRegistry(uri, events=events))
-        except RegistryUnavailable as error:
+        except (RegistryUnavailable, OSError) as error:
             return f"{len(spool.pending())} records wait in {path}: {error}"
     refused = spool.failed()
     if refused:

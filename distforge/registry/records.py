@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from distforge.errors import InputError, require_name
 
 ALIASES = ("champion", "baked-latest", "baked-best", "rl-latest", "rl-best")
 VERDICTS = ("PASS", "THEATRE", "INCONCLUSIVE")
+SESSION_FILE = "session.id"
 PARENT, MANIFEST, PATH = "parent", "manifest", "model_path"
 _OWN_TAGS = frozenset({"phase", "step", MANIFEST, PATH})
 _MAX_TAG = 5000
@@ -28,9 +29,11 @@ class RegistryConfig:
     enabled: False registers nothing.
     uri: an SQLite file, ``sqlite:///models.db``, the ``http(s)://`` address of a registry server or
         a ``postgresql://`` database; empty is ``registry.db`` beside the run directories.
-        Credentials of a server: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
-    wait_seconds: longest wait for the registry at the end of a run; what it has not taken by then
-        stays in the spool and is sent later.
+        Credentials of a server: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. One that
+        this user serves on this machine needs none.
+    wait_seconds: longest wait, at the end of a run, for a registry that takes nothing; while a
+        model is being read or sent there is no limit. What it has not taken by then stays in the
+        spool and is sent later.
     """
 
     enabled: bool = True
@@ -71,10 +74,17 @@ class Lineage:
 
 @dataclass(frozen=True)
 class Session:
-    """One run directory's training: ``status`` is RUNNING, FINISHED, STOPPED or FAILED.
+    """One run directory's training, however many processes and hosts it took.
 
-    ``checkpoints`` maps steps to where each lies and the id of its manifest; the shards themselves
-    stay there.
+    Attributes:
+        id: kept in the run's directory, in `SESSION_FILE`.
+        status: RUNNING, FINISHED, STOPPED (told to, and to be resumed), FAILED, or KILLED (it ended
+            without a word).
+        checkpoints: of steps, where each lies and the id of its manifest; the shards themselves
+            stay there.
+        retained: steps whose checkpoints are still there, all others being gone; None: not looked.
+        lock: a file that is locked (`locks.exclusive`) while the run is under way; empty: none.
+        at: when this was so, in seconds since 1970 by the host's clock; 0 is now.
     """
 
     id: str
@@ -84,6 +94,19 @@ class Session:
     host: str
     status: str
     checkpoints: dict[int, dict[str, str]] = field(default_factory=dict)
+    retained: list[int] | None = None
+    lock: str = ""
+    at: float = 0.0
+
+    def with_paths(self, changed: Callable[[str], str]) -> Session:
+        """The same with all its paths changed."""
+        checkpoints = {
+            step: {**checkpoint, "path": changed(checkpoint["path"])}
+            for step, checkpoint in self.checkpoints.items()
+        }
+        lock = self.lock and changed(self.lock)
+        directory = changed(self.directory)
+        return replace(self, directory=directory, checkpoints=checkpoints, lock=lock)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,18 @@ keeps a copy as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from distforge.errors import InputError, require_name
-from distforge.registry import artifacts, sessions
+from distforge.locks import Held
+from distforge.registry import artifacts, contents, relocation, sessions
+from distforge.registry.curves import record_curves
 from distforge.registry.events import EventLog
-from distforge.registry.manifest import MANIFEST_NAME, verify_manifest, write_manifest
+from distforge.registry.manifest import identify
+from distforge.registry.places import kept_path
 from distforge.registry.records import (
     MANIFEST,
     PARENT,
@@ -30,15 +34,12 @@ from distforge.registry.records import (
     split_version,
 )
 from distforge.registry.retention import choose_removed
-from distforge.registry.store import (
-    experiment_id,
-    is_server,
-    open_store,
-    source_commit,
-    store_uri,
-)
+from distforge.registry.store import is_server, open_store, source_commit, store_uri
+from distforge.registry.versions import Versions, lookup
 
-_PAGE = 100
+_MANIFESTS = "registry.manifests"
+
+_log = logging.getLogger(__name__)
 
 
 class ModelRegistry:
@@ -49,20 +50,37 @@ class ModelRegistry:
             `RegistryConfig`).
         events: the event log; by default beside the SQLite file, and none for an address.
         create: False refuses an SQLite file that is absent.
+        progress: called after every piece of a file that is read or sent.
 
     Raises:
         InputError: bad ``uri``; every method raises it for what its arguments name wrongly.
         RegistryUnavailable: the store cannot be reached or used; so does every method.
     """
 
-    def __init__(self, uri: str | Path, *, events: Path | None = None, create: bool = True) -> None:
+    def __init__(
+        self,
+        uri: str | Path,
+        *,
+        events: Path | None = None,
+        create: bool = True,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
         self.uri = uri
         self._store = open_store(uri, create=create)
         resolved = store_uri(uri)
-        if events is None and resolved.startswith("sqlite:///"):
+        self._folder = None
+        if resolved.startswith("sqlite:///"):
             file = Path(resolved.removeprefix("sqlite:///"))
-            events = file.with_name(file.stem + ".events.jsonl")
+            self._folder = file.parent
+            events = events or file.with_name(file.stem + ".events.jsonl")
         self.events = EventLog(events) if events else None
+        self._manifests = events.with_name(_MANIFESTS) if events else None
+        self._progress = progress
+        self._versions = Versions(self._store, self._folder, progress)
+
+    def check(self) -> None:
+        """`RegistryUnavailable` unless the registry answers."""
+        self._store.search_registered_models(max_results=1)
 
     def register_model(
         self,
@@ -77,8 +95,8 @@ class ModelRegistry:
         Args:
             phase, step: where in the pipeline it was made, 0 or more.
             model_type: the registered name, in [A-Za-z0-9._-].
-            model_path: an exported model directory; a manifest is written into it, or verified
-                when it has one.
+            model_path: an exported model directory, which is only read. The manifest in it must
+                be true; where it has none, one is kept beside the registry.
             metadata: ``parent`` (a version, or absent), ``metrics`` (name to number), and anything
                 else as tags; what is not a string is kept as JSON, empty values are left out.
 
@@ -96,26 +114,27 @@ class ModelRegistry:
         if tags.get(PARENT):
             self.get(tags[PARENT])
         path = _model_directory(Path(model_path))
-        manifest = (
-            verify_manifest(path) if (path / MANIFEST_NAME).exists() else write_manifest(path)
-        )
-        if known := self._numbers_of(model_type, manifest):
-            self._store.set_model_version_tag(model_type, known[0], PATH, str(path))
-            return f"{model_type}/{known[0]}"
-        tags |= {MANIFEST: manifest, PATH: str(path)}
-        version = self._create(model_type, tags, metrics)
+        entries = contents.registered_entries(path, self._manifests, self._progress)
+        manifest, kept = identify(entries), kept_path(path, self._folder)
+        if known := self._versions.numbers_of(model_type, manifest):
+            version = f"{model_type}/{known[0]}"
+            self._store.set_model_version_tag(model_type, known[0], PATH, kept)
+            self._versions.finish(version)
+            return version
+        tags |= {MANIFEST: manifest, PATH: kept}
+        version = self._versions.create(model_type, tags, metrics, path, entries)
         self._log("register", version=version, manifest=manifest, model_path=str(path))
         return version
 
     def get(self, version: str) -> ModelVersion:
         """The version called ``name/number``."""
         name, number = split_version(version)
-        found = self._lookup(self._store.get_model_version, name, number)
+        found = lookup(self._store.get_model_version, name, number)
         if found is None or MANIFEST not in found.tags:
             raise InputError(
                 f"the registry {str(self.uri)!r} has no version {version!r}; choose one that it has"
             )
-        return self._read([found])[0]
+        return self._versions.read([found])[0]
 
     def find(self, model_type: str | None = None, **tags: object) -> list[ModelVersion]:
         """Ready versions with all these tags (of one name where given), by name and number; without
@@ -125,9 +144,9 @@ class ModelRegistry:
             require_name("model_type", model_type)
             condition = f"name = '{model_type}'"
         wanted = {key: str(value) for key, value in tags.items()}
-        return self._read(
+        return self._versions.read(
             v
-            for v in self._search(condition)
+            for v in self._versions.search(condition)
             if all(v.tags.get(key) == value for key, value in wanted.items())
         )
 
@@ -135,7 +154,7 @@ class ModelRegistry:
         """The version an alias points to, or None."""
         require_name("model_type", model_type)
         require_alias(alias)
-        model = self._lookup(self._store.get_registered_model, model_type)
+        model = lookup(self._store.get_registered_model, model_type)
         aliases = model.aliases if model else {}
         return self.get(f"{model_type}/{aliases[alias]}") if alias in aliases else None
 
@@ -177,12 +196,14 @@ class ModelRegistry:
     def verify(self, version: str) -> str:
         """Check every file of a version against what was registered; the manifest's id.
 
-        A server's copy is read in full, over the network.
+        A server's copy is read in full, over the network; nothing of it is kept here.
         """
         registered = self.get(version)
         if registered.uploaded:
-            return artifacts.verify_copy(self._store, registered, self._run_of(version))
-        found = verify_manifest(registered.model_path)
+            return artifacts.verify_copy(self._store, registered, self._versions.run_of(version))
+        found = contents.verify_directory(
+            registered.model_path, registered.manifest, self._manifests
+        )
         artifacts.require_registered(found, registered, registered.model_path)
         return found
 
@@ -196,13 +217,18 @@ class ModelRegistry:
                 manifest names files outside of it.
         """
         registered = self.get(version)
-        run = self._run_of(version) if registered.uploaded else None
+        run = self._versions.run_of(version) if registered.uploaded else None
         if run is None and is_server(self.uri):
             raise InputError(
                 f"the registry {str(self.uri)!r} holds no copy of {version}; fetch it from "
                 f"{registered.model_path} where it was made"
             )
-        return artifacts.download(self._store, registered, run, Path(directory))
+        entries = None
+        if run is None:
+            entries = contents.known_entries(
+                registered.model_path, registered.manifest, self._manifests
+            )
+        return artifacts.download(self._store, registered, run, Path(directory), entries)
 
     def record_handoff(
         self, source: str, target: str, verdict: str, metrics: Mapping[str, float] | None = None
@@ -224,12 +250,39 @@ class ModelRegistry:
         return sessions.read_handoffs(self._store, self.get(source).version)
 
     def record_session(self, session: Session) -> None:
-        """Record a run directory's state; the same ``id`` again changes it. Checkpoints add up."""
-        sessions.record_session(self._store, session)
+        """Record a run directory's state; the same ``id`` again changes it. Checkpoints add up, but
+        for those that ``retained`` does not name."""
+        sessions.record_session(self._store, session, self._folder)
+
+    def record_curves(self, session: str, file: Path, begin: int, end: int) -> None:
+        """Record the metrics that a session's ``metrics.jsonl`` has from one byte to another, and
+        its configuration, which lies beside it."""
+        record_curves(self._store, session, file, begin, end)
 
     def sessions(self) -> list[Session]:
-        """Every run directory that reported here, oldest first."""
-        return sessions.read_sessions(self._store)
+        """Every run directory that reported here, oldest first.
+
+        One whose process is gone without a word (its lock is free) is recorded as KILLED first.
+        """
+        sessions.record_killed(self._store, self._folder)
+        return sessions.read_sessions(self._store, self._folder)
+
+    def relocate(self, old: str | Path, new: str | Path, *, dry_run: bool = False) -> list[str]:
+        """Put ``new`` in the place of ``old`` in all absolute paths of models and runs; what
+        changed, such as ``"baked_reasoning/3"`` or a session's id.
+
+        Paths below the registry's own folder are relative to it and need this only where a version
+        of distforge before that wrote them. ``dry_run`` only says what would change.
+
+        Raises:
+            InputError: a model or run is not at its new place; nothing is changed then.
+        """
+        changed = relocation.relocate(
+            self._store, self._versions, self._folder, Path(old), Path(new), dry_run=dry_run
+        )
+        if changed and not dry_run:
+            self._log("relocate", old=str(old), new=str(new), changed=changed)
+        return changed
 
     def gc(
         self,
@@ -248,100 +301,19 @@ class ModelRegistry:
         removed = choose_removed(self.find(), model_type, keep_last, keep_every)
         for version in [] if dry_run else removed:
             name, number = split_version(version)
-            run = self._run_of(version)
+            run = self._versions.run_of(version)
             self._store.delete_model_version(name, number)
             artifacts.delete_copy(self._store, run)
             self._log("remove", version=version)
         return removed
 
-    def _create(self, model_type: str, tags: dict[str, str], metrics: dict[str, float]) -> str:
-        if self._lookup(self._store.get_registered_model, model_type) is None:
-            self._make_name(model_type)
-        run = self._store.create_run(experiment_id(self._store), run_name=model_type)
-        status = "FAILED"
-        try:
-            for name, value in metrics.items():
-                self._store.log_metric(run.info.run_id, name, value)
-            source = tags[PATH]
-            if is_server(self.uri):
-                source = artifacts.upload(self._store, run, Path(source))
-            # Copy first, then the version with its tags: what is seen at all is seen whole.
-            created = self._store.create_model_version(
-                model_type, source=source, run_id=run.info.run_id, tags=tags
-            )
-            status = "FINISHED"
-        finally:
-            self._store.set_terminated(run.info.run_id, status)
-        # Two writers of one content at once: the lower number stays, for both.
-        first = self._numbers_of(model_type, tags[MANIFEST])[0]
-        if first != str(created.version):
-            self._store.delete_model_version(model_type, str(created.version))
-            artifacts.delete_copy(self._store, run)
-        return f"{model_type}/{first}"
-
-    def _make_name(self, model_type: str) -> None:
-        try:
-            self._store.create_registered_model(model_type)
-        except Exception as error:
-            if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
-                raise
-
-    def _numbers_of(self, model_type: str, manifest: str) -> list[str]:
-        found = self._search(f"name = '{model_type}' and tags.{MANIFEST} = '{manifest}'")
-        return [str(v.version) for v in found]
-
-    def _run_of(self, version: str) -> Any:
-        return self._store.get_run(self._store.get_model_version(*split_version(version)).run_id)
-
-    def _lookup(self, method: Any, *arguments: str) -> Any:
-        """What MLflow has under a name, or None."""
-        try:
-            return method(*arguments)
-        except Exception as error:
-            if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
-
-    def _search(self, condition: str | None) -> list[Any]:
-        """Ready versions that this package registered, by name and number."""
-        found: list[Any] = []
-        token = None
-        while True:
-            page = self._store.search_model_versions(condition, page_token=token)
-            # A shared server also holds what others registered, in their own ways.
-            found += [v for v in page if v.status == "READY" and MANIFEST in v.tags]
-            token = page.token
-            if not token:
-                return sorted(found, key=lambda v: (v.name, int(v.version)))
-
-    def _read(self, versions: Any) -> list[ModelVersion]:
-        versions = list(versions)
-        metrics = sessions.read_metrics(self._store, [v.run_id for v in versions])
-        aliases = self._aliases({v.name for v in versions})
-        return [
-            ModelVersion(
-                version=f"{v.name}/{v.version}",
-                model_path=Path(v.tags[PATH]),
-                manifest=v.tags[MANIFEST],
-                parent=v.tags.get(PARENT, ""),
-                tags=dict(v.tags),
-                metrics=metrics.get(v.run_id, {}),
-                aliases=aliases.get((v.name, str(v.version)), ()),
-                uploaded=v.source.startswith(artifacts.SCHEME),
-            )
-            for v in versions
-        ]
-
-    def _aliases(self, names: set[str]) -> dict[tuple[str, str], tuple[str, ...]]:
-        found: dict[tuple[str, str], tuple[str, ...]] = {}
-        for name in names:
-            for alias, number in sorted(self._store.get_registered_model(name).aliases.items()):
-                found[name, str(number)] = (*found.get((name, str(number)), ()), alias)
-        return found
-
     def _log(self, event: str, **details: Any) -> None:
-        if self.events is not None:
+        if self.events is None:
+            return
+        try:
             self.events.append(event, registry=str(self.uri), **details)
+        except (OSError, Held) as error:  # what it tells of has happened all the same
+            _log.warning("the event log lacks a line, %s of %s (%s)", event, details, error)
 
 
 def _model_directory(path: Path) -> Path:

@@ -1,7 +1,8 @@
 """The central registry: how MLflow's server is started so that it is safe by default.
 
-Loopback needs nothing. Any other address demands a password of the user's own, the host names that
-the server answers to, and is refused without them. Versions can only be made of files that were
+On loopback a token is made, which this user's clients find by themselves (see `access`). Any other
+address demands a password of the user's own, the host names that the server answers to, and is
+refused without them. Versions can only be made of files that were
 uploaded to the server: a source elsewhere (``file:///etc``) is refused by pattern.
 """
 
@@ -20,11 +21,17 @@ from pathlib import Path
 
 from distforge import durable
 from distforge.errors import InputError, require_name
+from distforge.registry.access import (
+    SECRET_MODE,
+    TOKEN_FILE,
+    TOKEN_USER,
+    announced,
+    make_token,
+)
 from distforge.registry.store import with_driver
 
 PASSWORD_VARIABLE = "DISTFORGE_REGISTRY_PASSWORD"
 MINIMUM_PASSWORD = 12
-_SECRET = 0o600
 SOURCE_PATTERN = r"\Amlflow-artifacts:/[0-9A-Za-z]+/[0-9a-f]{32}/artifacts/model\Z"
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\]")
 _BACKEND = re.compile(r"(sqlite:///|postgresql(\+[a-z0-9]+)?://)\S+")
@@ -43,7 +50,9 @@ class ServeConfig:
         ``directory``.
     allowed_hosts: names that clients may call the server by, such as models.example.org.
     user, password_file: the administrator. The password is in the file, or in
-        DISTFORGE_REGISTRY_PASSWORD; with it, authentication is on. There is no default.
+        DISTFORGE_REGISTRY_PASSWORD. There is no default.
+    token: without a password, ask for the token in ``directory``; False lets every user of this
+        machine in.
     python: the interpreter that has the extra distforge[server]; by default this one.
     """
 
@@ -55,6 +64,7 @@ class ServeConfig:
     allowed_hosts: tuple[str, ...] = ()
     user: str = "admin"
     password_file: Path | None = None
+    token: bool = True
     python: str = ""
 
     def __post_init__(self) -> None:
@@ -90,7 +100,7 @@ def server_command(config: ServeConfig, directory: Path) -> list[str]:
     command += ["--artifacts-destination", config.artifacts or str(directory / "artifacts")]
     names = [*config.allowed_hosts] or ["127.0.0.1", "localhost", "[::1]"]
     command += ["--allowed-hosts", ",".join(f"{name},{name}:{config.port}" for name in names)]
-    if read_password(config):
+    if read_password(config) or config.token:
         command += ["--app-name", "basic-auth"]
     return command
 
@@ -107,25 +117,28 @@ def server_environment(config: ServeConfig, directory: Path) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": SOURCE_PATTERN,
     }
-    password = read_password(config)
+    password, user, users_file = read_password(config), config.user, "users.db"
+    if not password and config.token:
+        # Users of their own: MLflow keeps an administrator's first password for ever.
+        password, user, users_file = make_token(directory), TOKEN_USER, "token-users.db"
     if password:
         key = directory / "cookie.key"
         if not key.exists():
-            durable.write_text(key, secrets.token_hex(32), mode=_SECRET)
-        users = f"sqlite:///{directory / 'users.db'}"
+            durable.write_text(key, secrets.token_hex(32), mode=SECRET_MODE)
+        users = f"sqlite:///{directory / users_file}"
         described = directory / "auth.ini"
         durable.write_text(
             described,
             "[mlflow]\ndefault_permission = READ\n"
-            f"database_uri = {users}\nadmin_username = {config.user}\n"
+            f"database_uri = {users}\nadmin_username = {user}\n"
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
             # Checking a password takes 0.2 s on purpose; the one worker sees changes at once.
             "auth_cache_ttl_seconds = 60\n",
-            mode=_SECRET,
+            mode=SECRET_MODE,
         )
         environment |= {
             "MLFLOW_AUTH_CONFIG_PATH": str(described),
-            "MLFLOW_AUTH_ADMIN_USERNAME": config.user,
+            "MLFLOW_AUTH_ADMIN_USERNAME": user,
             "MLFLOW_AUTH_ADMIN_PASSWORD": password,
             "MLFLOW_FLASK_SERVER_SECRET_KEY": key.read_text(),
         }
@@ -133,7 +146,7 @@ def server_environment(config: ServeConfig, directory: Path) -> dict[str, str]:
 
 
 def read_password(config: ServeConfig) -> str:
-    """The administrator's password, or an empty string: no authentication.
+    """The administrator's password, or an empty string: there is none.
 
     Raises:
         InputError: it cannot be read, is too short, or is missing where the server listens to more
@@ -172,13 +185,17 @@ def serve(config: ServeConfig) -> int:
     _require_server(command[0])
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     environment = {**os.environ, **server_environment(config, directory)}
+    how = f"; user {TOKEN_USER}, password in {directory / TOKEN_FILE}"
+    secret = how if config.token and not read_password(config) else ""
     environment.pop(PASSWORD_VARIABLE, None)
-    print(f"registry on http://{config.host}:{config.port}, kept in {directory}", flush=True)
+    where = f"http://{config.host}:{config.port}"
+    print(f"registry on {where}, kept in {directory}{secret}", flush=True)
     process = subprocess.Popen(command, cwd=directory, env=environment, start_new_session=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: process.terminate())
     try:
-        return max(0, process.wait())
+        with announced(config.port, directory) if secret else contextlib.nullcontext():
+            return max(0, process.wait())
     finally:
         # MLflow's own launcher starts the server as a child; none of them may outlive this.
         with contextlib.suppress(ProcessLookupError):

@@ -7,10 +7,15 @@ A session's run has the tag ``session``, with its state in other tags; a hand-of
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from distforge.errors import InputError, require_name
+from distforge.locks import Held, exclusive
+from distforge.registry.places import found_path, kept_path
 from distforge.registry.records import (
     VERDICTS,
     Handoff,
@@ -18,20 +23,27 @@ from distforge.registry.records import (
     require_counts,
     split_version,
 )
-from distforge.registry.store import Store, experiment_id
+from distforge.registry.store import RegistryUnavailable, Store, experiment_id
 
-STATUSES = ("RUNNING", "FINISHED", "STOPPED", "FAILED")
+# What MLflow's own page calls them.
+STATUSES = {
+    "RUNNING": "RUNNING",
+    "FINISHED": "FINISHED",
+    "STOPPED": "KILLED",
+    "FAILED": "FAILED",
+    "KILLED": "KILLED",
+}
 _CHECKPOINT = "checkpoint.step_"
 _CHUNK = 50
 
 
-def record_session(store: Store, session: Session) -> None:
-    """Write a session's state over what is known of it."""
+def record_session(store: Store, session: Session, folder: Path | None) -> None:
+    """Write a session's state over what is known of it; paths are kept relative to ``folder``."""
     require_name("a session's id", session.id)
     require_counts(phase=session.phase, step=session.step)
     if session.status not in STATUSES:
         raise InputError(f"status is {session.status!r}; expected one of {', '.join(STATUSES)}")
-    experiment = experiment_id(store)
+    session = session.with_paths(lambda path: kept_path(Path(path), folder))
     tags = {
         "session": session.id,
         "phase": str(session.phase),
@@ -39,21 +51,26 @@ def record_session(store: Store, session: Session) -> None:
         "directory": session.directory,
         "host": session.host,
         "status": session.status,
+        "lock": session.lock,
     }
     for number, checkpoint in session.checkpoints.items():
         tags[f"{_CHECKPOINT}{number}"] = json.dumps(checkpoint, sort_keys=True)
-    known = _runs(store, f"tags.session = '{session.id}'")
-    if not known:
-        store.create_run(experiment, run_name=session.id, tags=tags)
-        return
-    for key, value in tags.items():
-        store.set_tag(known[0].info.run_id, key, value)
+    run = _written(store, session, tags)
+    if session.retained is not None:
+        retained = {f"{_CHECKPOINT}{number}" for number in session.retained}
+        for key in run.data.tags:
+            if key.startswith(_CHECKPOINT) and key not in retained:
+                store.delete_tag(run.info.run_id, key)
+    if session.status != "RUNNING":
+        _end(store, run, session.status, session.at)
+    elif run.info.status != "RUNNING":
+        store.update_run(run.info.run_id, status="RUNNING")
 
 
-def read_sessions(store: Store) -> list[Session]:
+def read_sessions(store: Store, folder: Path | None) -> list[Session]:
     """All sessions, oldest first. Two of one id (recorded at once by two hosts) count as one."""
     found: dict[str, Session] = {}
-    for run in _runs(store, "tags.session LIKE '%'"):
+    for run in find_runs(store, "tags.session LIKE '%'"):
         tags = run.data.tags
         checkpoints = {
             int(key.removeprefix(_CHECKPOINT)): json.loads(value)
@@ -61,7 +78,7 @@ def read_sessions(store: Store) -> list[Session]:
             if key.startswith(_CHECKPOINT)
         }
         earlier = found.get(tags["session"])
-        found[tags["session"]] = Session(
+        session = Session(
             id=tags["session"],
             phase=int(tags["phase"]),
             step=int(tags["step"]),
@@ -69,8 +86,45 @@ def read_sessions(store: Store) -> list[Session]:
             host=tags["host"],
             status=tags["status"],
             checkpoints={**(earlier.checkpoints if earlier else {}), **checkpoints},
+            lock=tags.get("lock", ""),
         )
+        found[session.id] = session.with_paths(lambda path: str(found_path(path, folder)))
     return list(found.values())
+
+
+def record_killed(store: Store, folder: Path | None) -> None:
+    """End the sessions whose processes are gone without a word: where the directory can be seen
+    from here and its lock is free. It ended when a file in its directory last changed.
+
+    Where a lock does not reach other hosts, one that runs there says so again with its next record.
+    """
+    for run in find_runs(store, "tags.status = 'RUNNING' and tags.session LIKE '%'"):
+        if not run.data.tags.get("lock"):
+            continue
+        lock = found_path(run.data.tags["lock"], folder)
+        with suppress(OSError, Held, RegistryUnavailable):
+            seen = max(file.stat().st_mtime for file in lock.parent.iterdir())
+            with exclusive(lock, what="the run"):
+                store.set_tag(run.info.run_id, "status", "KILLED")
+                _end(store, run, "KILLED", seen)
+
+
+def _written(store: Store, session: Session, tags: dict[str, str]) -> Any:
+    known = find_runs(store, f"tags.session = '{session.id}'")
+    if not known:
+        start = round(1000 * session.at) or None
+        experiment = experiment_id(store)
+        return store.create_run(experiment, start_time=start, run_name=session.id, tags=tags)
+    for key, value in tags.items():
+        if known[0].data.tags.get(key) != value:
+            store.set_tag(known[0].info.run_id, key, value)
+    return known[0]
+
+
+def _end(store: Store, run: Any, status: str, at: float) -> None:
+    # A clock that was set back would have it end before it began.
+    end = max(run.info.start_time, round(1000 * (at or time.time())))
+    store.set_terminated(run.info.run_id, STATUSES[status], end_time=end)
 
 
 def record_handoff(store: Store, handoff: Handoff) -> None:
@@ -100,7 +154,7 @@ def read_handoffs(store: Store, source: str) -> list[Handoff]:
             verdict=run.data.tags["verdict"],
             metrics=json.loads(run.data.tags["metrics"]),
         )
-        for run in _runs(store, f"tags.handoff_source = '{source}'")
+        for run in find_runs(store, f"tags.handoff_source = '{source}'")
     ]
 
 
@@ -109,12 +163,13 @@ def read_metrics(store: Store, run_ids: Sequence[str]) -> dict[str, dict[str, fl
     found = {}
     for start in range(0, len(run_ids), _CHUNK):
         names = ", ".join(f"'{run}'" for run in run_ids[start : start + _CHUNK])
-        for run in _runs(store, f"attributes.run_id IN ({names})"):
+        for run in find_runs(store, f"attributes.run_id IN ({names})"):
             found[run.info.run_id] = dict(run.data.metrics)
     return found
 
 
-def _runs(store: Store, condition: str) -> list[Any]:
+def find_runs(store: Store, condition: str) -> list[Any]:
+    """The runs that meet a condition in MLflow's language, oldest first."""
     experiment, token, found = experiment_id(store), None, []
     while True:
         page = store.search_runs(

@@ -4,34 +4,49 @@ A JSONL file of entries ``{"key", "op", …}`` and of outcomes ``{"done": key, "
 ``{"failed": key, "reason"}``. An entry without an outcome is sent again, however often a sender is
 killed on its way; the registry's calls may be repeated, so that leaves one version each. Entries
 are sent in order: a parent before its child.
+
+Nothing here ends a run. What the disk does not take (it is full, or the file system is away) is
+kept in memory, sent from there, and written as soon as there is room. Paths below the spool's own
+directory are kept relative to it, so that a folder of runs can be moved with its spool.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
+import os
+import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections import deque
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distforge import durable
-from distforge.errors import InputError
-from distforge.registry.records import Session, split_version
+from distforge.locks import Held, exclusive
+from distforge.registry import sending
+from distforge.registry.places import kept_path
+from distforge.registry.records import Session
 from distforge.registry.registry import ModelRegistry
-from distforge.registry.store import RegistryUnavailable
+
+_WAIT_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
 
 class Spool:
-    """The spool at ``path``; processes of one machine may share it."""
+    """The spool at ``path``; threads, and processes of machines that share the file, may at once.
+
+    Its methods never raise for what a disk or a lock does.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self._here = threading.RLock()
+        self._reader = _Reader(self.path)
+        self._unwritten: deque[dict[str, Any]] = deque()
+        self._said: set[str] = set()
 
     def register(
         self,
@@ -50,14 +65,15 @@ class Spool:
         Args:
             parent_key: the entry that registers the parent, whose version is not known yet.
             aliases: point these at the version afterwards.
-            best: (alias, metric): point the alias there if the metric is at least its holder's.
+            best: (alias, metric): point the alias there if the metric is better than its holder's,
+                on the same data (the tag ``dataset_sha256``).
         """
         return self._append(
             op="register",
             phase=phase,
             step=step,
             model_type=model_type,
-            model_path=str(Path(model_path).absolute()),
+            model_path=kept_path(Path(model_path).absolute(), self.directory),
             metadata=metadata,
             parent_key=parent_key,
             aliases=list(aliases),
@@ -66,47 +82,70 @@ class Spool:
 
     def session(self, session: Session) -> str:
         """Note a `ModelRegistry.record_session`; the entry's key."""
-        return self._append(op="session", **asdict(session))
+        kept = session.with_paths(lambda path: kept_path(Path(path), self.directory))
+        return self._append(op="session", **asdict(kept))
+
+    def curves(self, session: str, file: Path, size: int) -> None:
+        """Note that ``file``, a session's metrics, has grown to ``size`` bytes."""
+        with self._here:
+            begin = self._index().curves.get(session, 0)
+            if begin < size:
+                name = kept_path(file.absolute(), self.directory)
+                self._append(op="curves", id=session, file=name, begin=begin, end=size)
+
+    @property
+    def directory(self) -> Path:
+        """What the paths of its entries are relative to."""
+        return self.path.absolute().parent
+
+    @property
+    def unwritten(self) -> int:
+        """How many lines are in memory alone."""
+        return len(self._unwritten)
 
     def pending(self) -> list[dict[str, Any]]:
         """Entries without an outcome, oldest first."""
-        entries, outcomes = self._read()
-        return [entry for key, entry in entries.items() if key not in outcomes]
+        with self._here:
+            return list(self._index().pending.values())
 
     def outcome(self, key: str) -> dict[str, Any] | None:
         """``{"version": …}`` or ``{"reason": …}`` of an entry that was sent or refused."""
-        return self._read()[1].get(key)
+        with self._here:
+            return self._index().outcomes.get(key)
 
     def failed(self) -> list[dict[str, Any]]:
         """Entries that the registry refused for good, each with its ``reason``."""
-        entries, outcomes = self._read()
-        refused = {key: o["reason"] for key, o in outcomes.items() if "reason" in o}
-        return [{**entries[key], "reason": reason} for key, reason in refused.items()]
+        with self._here:
+            return list(self._index().failed.values())
 
     def replay(self, registry: ModelRegistry) -> int:
         """Send what is pending, in order; how many entries were settled.
 
         One sender at a time: where another process is at it, nothing is done. An entry that can
-        never succeed (its files are gone or damaged) is settled as failed, with a warning.
+        never succeed (its files are gone or damaged) is settled as failed, with a warning; one that
+        cannot be sent now holds up those that follow from it, and no others.
 
         Raises:
-            RegistryUnavailable: the rest stays pending.
+            RegistryUnavailable: the registry is away; the rest stays pending.
         """
-        with self._only_sender() as alone:
-            if not alone:
-                return 0
-            pending = self.pending()
-            for entry in pending:
-                try:
-                    version = _apply(registry, entry, self)
-                except RegistryUnavailable:
-                    raise
-                except InputError as error:
-                    _log.warning("the registry cannot take %s: %s", entry["op"], error)
-                    self._write({"failed": entry["key"], "reason": str(error)})
-                else:
-                    self._write({"done": entry["key"], "version": version})
-            return len(pending)
+        try:
+            with exclusive(self._beside(".lock"), what=f"sending {self.path}"):
+                return sending.send(self, registry)
+        except Held:
+            return 0
+
+    def settle(self, key: str, **outcome: Any) -> None:
+        """Note what became of an entry: ``version=…``, or ``reason=…`` if it was refused."""
+        if "reason" in outcome:
+            self._write({"failed": key, **outcome})
+        else:
+            self._write({"done": key, **outcome})
+
+    def say_once(self, text: str) -> None:
+        """Log a warning that was not logged before."""
+        if text not in self._said:
+            self._said.add(text)
+            _log.warning("%s", text)
 
     def _append(self, **entry: Any) -> str:
         key = uuid.uuid4().hex
@@ -114,67 +153,102 @@ class Spool:
         return key
 
     def _write(self, record: dict[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with durable.AppendOnly(self.path, shared=True) as lines:
-            lines.write(json.dumps(record, default=str))
-
-    def _read(self) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-        entries: dict[str, dict[str, Any]] = {}
-        outcomes: dict[str, dict[str, Any]] = {}
-        if not self.path.exists():
-            return entries, outcomes
-        for line in durable.read_lines(self.path):
-            record = _parse(line)
-            if "key" in record:
-                entries[record["key"]] = record
-            elif "done" in record:
-                outcomes[record["done"]] = {"version": record.get("version", "")}
-            elif "failed" in record:
-                outcomes[record["failed"]] = {"reason": record.get("reason", "")}
-        return entries, {key: value for key, value in outcomes.items() if key in entries}
-
-    @contextmanager
-    def _only_sender(self) -> Iterator[bool]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_name(self.path.name + ".lock"), "w") as lock:
+        with self._here:
+            full = bool(self._unwritten)
+            self._unwritten.append(record)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+                self._write_out()
+            except (OSError, Held) as error:
+                if not full:
+                    _log.warning(
+                        "the registry's records are kept in memory until they can be written (%s)",
+                        error,
+                    )
+            else:
+                if full:
+                    _log.warning("the registry's records are written again, to %s", self.path)
+
+    def _write_out(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            exclusive(self._beside(".append"), what=str(self.path), wait=_WAIT_SECONDS),
+            durable.AppendOnly(self.path) as lines,
+        ):
+            while self._unwritten:
+                lines.write(json.dumps(self._unwritten[0], default=str))
+                self._unwritten.popleft()
+
+    def _index(self) -> _Index:
+        with self._here:
+            try:
+                known = self._reader.read()
+            except OSError as error:
+                self.say_once(f"{self.path} cannot be read ({error.strerror})")
+                known = self._reader.index
+            if self._unwritten:
+                known = deepcopy(known)
+                for record in self._unwritten:
+                    known.add(record)
+            return known
+
+    def _beside(self, suffix: str) -> Path:
+        return self.path.with_name(self.path.name + suffix)
 
 
-def _apply(registry: ModelRegistry, entry: dict[str, Any], spool: Spool) -> str:
-    """Send one entry; the version, where there is one. Any part may have been sent before."""
-    values = {key: value for key, value in entry.items() if key not in ("key", "op")}
-    if entry["op"] == "session":
-        checkpoints = {int(step): c for step, c in values.pop("checkpoints").items()}
-        registry.record_session(Session(**values, checkpoints=checkpoints))
-        return ""
-    if entry["op"] != "register":
-        raise InputError(f"the entry's op is {entry['op']!r}; expected session or register")
-    metadata = dict(values["metadata"])
-    if values["parent_key"]:
-        parent = (spool.outcome(values["parent_key"]) or {}).get("version", "")
-        if not parent:
-            raise InputError("its parent was refused; register that first")
-        metadata["parent"] = parent
-    version = registry.register_model(
-        values["phase"], values["step"], values["model_type"], values["model_path"], metadata
-    )
-    for alias in values["aliases"]:
-        registry.promote(version, alias)
-    if values["best"]:
-        _promote_best(registry, version, *values["best"])
-    return version
+@dataclass
+class _Index:
+    """What the lines of a spool come to."""
+
+    pending: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    curves: dict[str, int] = field(default_factory=dict)  # session -> bytes noted
+
+    def add(self, record: dict[str, Any]) -> None:
+        if isinstance(key := record.get("key"), str):
+            self.pending[key] = record
+            session, end = record.get("id"), record.get("end")
+            if isinstance(session, str) and isinstance(end, int):
+                self.curves[session] = max(end, self.curves.get(session, 0))
+        elif (key := record.get("done")) in self.pending:
+            del self.pending[key]
+            self.outcomes[key] = {"version": record.get("version", "")}
+        elif (key := record.get("failed")) in self.pending:
+            outcome = {"reason": record.get("reason", "")}
+            self.failed[key] = self.pending.pop(key) | outcome
+            self.outcomes[key] = outcome
 
 
-def _promote_best(registry: ModelRegistry, version: str, alias: str, metric: str) -> None:
-    holder = registry.by_alias(split_version(version)[0], alias)
-    floor = holder.metrics.get(metric, float("-inf")) if holder else float("-inf")
-    if registry.get(version).metrics.get(metric, float("-inf")) >= floor:
-        registry.promote(version, alias)
+class _Reader:
+    """Reads on where it stopped: what was read once is not read again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.index = _Index()
+        self._file: tuple[int, int] | None = None
+        self._end = self._half = 0
+
+    def read(self) -> _Index:
+        """What all whole lines come to."""
+        try:
+            stream = open(self._path, "rb")  # noqa: SIM115 - closed below
+        except FileNotFoundError:
+            self.index, self._file = _Index(), None
+            return self.index
+        with stream:
+            found = os.fstat(stream.fileno())
+            file = found.st_dev, found.st_ino
+            if file != self._file or found.st_size < self._end:
+                self.index, self._file, self._end, self._half = _Index(), file, 0, 0
+            stream.seek(self._end)
+            *lines, half = stream.read().split(b"\n")
+        for line in lines:
+            self.index.add(_parse(line))
+            self._end += len(line) + 1
+        if half and self._half != self._end:
+            self._half = self._end
+            _log.warning("%s ends in half a line (%d bytes), left out", self._path, len(half))
+        return self.index
 
 
 def _parse(line: bytes) -> dict[str, Any]:

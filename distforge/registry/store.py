@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import logging
 import os
@@ -17,6 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from distforge.errors import InputError
+from distforge.locks import Held, exclusive
+from distforge.registry.access import lend_token
 
 _SQLITE = "sqlite:///"
 _SCHEMES = ("http", "https", "postgresql")
@@ -89,6 +90,8 @@ def open_store(uri: str | Path, *, create: bool = True) -> Store:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    if is_server(resolved):
+        lend_token(resolved)
     path = Path(resolved.removeprefix(_SQLITE)) if resolved.startswith(_SQLITE) else None
     if path is not None and not path.exists() and not create:
         raise InputError(f"there is no registry at {str(uri)!r}; give the --uri of one")
@@ -101,7 +104,7 @@ def open_store(uri: str | Path, *, create: bool = True) -> Store:
         with _alone(path):
             store = Store(functools.partial(mlflow.MlflowClient, resolved, resolved), uri)
             store.search_registered_models(max_results=1)
-    except OSError as error:
+    except (OSError, Held) as error:
         raise RegistryUnavailable(
             f"the registry {str(uri)!r} cannot be opened ({error}); give another path"
         ) from error
@@ -119,6 +122,10 @@ class Store:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return functools.partial(self._call, getattr(self._client, name))
 
+    def request(self, artifact_uri: str, method: str, path: str, **options: Any) -> Any:
+        """One HTTP request for an artifact of the server's; its answer, of a good status."""
+        return self._call(_request, str(self.uri), artifact_uri, method, path, **options)
+
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
@@ -127,26 +134,43 @@ class Store:
         while True:
             try:
                 return method(*args, **kwargs)
-            except (MlflowException, SQLAlchemyError) as error:
+            # The last are requests' errors, of `request`.
+            except (MlflowException, SQLAlchemyError, OSError) as error:
                 met = any(text in str(error) for text in _CONFLICTS)
                 if not met or time.monotonic() > deadline:
                     raise _explained(error, self.uri) from error
             time.sleep(random.uniform(0.02, 0.2))
 
 
+def _request(uri: str, artifact_uri: str, method: str, path: str, **options: Any) -> Any:
+    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
+
+    base = MlflowArtifactsRepository.resolve_uri(artifact_uri, uri)
+    answer = http_request(get_default_host_creds(base), path, method, **options)
+    augmented_raise_for_status(answer)
+    return answer
+
+
 def _explained(error: Exception, uri: str | Path) -> Exception:
     code = getattr(error, "error_code", "")
+    status = getattr(getattr(error, "response", None), "status_code", 0)
     if code.startswith("RESOURCE_DOES_NOT_EXIST") or code == "RESOURCE_ALREADY_EXISTS":
         return error
     reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED") or any(
-        f"error code {status}" in reason for status in (401, 403)
+    if (
+        code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
+        or status in (401, 403)
+        or any(f"error code {refusal}" in reason for refusal in (401, 403))
     ):
         return RegistryUnavailable(
             f"the registry {str(uri)!r} does not let this user in ({reason}); set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user who may"
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user who may, or "
+            "DISTFORGE_REGISTRY_TOKEN to the token in the folder of a server on this machine"
         )
-    if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST") and is_server(uri):
+    for_good = status in (400, 404, 413) or code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+    if for_good and is_server(uri):
         return InputError(f"the registry {str(uri)!r} refused: {reason}; mend what it names")
     mend = "see that it runs" if is_server(uri) else "give another path, or move the file aside"
     return RegistryUnavailable(f"the registry {str(uri)!r} cannot be used ({reason}); {mend}")
@@ -177,8 +201,8 @@ def _alone(path: Path | None) -> Iterator[None]:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(path.name + ".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = path.with_name(path.name + ".lock")
+    with exclusive(lock, what=f"opening {path}", wait=_CONFLICT_SECONDS):
         yield
 
 

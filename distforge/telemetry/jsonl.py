@@ -8,9 +8,12 @@ strings "NaN", "Infinity" and "-Infinity".
 """
 
 import json
+import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +25,9 @@ from distforge.errors import InputError
 METRICS_NAME = "metrics.jsonl"
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _OWN_KEYS = ("step", "time", "seconds")
+_MOST_UNWRITTEN = 10_000
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,27 +51,28 @@ class MetricsWriter:
     """Appends records to a metrics file; see `AppendOnly` for what a killed run leaves.
 
     A record is not synced: it would cost a step milliseconds, and after a power cut the run repeats
-    the steps since its last checkpoint anyway.
+    the steps since its last checkpoint anyway. What cannot be written (a full disk) is kept and
+    written before the next record, the newest 10,000 of it.
 
     Args:
-        path: the file; its directory must exist.
+        path: the file; its directory must exist by the first record.
         clock: seconds that only grow; tests give their own.
-
-    Raises:
-        InputError: the file exists and a line in it is malformed.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        earlier = read_metrics(path) if path.exists() else []
-        self._lines = durable.AppendOnly(path, synced=False)
-        self._clock = clock
-        self._start = clock() - (earlier[-1].seconds if earlier else 0.0)
+        self._path, self._clock = path, clock
+        self._lines: durable.AppendOnly | None = None
+        self._unwritten: deque[str] = deque(maxlen=_MOST_UNWRITTEN)
+        self._start = clock()
+        with suppress(OSError):  # said with the first record
+            self._open()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one record.
 
         Raises:
             TypeError: a value is not a number.
+            OSError: it could not be written yet.
         """
         record: dict[str, Any] = {
             "step": step,
@@ -73,11 +80,39 @@ class MetricsWriter:
             "seconds": round(self._clock() - self._start, 3),
         }
         record.update((name, _encode(as_number(name, value))) for name, value in metrics.items())
-        self._lines.write(json.dumps(record, allow_nan=False))
+        self._unwritten.append(json.dumps(record, allow_nan=False))
+        self._write_out()
 
     def close(self) -> None:
-        """Closes the file; a second call does nothing."""
-        self._lines.close()
+        """Writes what is left and closes the file; a second call does nothing."""
+        try:
+            self._write_out()
+        except OSError as error:
+            _log.warning("%s lacks %d records (%s)", self._path, len(self._unwritten), error)
+            self._unwritten.clear()
+        if self._lines is not None:
+            self._lines.close()
+
+    def _write_out(self) -> None:
+        if self._unwritten and self._lines is None:
+            self._open()
+        while self._unwritten:
+            assert self._lines is not None
+            self._lines.write(self._unwritten[0])
+            self._unwritten.popleft()
+
+    def _open(self) -> None:
+        self._lines = durable.AppendOnly(self._path, synced=False)
+        self._start -= _seconds(self._lines.last_line())
+
+
+def _seconds(line: bytes) -> float:
+    """The time in the run of its last record. A damaged one ends no run: it counts from 0 again."""
+    try:
+        seconds = json.loads(line)["seconds"]
+    except (ValueError, KeyError, TypeError):
+        return 0.0
+    return float(seconds) if _is_number(seconds) else 0.0
 
 
 def read_metrics(path: Path) -> list[MetricRecord]:

@@ -1,10 +1,11 @@
 """One place to report to: a run's metrics go to ``metrics.jsonl``, W&B and the console."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -22,8 +23,10 @@ class TelemetryConfig:
     """Where a run reports to.
 
     Attributes:
-        wandb_mode: "offline" (kept in the run's directory), "online" or "disabled".
-        wandb_project: the W&B project.
+        wandb_mode: "offline" (kept in the run's directory), "online" or "disabled"; empty is what
+            WANDB_MODE says, or else offline.
+        wandb_project: the W&B project; empty is what WANDB_PROJECT says, or else distforge. See
+            `WandBLogger` for W&B's other variables.
         tags: labels of the run.
         console_interval_seconds: between two progress lines where the output is no terminal.
 
@@ -32,14 +35,16 @@ class TelemetryConfig:
             interval.
     """
 
-    wandb_mode: WandBMode = "offline"
-    wandb_project: str = "distforge"
+    wandb_mode: WandBMode | Literal[""] = ""
+    wandb_project: str = ""
     tags: tuple[str, ...] = ()
     console_interval_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        require_choice("wandb_mode", self.wandb_mode, get_args(WandBMode))
-        check_name("wandb_project", self.wandb_project)
+        if self.wandb_mode:
+            require_choice("wandb_mode", self.wandb_mode, get_args(WandBMode))
+        if self.wandb_project:
+            check_name("wandb_project", self.wandb_project)
         for tag in self.tags:
             check_name("tag", tag)
         require_in("[0, inf]", console_interval_seconds=self.console_interval_seconds)
@@ -57,8 +62,7 @@ class RunLogger:
         console: where progress goes; by default the standard output.
 
     Raises:
-        InputError: ``name`` is not allow-listed, or an earlier ``metrics.jsonl`` is malformed.
-        OSError: the directory or its ``metrics.jsonl`` cannot be written.
+        InputError: ``name`` is not allow-listed.
     """
 
     def __init__(
@@ -76,13 +80,15 @@ class RunLogger:
             return
         check_name("the run's name", name)
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
+        # Each record is tried: it costs microseconds, and those before it are not lost meanwhile.
+        self._file_guard = Guard(METRICS_NAME, retry_seconds=0.0)
+        self._file_guard.call(directory.mkdir, parents=True, exist_ok=True)
         self._file = MetricsWriter(directory / METRICS_NAME)
-        self._file_guard = Guard(METRICS_NAME)
         self._console = RunConsole(config.console_interval_seconds, console)
         self._console_guard = Guard("console")
+        shown = "" if os.environ.get("WANDB_NAME") else name
         self._wandb = WandBLogger(
-            config.wandb_project, name, run_config, config.tags, config.wandb_mode, directory
+            config.wandb_project, shown, run_config, config.tags, config.wandb_mode, directory
         )
 
     @contextmanager

@@ -117,7 +117,7 @@ def open_run(
             RunLogger(
                 claim.path, config.telemetry, to_dict(config), config.name, enabled=world.is_main
             ) as log,
-            RunRecord(config.registry, claim.path, _PHASE, step, identity, world) as record,
+            RunRecord(config.registry, claim.path, _PHASE, step, world) as record,
         ):
             run = Run(claim.path, log, record, world, claim.is_new, config.resume == "force")
             yield run

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import logging
+import re
+import secrets
 import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from distforge.errors import RunStopped
+from distforge import durable
+from distforge.errors import InputError, RunStopped
+from distforge.locks import exclusive
 from distforge.registry import RegistryConfig, Session
-from distforge.registry.manifest import manifest_id
+from distforge.registry.manifest import MANIFEST_NAME, manifest_id
 from distforge.registry.publisher import Publisher
+from distforge.registry.records import SESSION_FILE
+from distforge.registry.store import store_uri
+from distforge.telemetry.jsonl import METRICS_NAME
 from distforge.training.distributed import World
 
 REGISTRY_FILE = "registry.db"
 SPOOL_FILE = "registry.spool.jsonl"
+_LOCK_FILE = "session.lock"
+_STEP = re.compile(r"step_(\d+)")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_TAIL_BYTES = 1 << 16
+
+_log = logging.getLogger(__name__)
 
 
 class RunRecord:
@@ -23,55 +39,62 @@ class RunRecord:
 
     Nothing is written before `start`: a run that is refused leaves no trace. Every call notes a
     line in the spool beside the run directories and returns; only `register` waits, at the end of a
-    run. On ranks other than 0, or with the registry off, calls do nothing.
+    run. What goes wrong here is a warning and nothing more: it neither ends the run nor takes the
+    place of an error that does. On ranks other than 0, or with the registry off, calls do nothing.
+
+    A run that is resumed, on whatever host, is the same session: its id lies in its directory.
 
     Args:
         config: see `RegistryConfig`.
         directory: the run's.
         phase, step: of the pipeline.
-        identity: what makes two runs the same run (a hash).
         world: this process.
+
+    Raises:
+        InputError: the configuration's ``uri`` can be no registry.
     """
 
     def __init__(
-        self,
-        config: RegistryConfig,
-        directory: Path,
-        phase: int,
-        step: int,
-        identity: str,
-        world: World,
+        self, config: RegistryConfig, directory: Path, phase: int, step: int, world: World
     ) -> None:
         self._publisher: Publisher | None = None
         self._uri = ""
         self._wait_seconds = config.wait_seconds
+        self._held = ExitStack()
         if not config.enabled or not world.is_main:
             return
-        directory = directory.absolute()
-        host = socket.gethostname()
-        digest = hashlib.sha256(f"{host}:{directory}:{identity}".encode()).hexdigest()
+        self._directory = directory.absolute()
         self._session = Session(
-            id=f"{directory.name}-{digest[:12]}",
+            id="",
             phase=phase,
             step=step,
-            directory=str(directory),
-            host=host,
+            directory=str(self._directory),
+            host=socket.gethostname(),
             status="RUNNING",
         )
-        self._uri = config.uri or f"sqlite:///{directory.parent / REGISTRY_FILE}"
-        self._spool = directory.parent / SPOOL_FILE
+        self._uri = config.uri or f"sqlite:///{self._directory.parent / REGISTRY_FILE}"
+        self._spool = self._directory.parent / SPOOL_FILE
+        store_uri(self._uri)
 
     def start(self) -> None:
         """The run's inputs are in order and it begins."""
-        if self._uri:
-            self._publisher = Publisher(self._uri, self._spool)
+        if not self._uri:
+            return
+        with _unharmed("is not told of this run"):
+            self._session = dataclasses.replace(
+                self._session, id=_session_id(self._directory), lock=self._lock()
+            )
+            self._publisher = Publisher(self._uri, self._spool, self._note_curves)
             self._note()
 
     def checkpoint(self, step: int, path: Path) -> None:
-        """A checkpoint was saved: where it lies, and its manifest's id."""
-        if self._publisher is not None:
-            where = {"path": str(path.absolute()), "manifest": manifest_id(path)}
-            self._note(checkpoints={step: where})
+        """A checkpoint was saved: where it lies, and its manifest's id; those before it that are
+        gone are listed no longer."""
+        if self._publisher is None:
+            return
+        with _unharmed(f"is not told of the checkpoint of step {step}"):
+            found = dict(_checkpoints(path.absolute().parent))
+            self._note(checkpoints=found, retained=sorted(found))
 
     def register(self, *models: dict[str, Any]) -> list[str]:
         """Register models, each the parent of the next; their versions, empty strings for those
@@ -80,30 +103,90 @@ class RunRecord:
         Args:
             models: keyword arguments of `Spool.register`.
         """
+        unknown = [""] * len(models)
         if self._publisher is None:
-            return [""] * len(models)
-        spool, keys = self._publisher.spool, [""]
-        for model in models:
-            metadata = {**model["metadata"], "session": self._session.id}
-            keys.append(spool.register(**{**model, "metadata": metadata, "parent_key": keys[-1]}))
-        self._publisher.flush(self._wait_seconds)
-        return [(spool.outcome(key) or {}).get("version", "") for key in keys[1:]]
+            return unknown
+        with _unharmed("does not have the models of this run"):
+            spool, keys = self._publisher.spool, [""]
+            for model in models:
+                metadata = {**model["metadata"], "session": self._session.id}
+                noted = {**model, "metadata": metadata, "parent_key": keys[-1]}
+                keys.append(spool.register(**noted))
+            self._publisher.flush(self._wait_seconds)
+            return [(spool.outcome(key) or {}).get("version", "") for key in keys[1:]]
+        return unknown
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._publisher is None:
+            self._held.close()
             return
         stopped = kind is not None and issubclass(kind, RunStopped | KeyboardInterrupt)
         status = "FINISHED" if kind is None else "STOPPED" if stopped else "FAILED"
-        self._note(status=status)
-        # A run that ends well can wait for its last line to arrive; one that was told to stop not.
-        if kind is None:
-            self._publisher.flush(self._wait_seconds)
-        self._publisher.close()
+        with _unharmed("is not told of this run's end"), self._held:
+            self._note_curves()
+            self._note(status=status)
+            # A run that ends well can wait for its last line to arrive; one told to stop can not.
+            if kind is None:
+                self._publisher.flush(self._wait_seconds)
+            self._publisher.close()
+
+    def _lock(self) -> str:
+        """Held until the end, so that a session that was killed can be told from one that runs."""
+        lock = self._directory / _LOCK_FILE
+        try:
+            self._held.enter_context(exclusive(lock, what=f"the run {self._directory}", wait=5.0))
+        except (OSError, InputError) as error:
+            _log.warning("if this run is killed the registry will not know it (%s)", error)
+            return ""
+        return str(lock)
 
     def _note(self, **changes: Any) -> None:
         if self._publisher is not None:
-            self._publisher.spool.session(dataclasses.replace(self._session, **changes))
+            now = dataclasses.replace(self._session, at=time.time(), **changes)
+            self._publisher.spool.session(now)
             self._publisher.send()
+
+    def _note_curves(self) -> None:
+        if self._publisher is not None:
+            file = self._directory / METRICS_NAME
+            with suppress(OSError):  # a run that has logged nothing yet
+                self._publisher.spool.curves(self._session.id, file, _whole_lines(file))
+
+
+@contextmanager
+def _unharmed(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        _log.warning("the registry %s (%s: %s); the run goes on", what, type(error).__name__, error)
+
+
+def _session_id(directory: Path) -> str:
+    file = directory / SESSION_FILE
+    with suppress(OSError, UnicodeDecodeError):
+        kept = file.read_text("utf-8").strip()
+        if _ID.fullmatch(kept):
+            return kept
+    made = f"{directory.name[:80]}-{secrets.token_hex(6)}"
+    # A disk without room for it costs no more than that a resumed run is another session.
+    with suppress(OSError):
+        durable.write_text(file, made + "\n")
+    return made
+
+
+def _checkpoints(root: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    for path in root.iterdir():
+        match = _STEP.fullmatch(path.name)
+        if match and (path / MANIFEST_NAME).exists():
+            yield int(match[1]), {"path": str(path), "manifest": manifest_id(path)}
+
+
+def _whole_lines(file: Path) -> int:
+    """Bytes of a file up to the end of its last whole line."""
+    with open(file, "rb") as stream:
+        start = max(0, stream.seek(0, 2) - _TAIL_BYTES)
+        stream.seek(start)
+        return start + stream.read().rfind(b"\n") + 1

@@ -19,7 +19,8 @@ from packaging.utils import canonicalize_name
 
 from distforge import extras
 from distforge.errors import InputError
-from distforge.extras import EXTRAS, MissingExtra, missing_modules, optional
+from distforge.extras import EXTRAS, MissingExtra, missing_modules
+from distforge.training.afterwards import spared
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -222,18 +223,11 @@ def test_a_package_that_is_broken_is_not_called_missing(absent, tmp_path, monkey
     assert type(caught.value) is ModuleNotFoundError
 
 
-def test_what_is_optional_is_left_out_with_a_warning(absent, caplog):
-    with caplog.at_level(logging.WARNING), optional("report"):
+def test_what_follows_training_is_left_out_with_a_warning(absent, caplog):
+    with caplog.at_level(logging.WARNING), spared("report"):
         imported_by("distforge.rollouts.pool", f"import {absent}")
     (record,) = caplog.records
     assert record.getMessage().startswith("no report: distforge.rollouts.pool needs a_package")
-    caplog.clear()
-    with caplog.at_level(logging.WARNING), optional("report"):
-        raise OSError(28, "No space left on device", "report.html")
-    (record,) = caplog.records
-    assert record.getMessage().startswith("no report (OSError: [Errno 28] No space left on device")
-    with pytest.raises(KeyboardInterrupt), optional("report"):
-        raise KeyboardInterrupt
 
 
 def test_every_import_is_of_an_extra_and_every_extra_brings_its_modules():

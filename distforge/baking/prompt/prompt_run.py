@@ -19,6 +19,7 @@ from distforge.models.loading import Champion, load_champion
 from distforge.registry.manifest import write_manifest
 from distforge.reports.prompt_summary import BakeReport, Drift, PromptSummary
 from distforge.telemetry import RunLogger
+from distforge.training.afterwards import spared
 from distforge.training.distributed import World
 from distforge.training.open_run import Run, finished_run, open_run
 from distforge.training.run_directory import CHAMPION_DIRECTORY, SUMMARY_FILE
@@ -130,7 +131,8 @@ def _run(
             export_model(final.model, champion.tokenizer, model_dir)
             write_manifest(model_dir)
         if config.registry.enabled:
-            version = _register(config, champion, reports, model_dir, record)
+            with spared("registry entry"):
+                version = _register(config, champion, reports, model_dir, record)
     version = world.broadcast_object(version)
     summary = PromptSummary(
         mode="prompt",
@@ -144,7 +146,8 @@ def _run(
     )
     if world.is_main:
         summary.write(directory / SUMMARY_FILE)
-        log.show(report_table(reports))
+        with spared("table"):
+            log.show(report_table(reports))
         log.say(f"model {model_dir}  registry {version or 'off'}")
     world.barrier()
     return summary

@@ -1,6 +1,7 @@
 """How MLflow's server is started: what is on its command line, and what is not."""
 
 import re
+import stat
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,8 @@ def test_loopback_by_default(tmp_path: Path) -> None:
     assert option(command, "--backend-store-uri") == f"sqlite:///{tmp_path}/registry.db"
     assert option(command, "--artifacts-destination") == str(tmp_path / "artifacts")
     assert "127.0.0.1:5000" in option(command, "--allowed-hosts").split(",")
-    assert "--app-name" not in command
-    environment = server_environment(ServeConfig(), tmp_path)
+    assert "--app-name" not in server_command(ServeConfig(token=False), tmp_path)
+    environment = server_environment(ServeConfig(token=False), tmp_path)
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert environment["MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX"] == SOURCE_PATTERN
@@ -75,3 +76,16 @@ def test_a_missing_server_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"distforge\[server\]"):
         serve(config)
     assert not (tmp_path / "s").exists()
+
+
+def test_loopback_asks_for_a_token_of_this_user_alone(tmp_path: Path) -> None:
+    config = ServeConfig()
+    command = server_command(config, tmp_path)
+    assert option(command, "--app-name") == "basic-auth"
+    first, second = (server_environment(config, tmp_path) for _ in range(2))
+    token = (tmp_path / "token").read_text().strip()
+    assert len(token) >= 32
+    assert first["MLFLOW_AUTH_ADMIN_PASSWORD"] == second["MLFLOW_AUTH_ADMIN_PASSWORD"] == token
+    assert first["MLFLOW_AUTH_ADMIN_USERNAME"] == "distforge"
+    assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
+    assert token not in " ".join(command) + (tmp_path / "auth.ini").read_text()

@@ -1,5 +1,7 @@
 """``metrics.jsonl``, written and read back."""
 
+import errno
+import io
 import json
 import logging
 import math
@@ -102,3 +104,67 @@ def test_a_malformed_line_is_named(tmp_path: Path, line: str, complaint: str) ->
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_after_a_full_disk_all_records_are_there_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    writer = MetricsWriter(path)
+    writer.write(1, {"train/loss": 1.0})
+    with monkeypatch.context() as full:
+        fill_disk(full, writer)
+        for step in (2, 3):
+            with pytest.raises(OSError, match=r"No space left|Input/output"):
+                writer.write(step, {"train/loss": 1.0})
+    assert [r.step for r in read_metrics(path)] == [1]
+    writer.write(4, {"train/loss": 1.0})
+    writer.close()
+    assert [r.step for r in read_metrics(path)] == [1, 2, 3, 4]
+
+
+def fill_disk(patch: pytest.MonkeyPatch, writer: MetricsWriter) -> None:
+    """Of each line three bytes fit, and they cannot be taken back either."""
+    assert writer._lines is not None
+
+    class Full(io.FileIO):
+        def write(self, content: bytes) -> int:  # type: ignore[override]
+            super().write(content[:3])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def truncate(self, size: int | None = None) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    patch.setattr(writer._lines, "_stream", Full(writer._path, "a+b"))
+
+
+def test_a_file_that_cannot_be_opened_yet(tmp_path: Path) -> None:
+    path = tmp_path / "later" / "metrics.jsonl"
+    writer = MetricsWriter(path)
+    with pytest.raises(FileNotFoundError):
+        writer.write(1, {"train/loss": 1.0})
+    path.parent.mkdir()
+    writer.write(2, {"train/loss": 1.0})
+    writer.close()
+    assert [r.step for r in read_metrics(path)] == [1, 2]
+
+
+def test_what_never_fits_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = MetricsWriter(tmp_path / "no" / "metrics.jsonl")
+    for step in (1, 2):
+        with pytest.raises(FileNotFoundError):
+            writer.write(step, {"train/loss": 1.0})
+    with caplog.at_level(logging.WARNING):
+        writer.close()
+        writer.close()
+    assert caplog.text.count("lacks 2 records") == 1
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"step": 1}', '{"seconds": "x"}'])
+def test_a_damaged_last_line_ends_no_run(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f"{GOOD}{line}\n")
+    writer = MetricsWriter(path, Clock())
+    writer.write(2, {"train/loss": 1.0})
+    writer.close()
+    assert json.loads(path.read_text().splitlines()[-1])["seconds"] == 0.0

@@ -137,9 +137,9 @@ def test_a_failing_call_makes_it_quiet(
 @pytest.mark.parametrize("name", ["", "../up", "a/b", "a b", ".hidden", "a\n", "x" * 129])
 def test_hostile_names_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="project"):
-        WandBLogger(name, "run", mode="disabled")
+        WandBLogger(name or "/", "run", mode="disabled")
     with pytest.raises(InputError, match="W&B name"):
-        WandBLogger("project", name, mode="disabled")
+        WandBLogger("project", name or "/", mode="disabled")
     with pytest.raises(InputError, match="tag"):
         WandBLogger("project", "run", tags=[name], mode="disabled")
     with pytest.raises(InputError, match="artifact name"):
@@ -154,3 +154,59 @@ def test_unusable_settings_are_refused(tmp_path: Path) -> None:
             WandBLogger("project", "run", mode="disabled", deadline_seconds=deadline)
     with pytest.raises(InputError, match="does not exist"):
         WandBLogger("project", "run", mode="disabled").save_artifact(tmp_path / "no", "a", "b")
+
+
+def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
+    for step in (1, 2):
+        with WandBLogger("project", "run", directory=tmp_path) as logger:
+            logger.log({"train/loss": 1.0}, step)
+    kept = (tmp_path / "wandb.id").read_text().strip()
+    files = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    runs = [r.run for f in files for r in read_records(f) if r.WhichOneof("record_type") == "run"]
+    assert {run.run_id for run in runs} == {kept}
+    assert sum(len(history(read_records(f))) for f in files) == 2
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        (("", "", ""), ("of-env", "env-name", "env-id")),
+        (("explicit", "named", "offline"), ("explicit", "named", "env-id")),
+    ],
+)
+def test_what_is_given_comes_before_the_environment(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: tuple[str, str, str],
+    expected: tuple[str, ...],
+) -> None:
+    variables = {"PROJECT": "of-env", "NAME": "env-name", "ENTITY": "env-team", "RUN_ID": "env-id"}
+    variables |= {"DIR": str(tmp_path / "elsewhere"), "MODE": "dryrun"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    project, name, mode = given
+    with WandBLogger(project, name, mode=mode, directory=tmp_path / "run") as logger:  # type: ignore[arg-type]
+        assert logger._run.entity == "env-team"
+    records = read_records(only_run_file(tmp_path / "elsewhere"))
+    (run,) = [r.run for r in records if r.WhichOneof("record_type") == "run"]
+    assert (run.project, run.display_name, run.run_id) == expected
+    assert (tmp_path / "run" / "wandb.id").read_text() == "env-id\n"
+
+
+@pytest.mark.parametrize("variable, value", [("MODE", "disabled"), ("DISABLED", "true")])
+def test_the_environment_turns_it_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(f"WANDB_{variable}", value)
+    assert not WandBLogger("project", "run", directory=tmp_path).active
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_mode_of_the_environment_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with caplog.at_level(logging.WARNING):
+        WandBLogger("project", "run", directory=tmp_path)
+    assert "WANDB_MODE is 'sometimes'; expected online, offline or disabled" in caplog.text
