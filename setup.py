@@ -117,7 +117,7 @@ def go_without(reason: str, package: Path) -> None:
         (ROOT / "distforge" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}").unlink(missing_ok=True)
         return
     (package / REASON_FILE).parent.mkdir(parents=True, exist_ok=True)
-    (package / REASON_FILE).write_text(f"{reason}\n")
+    (package / REASON_FILE).write_text(f"{reason}\n", encoding="utf-8")
 
 
 def cxx() -> str:
@@ -135,7 +135,9 @@ def find_nvcc() -> str | None:
 
 
 def nvcc_version(nvcc: str) -> tuple[int, int]:
-    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        [nvcc, "--version"], capture_output=True, encoding="utf-8", check=True
+    ).stdout
     found = re.search(r"release (\d+)\.(\d+)", text)
     if found is None:
         raise fail(f"{nvcc} --version names no release: {text.strip()!r}")
@@ -148,7 +150,7 @@ def supported_architectures(nvcc: str) -> list[str]:
     nvcc lists no architecture-specific targets (90a); it knows them where it knows the base.
     """
     listed = subprocess.run(
-        [nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True
+        [nvcc, "--list-gpu-arch"], capture_output=True, encoding="utf-8", check=True
     ).stdout
     known = set(re.findall(r"compute_(\d+)", listed))
     return [arch for arch in CUDA_ARCHITECTURES if arch.rstrip("a") in known]
@@ -245,7 +247,7 @@ class Toolchain:
 
 def config_header(tools: Toolchain) -> str:
     version = subprocess.run(
-        [tools.cxx, "--version"], capture_output=True, text=True, check=True
+        [tools.cxx, "--version"], capture_output=True, encoding="utf-8", check=True
     ).stdout.splitlines()[0]
     nvcc = ".".join(map(str, nvcc_version(tools.nvcc))) if tools.nvcc else "none"
     values = {
@@ -298,8 +300,8 @@ def ninja_file(tools: Toolchain, folder: Path, output: Path) -> str:
 
 def write_if_changed(path: Path, text: str) -> None:
     # An untouched file keeps its time, and ninja compiles nothing again.
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
 
 
 def find_ninja() -> str | None:
@@ -312,9 +314,9 @@ def run_ninja(folder: Path) -> bool:
     jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
     command = [find_ninja(), "-f", str(folder / "build.ninja"), *jobs]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
     )
-    with (ROOT / folder / "build.log").open("w") as log:
+    with (ROOT / folder / "build.log").open("w", encoding="utf-8") as log:
         for line in process.stdout:
             print(line, end="", flush=True)
             log.write(line)

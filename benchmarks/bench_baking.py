@@ -190,7 +190,7 @@ def peak_bytes(vocabulary: int, chunk_elements: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "trace.json")
         recorded.export_chrome_trace(str(path))
-        events = json.loads(path.read_text())["traceEvents"]
+        events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     held = peak = 0
     changes = ((e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]")
     for _, change in sorted(changes):
@@ -208,7 +208,7 @@ def measured(name: str, wanted: bool, part: Callable[[], Any], work: Path) -> An
         result = part()
         path.parent.mkdir(parents=True, exist_ok=True)
         durable.write_json(path, result, indent=None)
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def parse() -> argparse.Namespace:

@@ -297,7 +297,7 @@ def main() -> None:
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     rows: dict[str, list[Row]] = {name: [] for name in PARTS}
     if options.work and options.json.exists():
-        for row in json.loads(options.json.read_text())["rows"]:
+        for row in json.loads(options.json.read_text(encoding="utf-8"))["rows"]:
             rows[row["work"].partition(":")[0]].append(Row(**row))
     for name in options.work or PARTS:
         rows[name] = PARTS[name](QUICK if options.quick else Scale())

@@ -234,7 +234,7 @@ def main() -> None:
     parallel, written = cases(options.quick)
     halves: dict[str, list[Row]] = {"parallel": [], "generate": []}
     if options.only and options.json.exists():
-        for row in json.loads(options.json.read_text())["rows"]:
+        for row in json.loads(options.json.read_text(encoding="utf-8"))["rows"]:
             halves["generate" if row["work"].startswith("generate") else "parallel"].append(
                 Row(**row)
             )

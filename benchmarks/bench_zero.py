@@ -92,7 +92,7 @@ def start(variant: str, stage: int, model: LlamaForCausalLM) -> Any:
 
 def loopback_bytes() -> int:
     """Bytes that this machine has sent to itself."""
-    for line in Path("/proc/net/dev").read_text().splitlines():
+    for line in Path("/proc/net/dev").read_text(encoding="utf-8").splitlines():
         name, _, counters = line.partition(":")
         if name.strip() == "lo":
             return int(counters.split()[8])

@@ -64,7 +64,9 @@ def machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         models = [
-            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+            line
+            for line in cpuinfo.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
         ]
         name = models[0].partition(":")[2].strip() if models else name
     return {
@@ -114,7 +116,7 @@ def measure_parts(parts: Mapping[str, Sequence[str]], work: Path, jobs: int) -> 
         for process in running.values():
             process.kill()
             process.wait()
-    return {name: json.loads(_kept(work, name).read_text()) for name in parts}
+    return {name: json.loads(_kept(work, name).read_text(encoding="utf-8")) for name in parts}
 
 
 def keep_part(found: Mapping[str, Any], work: Path, name: str) -> None:

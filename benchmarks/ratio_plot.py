@@ -16,7 +16,7 @@ def plot_ratios(result: Path, output: Path) -> None:
 
     ``result["goals"]`` maps "work | peer" to the ratio that was aimed at.
     """
-    data = json.loads(result.read_text())
+    data = json.loads(result.read_text(encoding="utf-8"))
     rows = data["rows"][::-1]
     goals = data.get("goals", {})
     labels = [f"{row['work']}\nagainst {row['peer']}" for row in rows]

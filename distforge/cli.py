@@ -8,6 +8,7 @@ what it prints any more.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -89,6 +90,9 @@ COMMANDS: dict[str, Command] = {
     "handoff check": Command(
         "handoff", "check", "CheckConfig", "whether a model may go to the next phase"
     ),
+    "trust": Command(
+        "trust", "trust", "TrustConfig", "sign a run's checkpoints that came without their key"
+    ),
     "doctor": Command("doctor", "doctor", "DoctorConfig", "versions, kernels, devices"),
 }
 
@@ -96,6 +100,11 @@ COMMANDS: dict[str, Command] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     words = _without_launcher(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # UTF-8 like all that is written, whatever the locale: else a question that it has no
+            # letters for would end a run.
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         return _dispatch_and_tell(words)
     except InputError as error:

@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -74,7 +74,8 @@ def write_files(contents: Mapping[Path, bytes], *, mode: int = 0o666) -> None:
 
 def write_text(path: Path, text: str, *, mode: int = 0o666) -> None:
     """Write ``text`` as UTF-8, whole or not at all; ``mode`` as in `write_files`."""
-    write_files({path: text.encode("utf-8")}, mode=mode)
+    # What a locale that is not UTF-8 made of an argument's bytes becomes those bytes again.
+    write_files({path: text.encode("utf-8", "surrogateescape")}, mode=mode)
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
@@ -96,7 +97,9 @@ def flush(path: Path) -> None:
             os.close(descriptor)
 
 
-def publish_directory(partial: Path, final: Path, *, replace: bool = False) -> None:
+def publish_directory(
+    partial: Path, final: Path, *, replace: bool = False, flushed: Collection[Path] = ()
+) -> None:
     """Give a directory that is complete its name, with every file in it on the disk before.
 
     Args:
@@ -104,10 +107,11 @@ def publish_directory(partial: Path, final: Path, *, replace: bool = False) -> N
         final: absent or empty, or, with ``replace``, the directory whose place it takes. That one
             steps aside, to a name beside ``partial``, and comes back where the renaming fails.
         replace: allow ``final`` to hold something.
+        flushed: files that are on the disk already.
     """
     for folder, _, names in os.walk(partial):
         for file in (Path(folder, name) for name in names):
-            if file.is_file():
+            if file not in flushed and file.is_file():
                 flush(file)
         flush(Path(folder))
     aside = partial.with_name(partial.name + ".old")

@@ -72,5 +72,5 @@ def state_files(checkpoint: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(checkpoint)): path.read_bytes()
         for path in sorted(checkpoint.rglob("*"))
-        if path.is_file() and path.name not in ("state.json", "manifest.json")
+        if path.is_file() and path.name not in ("state.json", "manifest.json", "signature")
     }

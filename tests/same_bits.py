@@ -153,9 +153,11 @@ def run(work: Path) -> list[str]:
     # Names relative to one directory: what an export says of where it came from is then the same.
     os.chdir(work)
     torch.set_num_threads(1)
-    Path("step1.toml").write_text(STEP_1)
-    Path("prompt.toml").write_text(PROMPT)
-    Path("prompt.txt").write_text("Think step by step, and check each step before the next.\n")
+    Path("step1.toml").write_text(STEP_1, encoding="utf-8")
+    Path("prompt.toml").write_text(PROMPT, encoding="utf-8")
+    Path("prompt.txt").write_text(
+        "Think step by step, and check each step before the next.\n", encoding="utf-8"
+    )
     lines = []
     for name, words in COMMANDS.items():
         status = main(words)

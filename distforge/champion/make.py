@@ -31,8 +31,8 @@ _RECIPE_FILE = "recipe.sha256"
 class ChampionConfig:
     """The model that step 1 starts from.
 
-    path: a Hugging Face directory or hub name, a ``.safetensors`` beside its ``.json``, or a legacy
-        ``.pt``.
+    path: a Hugging Face directory, ``hf://NAME`` for one of the hub, a ``.safetensors`` beside its
+        ``.json``, or a legacy ``.pt``.
     make: make the embedded champion at ``path`` by ``recipe`` when nothing is there; a champion
         made before is used again.
     """
@@ -43,7 +43,7 @@ class ChampionConfig:
 
     def __post_init__(self) -> None:
         if not self.path:
-            raise InputError("champion.path is empty; name a directory, a file or a hub model")
+            raise InputError("champion.path is empty; name a directory, a file or hf://NAME")
 
 
 def ensure_champion(
@@ -109,7 +109,9 @@ def is_made(config: ChampionConfig) -> bool:
         raise InputError(
             f"{path} exists and was not made here; set champion.make = false to use it as it is"
         )
-    if json.loads(record.read_text()).get("recipe_sha256") != config_sha256(config.recipe):
+    if json.loads(record.read_text(encoding="utf-8")).get("recipe_sha256") != config_sha256(
+        config.recipe
+    ):
         raise InputError(
             f"{path} holds a champion made by another recipe; give another champion.path, or "
             "remove it to have it made anew"

@@ -30,7 +30,7 @@ class MakeConfig:
 class ImportConfig:
     """Turn a champion of any supported form into a Hugging Face directory.
 
-    source: a directory, a ``.safetensors`` beside its ``.json``, a legacy ``.pt``, or a hub name.
+    source: a directory, a ``.safetensors`` beside its ``.json``, a legacy ``.pt``, or ``hf://NAME``.
     output: directory to write; it must not exist.
     """
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PretrainedConfig
 
 from distforge.baking import Step1Config
 from distforge.config import dump_toml
 from distforge.data import DataConfig, load_data
 from distforge.errors import InputError
+from distforge.models.skeleton import load_config
 from distforge.optim import OptimizerConfig
 from distforge.pipeline import PipelineConfig, Stage, phase_3
 from distforge.quietstar import Step2Config
@@ -185,14 +185,7 @@ def _shape(config: Step1Config) -> dict[str, int]:
             "num_heads": recipe.architecture.num_heads,
             "vocab_size": recipe.vocab_size,
         }
-    try:
-        found: PretrainedConfig = AutoConfig.from_pretrained(config.champion.path)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the shape of champion {config.champion.path!r} cannot be read ({error}); a dry run "
-            "needs a Hugging Face directory"
-        ) from error
-    return shape_of(found)
+    return shape_of(load_config(config.champion.path))
 
 
 def _describe(

@@ -38,7 +38,7 @@ def until_it_closes() -> ThoughtConfig:
 class EvaluateConfig:
     """Ask a model the held-out questions of a dataset, greedily, and judge what it writes.
 
-    model: as a champion: a Hugging Face directory, a file or a hub name.
+    model: as a champion: a Hugging Face directory, a file or ``hf://NAME``.
     data: a file of examples, or a directory with train.jsonl and heldout.jsonl.
     questions: how many, the strategies in equal parts; 0 asks all.
     prompted: put each example's strategy prompt in front of the question.

@@ -32,8 +32,8 @@ class ExplainConfig(Step1Config):
     Takes a run's configuration, of which optimizer.* is read; optimizer.muon_grokfast.muon_patterns
     and adamw_patterns overrule the rules.
 
-    model: a directory, a config.json, a champion file or a hub name; weights are not read, so the
-        size does not matter. Without it, the configuration's champion.path.
+    model: a directory, a config.json, a champion file or ``hf://NAME``; weights are not read, so
+        the size does not matter. Without it, the configuration's champion.path.
     """
 
     model: Annotated[str, tyro.conf.arg(metavar="MODEL"), tyro.conf.Positional] = ""

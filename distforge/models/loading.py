@@ -1,4 +1,8 @@
-"""Loading a champion: a directory, a hub name, a .safetensors with its .json, or a legacy .pt."""
+"""Loading a champion: a directory, hf://NAME, a .safetensors with its .json, or a legacy .pt.
+
+The one place that calls transformers' ``from_pretrained``, or the hub: always without code that
+comes with a model, and without a network unless the source says ``hf://``.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,11 @@ from distforge.models.quiet import quiet_transformers
 
 logger = logging.getLogger(__name__)
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_HUB_PREFIX = "hf://"
+_HUB_NAME = re.compile(
+    r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?)"
+    r"(@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]*))?"
+)
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _HUB_EXCLUDED = ("*/*", "consolidated*")  # other formats of the same weights
 
@@ -50,7 +58,7 @@ class Champion:
 
 
 def load_champion(source: str) -> Champion:
-    """Load from a path, or from the hub when ``source`` is no path and looks like a hub name.
+    """Load from a path, or from the hub where ``source`` is ``hf://NAME`` or ``hf://NAME@REVISION``.
 
     Nothing that comes with the model is executed: weights are safetensors, or a pickle of plain
     tensors, and remote code is off.
@@ -81,7 +89,7 @@ def load_champion(source: str) -> Champion:
 
 
 def weights_sha256(source: str | Path) -> str:
-    """What `load_champion` would give as ``sha256``, without loading; empty for a hub name.
+    """What `load_champion` would give as ``sha256``, without loading; empty where no path is.
 
     Raises:
         InputError: a directory without a model.
@@ -95,26 +103,33 @@ def weights_sha256(source: str | Path) -> str:
 def fetch_from_hub(source: str, files: Sequence[str] = _HUB_FILES) -> Path:
     """The directory of the local cache with the hub's ``files`` (shell patterns) of that name.
 
-    Raises `InputError` when ``source`` looks like a path, or cannot be had.
+    Raises `InputError` when ``source`` is a path, no name of the hub, or cannot be had.
     """
-    path = Path(source)
-    owner_is_here = len(path.parts) > 1 and path.parent.is_dir()
-    if not _HUB_NAME.fullmatch(source) or path.suffix in READERS or owner_is_here:
+    if not source.startswith(_HUB_PREFIX):
         raise InputError(
             f"champion {source!r} does not exist; give a Hugging Face directory, a .safetensors or "
-            ".pt file or a hub name, or have one made with champion.make = true"
+            ".pt file, or hf://NAME for a model of the hub, or have one made with "
+            "champion.make = true"
+        )
+    named = _HUB_NAME.fullmatch(source.removeprefix(_HUB_PREFIX))
+    if named is None:
+        raise InputError(
+            f"champion {source!r} names no model of the hub; expected hf://OWNER/MODEL or "
+            "hf://OWNER/MODEL@REVISION"
         )
     try:
         return Path(
             snapshot_download(
-                source, allow_patterns=list(files), ignore_patterns=list(_HUB_EXCLUDED)
+                named["name"],
+                revision=named["revision"],
+                allow_patterns=list(files),
+                ignore_patterns=list(_HUB_EXCLUDED),
             )
         )
     except Exception as error:  # the hub's client raises its own and its network library's types
         raise InputError(
-            f"champion {source!r} is no path here and cannot be had from the hub "
-            f"({_first_line(error)}); check the name, or download it where there is a network and "
-            "give its directory"
+            f"champion {source!r} cannot be had from the hub ({_first_line(error)}); check the "
+            "name, or download it where there is a network and give its directory"
         ) from error
 
 
@@ -195,6 +210,8 @@ def _build(parts: ChampionParts, path: Path) -> PreTrainedModel:
                 config=config,
                 state_dict=parts.weights,
                 dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )

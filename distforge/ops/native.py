@@ -80,7 +80,8 @@ def _why_not_built() -> str:
     note = Path(__file__).parents[1] / "native_part.txt"
     if not note.exists() or any(note.parent.glob("_C.*")):
         return ""
-    return f"distforge was installed without its native part: {note.read_text().strip()}"
+    reason = note.read_text(encoding="utf-8").strip()
+    return f"distforge was installed without its native part: {reason}"
 
 
 def _register_fakes() -> None:

@@ -159,7 +159,7 @@ class RunStage:
         directory, marker = self.directory, self.directory / IDENTITY_FILE
         if not marker.is_file():
             return Found("absent", f"{directory} is not there")
-        if marker.read_text().strip() != self._identity:
+        if marker.read_text(encoding="utf-8").strip() != self._identity:
             raise InputError(
                 f"{directory} holds a run of another configuration (see its config.toml); give "
                 f"another name or --output, or have it made anew with --force-from {self.name}"
@@ -207,7 +207,9 @@ class RunStage:
         """The name of an input that is another one today, or nothing."""
         noted = self.directory / INPUTS_FILE
         # A step that was called by itself noted nothing; its summary says the one that matters.
-        known: dict[str, Any] = json.loads(noted.read_text()) if noted.is_file() else {}
+        known: dict[str, Any] = (
+            json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else {}
+        )
         today = self._inputs()
         if (self.directory / SUMMARY_FILE).is_file():
             known = {**known, next(iter(today)): self._summary(self.directory)[0]}

@@ -57,7 +57,9 @@ def screen(
     if not config.screening.items:
         return list(items)
     tried = items[: config.screening.items]
-    kept = json.loads(path.read_text()) if world.is_main and path.is_file() else None
+    kept = (
+        json.loads(path.read_text(encoding="utf-8")) if world.is_main and path.is_file() else None
+    )
     kept = world.broadcast_object(kept)
     if kept is None:
         kept = sorted(_unsure(model, tried, config, tags, world, log))

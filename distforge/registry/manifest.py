@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,8 +19,10 @@ from distforge.errors import InputError
 MANIFEST_NAME = "manifest.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
+Entry = dict[str, Any]  # {"path": str, "bytes": int, "sha256": str}
 
-def write_manifest(directory: Path) -> str:
+
+def write_manifest(directory: Path, known: Iterable[Entry] = ()) -> str:
     """Writes ``directory/manifest.json`` over all other files there and returns its id.
 
     Every listed file is flushed to disk before the manifest appears, and the manifest appears
@@ -28,14 +30,24 @@ def write_manifest(directory: Path) -> str:
 
     Args:
         directory: an existing directory that holds at least one regular file and no links.
+        known: entries of files that are hashed and on the disk already; of these only the size is
+            looked at.
 
     Returns:
         The manifest's id: 64 hexadecimal digits.
 
     Raises:
         InputError: the directory is missing or empty, or holds something that is not a plain
-            file (a link, a device), for which a manifest could not vouch.
+            file (a link, a device), for which a manifest could not vouch; or a known file is gone
+            or has another size.
     """
+    entries = list_files(directory, known)
+    durable.write_json(directory / MANIFEST_NAME, entries, indent=1)
+    return identify(entries)
+
+
+def list_files(directory: Path, known: Iterable[Entry] = ()) -> list[Entry]:
+    """The entries that `write_manifest` would write, with each file on the disk; see there."""
     directory = _existing_directory(directory)
     durable.temporary(directory / MANIFEST_NAME).unlink(missing_ok=True)
     files = _plain_files(directory)
@@ -44,13 +56,27 @@ def write_manifest(directory: Path) -> str:
             f"{directory} holds no files, so there is nothing for a manifest to list; save the "
             "model there first"
         )
-    entries = []
-    for name, file in files.items():
-        durable.flush(file)
-        size, digest = _measure(file)
-        entries.append({"path": name, "bytes": size, "sha256": digest})
-    durable.write_json(directory / MANIFEST_NAME, entries, indent=1)
-    return identify(entries)
+    hashed = {entry["path"]: entry for entry in known}
+    for name, entry in hashed.items():
+        found = files[name].stat().st_size if name in files else 0
+        if found != entry["bytes"]:
+            raise InputError(
+                f"{directory / name} has {found} bytes, but {entry['bytes']} were written to it; "
+                "save again to a directory that nothing else writes to"
+            )
+    return [hashed.get(name) or measure_file(directory, name) for name in files]
+
+
+def measure_file(directory: Path, name: str) -> Entry:
+    """Flush one file, then hash it; ``name`` is its POSIX path in ``directory``."""
+    durable.flush(directory / name)
+    size, digest = _measure(directory / name)
+    return {"path": name, "bytes": size, "sha256": digest}
+
+
+def read_manifest(directory: Path) -> list[Entry]:
+    """The entries that a manifest lists, in path order; as `manifest_id` it looks at no file."""
+    return read_entries(Path(directory) / MANIFEST_NAME)
 
 
 def verify_manifest(directory: Path) -> str:
@@ -98,7 +124,13 @@ def manifest_id(directory: Path) -> str:
     Raises:
         InputError: the manifest is absent, malformed or points outside the directory.
     """
-    return identify(read_entries(Path(directory) / MANIFEST_NAME))
+    return identify(read_manifest(directory))
+
+
+def manifest_paths(directory: Path) -> list[str]:
+    """The relative POSIX paths that the manifest of ``directory`` lists, in order; as `manifest_id`
+    it looks at no file."""
+    return [entry["path"] for entry in read_manifest(directory)]
 
 
 def _file_faults(file: Path, entry: dict[str, Any], mend: str) -> Iterator[str]:

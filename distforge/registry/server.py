@@ -140,7 +140,7 @@ def server_environment(config: ServeConfig, directory: Path) -> dict[str, str]:
             "MLFLOW_AUTH_CONFIG_PATH": str(described),
             "MLFLOW_AUTH_ADMIN_USERNAME": user,
             "MLFLOW_AUTH_ADMIN_PASSWORD": password,
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": key.read_text(),
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": key.read_text(encoding="utf-8"),
         }
     return environment
 

@@ -215,7 +215,7 @@ def source_commit() -> str:
             ["git", "rev-parse", "--show-toplevel", "HEAD"],
             cwd=package,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):

@@ -79,7 +79,7 @@ def require_private(address: str) -> None:
     command = [sys.executable, "-c", _PROBE, address]
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=PROBE_SECONDS
+            command, env=environment, capture_output=True, encoding="utf-8", timeout=PROBE_SECONDS
         )
     except subprocess.TimeoutExpired:
         raise InputError(

@@ -130,7 +130,7 @@ def _recorded(directory: Path, wanted: dict[str, object]) -> dict[str, int] | No
         return None
     try:
         verify_manifest(directory)
-        record = json.loads((directory / _RECORD_FILE).read_text())
+        record = json.loads((directory / _RECORD_FILE).read_text(encoding="utf-8"))
     except (InputError, OSError, ValueError):
         return None
     same = isinstance(record, dict) and all(record.get(k) == v for k, v in wanted.items())

@@ -247,7 +247,7 @@ class ThinkingModel(PreTrainedModel):
 def _read_settings(directory: Path) -> dict[str, Any]:
     path = directory / SETTINGS_FILE
     try:
-        settings = json.loads(path.read_text())
+        settings = json.loads(path.read_text(encoding="utf-8"))
         return {
             "mixing": bool(settings["mixing"]),
             "initial_weight": float(settings["initial_weight"]),

@@ -27,6 +27,7 @@ from distforge.optim.sharding import bind_zero, load_universal
 from distforge.training.deepspeed_config import deepspeed_config
 from distforge.training.distributed import World, prepare_deepspeed
 from distforge.training.engine_config import EngineConfig
+from distforge.training.shards import ShardWriter, loading_plain_data
 from distforge.training.universal import convert_to_universal
 
 _OPTIMIZER_FILE = "optimizer.pt"
@@ -53,8 +54,9 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def save(self, directory: Path) -> None:
-        """Write weights and optimizer state; collective."""
+    def save(self, directory: Path, shards: ShardWriter) -> None:
+        """Write weights and optimizer state into ``directory``, as far as it can by ``shards``;
+        collective."""
 
     @abstractmethod
     def load(self, directory: Path) -> None:
@@ -104,10 +106,10 @@ class PlainBackend(Backend):
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, shards: ShardWriter) -> None:
         save_model(self.forward_module, str(directory / _MODEL_FILE))
         state = {"optimizer": self.optimizer.state_dict(), "scaler": self._scaler.state_dict()}
-        torch.save(state, directory / _OPTIMIZER_FILE)
+        shards.save(state, directory / _OPTIMIZER_FILE)
 
     def load(self, directory: Path) -> None:
         load_model(self.forward_module, str(directory / _MODEL_FILE))
@@ -181,7 +183,8 @@ class DeepSpeedBackend(Backend):
         self._engine.step()
         return norm
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, shards: ShardWriter) -> None:
+        self._engine.checkpoint_engine.save = shards.save
         scaler = self._engine.torch_autocast_z0_gradscaler
         self._engine.save_checkpoint(
             str(directory),
@@ -195,7 +198,8 @@ class DeepSpeedBackend(Backend):
         )
 
     def load(self, directory: Path) -> None:
-        _, client_state = self._engine.load_checkpoint(str(directory), tag=_DEEPSPEED_TAG)
+        with loading_plain_data():
+            _, client_state = self._engine.load_checkpoint(str(directory), tag=_DEEPSPEED_TAG)
         if self._engine.torch_autocast_z0_gradscaler is not None:
             self._engine.torch_autocast_z0_gradscaler.load_state_dict(client_state["scaler"])
 
@@ -204,12 +208,13 @@ class DeepSpeedBackend(Backend):
         world = self._world
         # Beside the checkpoint, because all ranks see it there; inside, its manifest would not fit.
         converted = directory.with_name(f"{directory.name}.universal.tmp")
-        if world.is_main:
-            shutil.rmtree(converted, ignore_errors=True)
-            source, target = directory / _DEEPSPEED_TAG, converted / _DEEPSPEED_TAG
-            convert_to_universal(source, target, self._config.zero_stage)
-        world.barrier()
-        load_universal(self.optimizer, self._engine, str(converted), _DEEPSPEED_TAG)
+        with loading_plain_data():
+            if world.is_main:
+                shutil.rmtree(converted, ignore_errors=True)
+                source, target = directory / _DEEPSPEED_TAG, converted / _DEEPSPEED_TAG
+                convert_to_universal(source, target, self._config.zero_stage)
+            world.barrier()
+            load_universal(self.optimizer, self._engine, str(converted), _DEEPSPEED_TAG)
         world.barrier()
         if world.is_main:
             shutil.rmtree(converted)

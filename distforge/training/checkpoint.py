@@ -1,27 +1,42 @@
 """A run's checkpoints: the one place that turns a directory into a checkpoint.
 
 A checkpoint ``step_N`` appears whole or not at all: it is written as ``step_N.tmp``, flushed,
-listed in a manifest, and renamed last. Killed at any moment, a run resumes from the newest one
-whose manifest verifies.
+listed in a manifest, signed, and renamed last. Killed at any moment, a run resumes from the newest
+one whose manifest verifies. Every rank flushes and hashes what it wrote, while training goes on
+where that takes long enough to be worth it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial as partial_call
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from distforge import durable
 from distforge.errors import InputError, require_in
-from distforge.registry.manifest import verify_manifest, write_manifest
+from distforge.registry.manifest import Entry, measure_file, verify_manifest
 from distforge.training.distributed import World
+from distforge.training.save_errors import (
+    CheckpointError,
+    explained,
+    on_main,
+    removed_on_error,
+)
+from distforge.training.signing import (
+    ensure_key,
+    how_to_trust,
+    key_file,
+    read_key,
+    require_signed,
+    sign_again,
+    write_signed_manifest,
+)
 
 _NAME = re.compile(r"step_(\d+)")
 # What a killed save leaves; ".old" in the middle is from before distforge.durable.
@@ -32,36 +47,48 @@ _STATE_FILE = "state.json"
 logger = logging.getLogger(__name__)
 
 
-class CheckpointError(RuntimeError):
-    """Rank 0 could not make a checkpoint; raised on the other ranks in its name."""
-
-
 def save_checkpoint(
     root: Path,
     step: int,
-    write: Callable[[Path], None],
+    write: Callable[[Path], Sequence[str] | None],
     state: dict[str, Any],
     world: World,
     keep_last: int = 2,
     keep_every: int = 0,
     pinned: Collection[int] = (),
 ) -> Path:
-    """Save ``root/step_N``; collective.
+    """Save ``root/step_N`` and return it; collective. `begin_checkpoint`, and its end."""
+    return begin_checkpoint(root, step, write, state, world, keep_last, keep_every, pinned).finish()
+
+
+def begin_checkpoint(
+    root: Path,
+    step: int,
+    write: Callable[[Path], Sequence[str] | None],
+    state: dict[str, Any],
+    world: World,
+    keep_last: int = 2,
+    keep_every: int = 0,
+    pinned: Collection[int] = (),
+) -> UnfinishedCheckpoint:
+    """Write what ``root/step_N`` will hold, which `UnfinishedCheckpoint.finish` makes of it;
+    collective.
+
+    Once this returns, training may go on: what was written is no longer looked at in memory.
 
     Args:
-        root: directory of the run's checkpoints, on a file system that all ranks share.
+        root: directory of the run's checkpoints, on a file system that all ranks share. The run's
+            key (see `distforge.training.signing`) lies beside it, and is made where there is none.
         step: optimizer steps taken, >= 0. A ``step_N`` that is there already is replaced.
         write: writes this rank's part into the directory it is given; called on every rank and
-            collective itself (`TrainingEngine.save`).
+            collective itself (`TrainingEngine.save`). It returns the files that this rank is to
+            flush and hash, by their POSIX paths in the directory; what no rank names is rank 0's.
         state: what else a resumed run needs, as JSON; rank 0's counts. See `load_state`.
         world: this process among the others.
         keep_last: how many checkpoints to keep, >= 1. Those of later steps are never removed.
         keep_every: keep those whose step is a multiple of this as well; 0 keeps no more.
         pinned: steps of checkpoints to keep as well. A pin is no file of its own: say in ``state``
             what the next save has to pin, and a kill cannot come between the two.
-
-    Returns:
-        The checkpoint's directory. The file ``root/latest`` holds its name.
 
     Raises:
         InputError: bad ``step``, ``keep_last`` or ``keep_every``, ranks that do not share ``root``,
@@ -74,49 +101,144 @@ def save_checkpoint(
     require_in("[0, inf)", step=step, keep_every=keep_every)
     require_in("[1, inf)", keep_last=keep_last)
     final, partial = root / f"step_{step}", durable.temporary(root / f"step_{step}")
-    others_write = False
-    try:
-        _on_main(world, lambda: _begin(root, partial))
-        _require_shared(partial, world)
-        others_write = world.size > 1
-        write(partial)
-        world.barrier()
-        others_write = False
-        _on_main(world, lambda: _finish(partial, final, state))
-        _on_main(world, lambda: _remove_old(root, step, keep_last, keep_every, pinned))
-    except BaseException as error:
+    with explained(final):
+        with removed_on_error(partial, world):
+            on_main(world, lambda: _begin(root, partial))
+            _require_shared(partial, world)
         # A directory that goes while others write would make them blame a missing file.
-        if world.is_main and not others_write:
-            shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, Exception) and (reason := _why_unwritable(error)):
-            raise InputError(
-                f"the checkpoint {final} cannot be written ({reason}); free space there or mend "
-                "the directory, and resume: earlier checkpoints are as they were"
-            ) from error
-        raise
-    return final
+        with removed_on_error(partial, world if world.size == 1 else None):
+            mine = list(write(partial) or ())
+            written = world.gather_objects(mine)
+        with removed_on_error(partial, world):
+            on_main(world, lambda: durable.write_json(partial / _STATE_FILE, state, indent=None))
+            if world.is_main:
+                others = {name for names in written[1:] for name in names}
+                mine = [name for name in _files(partial) if name not in others]
+    remove_old = partial_call(_remove_old, root, step, keep_last, keep_every, pinned)
+    return UnfinishedCheckpoint(final, partial, mine, world, remove_old)
+
+
+class UnfinishedCheckpoint:
+    """A checkpoint whose files are written, but not yet flushed, hashed and given their name.
+
+    Every rank flushes and hashes its own. Killed before `finish`, a run resumes from the checkpoint
+    before this one.
+
+    Attributes:
+        size: bytes of all files on all ranks.
+    """
+
+    def __init__(
+        self,
+        final: Path,
+        partial: Path,
+        mine: list[str],
+        world: World,
+        remove_old: Callable[[], None],
+    ) -> None:
+        self._final, self._partial, self._mine, self._world = final, partial, mine, world
+        self._remove_old = remove_old
+        self._hashing: Future[list[Entry]] | None = None
+        own = sum((partial / name).stat().st_size for name in mine)
+        self.size = sum(world.gather_objects(own))
+
+    def hash_meanwhile(self) -> None:
+        """Flush and hash in a thread, while this one goes on."""
+        pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._hashing = pool.submit(self._hash)
+        pool.shutdown(wait=False)
+
+    def is_hashed(self) -> bool:
+        """Whether `finish` would wait on no rank; collective."""
+        return all(self._world.gather_objects(self._hashing is not None and self._hashing.done()))
+
+    def finish(self) -> Path:
+        """Sign it, give it its name, remove older ones; collective.
+
+        Returns the checkpoint's directory. The file ``latest`` beside it holds its name.
+
+        Raises:
+            InputError, CheckpointError: as `begin_checkpoint`.
+        """
+        world, entries, failure = self._world, [], None
+        with explained(self._final), removed_on_error(self._partial, world):
+            try:
+                entries = self._hashing.result() if self._hashing else self._hash()
+            except OSError as error:
+                failure = error
+            told = world.gather_objects([entries, str(failure or "")])
+            if failure is not None:
+                raise failure
+            for rank, (_, fault) in enumerate(told):
+                if fault:
+                    raise CheckpointError(f"rank {rank} could not save the checkpoint: {fault}")
+            known = [entry for own, _ in told for entry in own]
+            on_main(world, lambda: _publish(self._partial, self._final, known))
+            on_main(world, self._remove_old)
+        return self._final
+
+    def _hash(self) -> list[Entry]:
+        return [measure_file(self._partial, name) for name in self._mine]
 
 
 def find_latest(root: Path) -> Path | None:
-    """The newest checkpoint in ``root`` whose manifest verifies, or None; reads every byte of it.
+    """The newest checkpoint in ``root`` that this run wrote and whose manifest verifies, or None;
+    reads every byte of it.
 
-    A damaged one is skipped with a warning that names the file and what is wrong with it.
+    Another one is skipped with a warning that says what is wrong with it.
+
+    Raises:
+        InputError: there are checkpoints, but no key to know them by, or one that cannot be used.
     """
-    for _, directory in reversed(_checkpoints(root)):
+    found = _checkpoints(root)
+    if found and read_key(root) is None:
+        raise InputError(
+            f"{key_file(root)} is missing, so nothing shows that this run wrote {found[-1][1]}; "
+            f"{how_to_trust(root)}, and resume"
+        )
+    for _, directory in reversed(found):
         try:
-            verify_manifest(directory)
-        except InputError as error:
-            logger.warning("checkpoint %s is damaged and skipped: %s", directory, error)
+            verify_checkpoint(directory)
+        except (InputError, OSError) as error:
+            logger.warning("checkpoint %s is skipped: %s", directory, error)
             continue
         return directory
     return None
+
+
+def verify_checkpoint(directory: Path) -> None:
+    """Read every byte of a checkpoint.
+
+    Raises:
+        InputError: it is damaged or gone, or this run did not write it.
+        OSError: it cannot be read.
+    """
+    key = read_key(directory.parent)
+    if key is None:
+        raise InputError(
+            f"{key_file(directory.parent)} is missing; {how_to_trust(directory.parent)}"
+        )
+    require_signed(directory, key)
+    verify_manifest(directory)
+
+
+def trust_checkpoints(root: Path) -> list[tuple[Path, str]]:
+    """Sign the checkpoints in ``root`` as they are; each, and why it could not be signed, if so."""
+    key, outcome = ensure_key(root), []
+    for _, directory in _checkpoints(root):
+        try:
+            sign_again(directory, key)
+            outcome.append((directory, ""))
+        except InputError as error:
+            outcome.append((directory, str(error)))
+    return outcome
 
 
 def load_state(directory: Path) -> dict[str, Any]:
     """The ``state`` that a checkpoint was saved with; `InputError` if it cannot be read."""
     path = directory / _STATE_FILE
     try:
-        state = json.loads(path.read_text())
+        state = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); resume from another one") from None
     if not isinstance(state, dict):
@@ -124,38 +246,12 @@ def load_state(directory: Path) -> dict[str, Any]:
     return state
 
 
-def _why_unwritable(error: Exception) -> str:
-    """The file system's reason, if that is what ``error`` is about; else an empty string."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno) + (f": {error.filename}" if error.filename else "")
-    # torch and safetensors write natively and have no error types for a file system.
-    if isinstance(error, SafetensorError):
-        return str(error)
-    if "inline_container" in str(error):
-        return "torch could not write all of a file; the disk may be full"
-    return ""
-
-
-def _on_main(world: World, action: Callable[[], None]) -> None:
-    """Run on rank 0 and wait for it; its error is raised on every rank."""
-    failure: Exception | None = None
-    if world.is_main:
-        try:
-            action()
-        except Exception as error:
-            failure = error
-    told = world.broadcast_object(f"{type(failure).__name__}: {failure}" if failure else "")
-    if failure is not None:
-        raise failure
-    if told:
-        raise CheckpointError(f"rank 0 could not save the checkpoint: {told}")
-
-
 def _begin(root: Path, partial: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
     for path in root.iterdir():
         if path.is_dir() and _LEFTOVER.fullmatch(path.name):
             shutil.rmtree(path)
+    ensure_key(root)
     partial.mkdir()
 
 
@@ -167,10 +263,15 @@ def _require_shared(partial: Path, world: World) -> None:
         )
 
 
-def _finish(partial: Path, final: Path, state: dict[str, Any]) -> None:
-    durable.write_json(partial / _STATE_FILE, state, indent=None)
-    write_manifest(partial)
-    durable.publish_directory(partial, final, replace=True)
+def _files(partial: Path) -> list[str]:
+    found = (path for path in partial.rglob("*") if path.is_file())
+    return sorted(path.relative_to(partial).as_posix() for path in found)
+
+
+def _publish(partial: Path, final: Path, known: list[Entry]) -> None:
+    write_signed_manifest(partial, final.name, ensure_key(final.parent), known)
+    flushed = {partial / entry["path"] for entry in known}
+    durable.publish_directory(partial, final, replace=True, flushed=flushed)
     durable.write_text(final.parent / _LATEST_FILE, final.name + "\n")
 
 

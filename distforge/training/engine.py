@@ -32,6 +32,7 @@ from distforge.training.guards import (
     VetoedStepError,
 )
 from distforge.training.loss import Loss, sum_loss
+from distforge.training.shards import ShardWriter
 from distforge.training.step_result import StepResult
 
 _LARGEST = sys.float_info.max
@@ -152,13 +153,18 @@ class TrainingEngine:
         with self._backend.whole_model(self._module) as module:
             yield module
 
-    def save(self, directory: Path) -> None:
-        """Write weights, optimizer and this rank's random state into ``directory``; collective."""
-        self._backend.save(directory)
+    def save(self, directory: Path) -> list[str]:
+        """Write weights, optimizer and this rank's random state into ``directory``; collective.
+
+        Returns which files this rank wrote, see `save_checkpoint`.
+        """
+        shards = ShardWriter(directory)
+        self._backend.save(directory, shards)
         state = {"layout": self._layout(), "torch": torch.get_rng_state(), "steps": self._steps}
         if self._world.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self._world.device)
-        torch.save(state, directory / _rng_file(self._world.rank))
+        shards.save(state, directory / _rng_file(self._world.rank))
+        return shards.paths
 
     def load(self, directory: Path) -> None:
         """Read what `save` wrote; collective.

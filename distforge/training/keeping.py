@@ -4,6 +4,10 @@ One protocol for all training. After a step: an evaluation where one is due, a c
 is due, and where any rank was told to stop, a checkpoint at once and the end of the run. Who is
 told to stop has little time: the evaluation waits, and the checkpoint says that it is owed.
 
+Training waits for a checkpoint's files to be written. Where they are large it goes on while they
+are flushed and hashed, and the checkpoint gets its name between two later steps; only then it is
+told to anyone, and the one before is removed. A pin, a stop and the last step wait for all of it.
+
 A run that is judged can go back. A checkpoint is pinned when its weights pass, with a copy of the
 best weights of that time in it; going back restores all of it and saves it anew, under a number
 that goes on, before training does. So a run that is killed has gone back or has not, and the best
@@ -12,6 +16,7 @@ weights on the disk are those of the checkpoint that it resumes from.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections import deque
 from collections.abc import Iterator
@@ -23,10 +28,15 @@ from typing import Any, Protocol
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge import durable
-from distforge.errors import RunStopped
+from distforge.errors import InputError, RunStopped
 from distforge.models.export import export_model
 from distforge.registry.manifest import write_manifest
-from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
+from distforge.training.checkpoint import (
+    UnfinishedCheckpoint,
+    begin_checkpoint,
+    find_latest,
+    load_state,
+)
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.pins import Pin, require_whole, take_up
@@ -34,7 +44,11 @@ from distforge.training.run_record import RunRecord
 from distforge.training.signals import StopRequest, stop_between_steps
 
 CHECKPOINTS_DIRECTORY = "checkpoints"
+# A smaller checkpoint is finished at once, which takes milliseconds.
+_WORTH_DEFERRING_BYTES = 64 << 20
 _BEST_DIRECTORY = "best"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,6 +145,7 @@ class Keeper:
         # its own.
         self._pins: deque[Pin] = deque(maxlen=2)
         self._saved = False
+        self._unfinished: tuple[UnfinishedCheckpoint, int] | None = None
 
     @property
     def taken(self) -> int:
@@ -147,8 +162,7 @@ class Keeper:
         if self._directory is None:
             return False
         root = self._directory / CHECKPOINTS_DIRECTORY
-        latest = find_latest(root) if self._world.is_main else None
-        name = self._world.broadcast_object(latest.name if latest else None)
+        name = _latest_name(root, self._world)
         if name is None:
             return False
         state = self._restore(root / name)
@@ -162,7 +176,8 @@ class Keeper:
     def pin(self) -> None:
         """Save the present weights as what to go back to; the pin before is released."""
         assert self._directory is not None
-        self._checkpoint(Pin(self.taken, self.step), self._directory / _BEST_DIRECTORY)
+        best = self._directory / _BEST_DIRECTORY
+        self._checkpoint(Pin(self.taken, self.step), best, wait=True)
 
     def go_back(self) -> None:
         """Restore the pinned checkpoint, and save that as the newest one.
@@ -180,7 +195,7 @@ class Keeper:
         taken = self.taken
         self._restore(directory)
         self.abandoned = taken - self.step
-        saved = self._checkpoint(self.pinned, directory / _BEST_DIRECTORY)
+        saved = self._checkpoint(self.pinned, directory / _BEST_DIRECTORY, wait=True)
         assert saved is not None
         self._take_up_best(saved)
 
@@ -191,7 +206,11 @@ class Keeper:
             yield
             return
         with stop_between_steps() as self._stop:
-            yield
+            try:
+                yield
+            except Exception:
+                self._finish_alone()
+                raise
 
     def after_step(self, step: int, total: int) -> None:
         """Evaluate and save what is due after ``step`` of ``total`` steps.
@@ -199,6 +218,8 @@ class Keeper:
         Raises:
             RunStopped: on every rank, after a checkpoint, when any rank was told to stop.
         """
+        if self._unfinished is not None and self._unfinished[0].is_hashed():
+            self._finish_checkpoint()
         self.step, last, self._saved = step, step == total, False
         self.evaluation_due = last or step % self._evaluate_every == 0
         self.verdict_due = self._judged is not None and self._judged.is_verdict_due(step)
@@ -208,7 +229,7 @@ class Keeper:
             told = self._stop.agreed(self._world)
         every = self._checkpoint_every
         if not self._saved and (told or (every and (step % every == 0 or last))):
-            self._checkpoint(self.pinned)
+            self._checkpoint(self.pinned, wait=told or last)
         if told:
             raise RunStopped(f"step {self.step} of {total} is saved")
 
@@ -253,10 +274,15 @@ class Keeper:
             write_manifest(directory)
         self._world.barrier()
 
-    def _checkpoint(self, pin: Pin | None, best: Path | None = None) -> Path | None:
-        """Save all as it is; ``pin`` is what it goes back to, ``best`` is copied into it."""
+    def _checkpoint(self, pin: Pin | None, best: Path | None = None, *, wait: bool) -> Path | None:
+        """Save all as it is; ``pin`` is what it goes back to, ``best`` is copied into it.
+
+        Unless it is to ``wait``, a large one is hashed while training goes on, and finished between
+        two later steps.
+        """
         if self._directory is None:
             return None
+        self._finish_checkpoint()
         if pin is not None:
             self._pins.append(pin)
         state = {
@@ -270,20 +296,40 @@ class Keeper:
             state["pins"] = [astuple(kept) for kept in self._pins]
             state |= {"abandoned": self.abandoned, "verdict_due": self.verdict_due}
 
-        def write(directory: Path) -> None:
-            self._engine.save(directory)
+        def write(directory: Path) -> list[str]:
+            written = self._engine.save(directory)
             if self._world.is_main:
                 if self._beside is not None:
                     self._beside.save(directory)
                 if best is not None and best.exists():
                     shutil.copytree(best, directory / _BEST_DIRECTORY)
+            return written
 
         root, pinned = self._directory / CHECKPOINTS_DIRECTORY, {kept.number for kept in self._pins}
-        saved = save_checkpoint(root, self.taken, write, state, self._world, pinned=pinned)
-        self._saved = True
+        begun = begin_checkpoint(root, self.taken, write, state, self._world, pinned=pinned)
+        self._saved, self._unfinished = True, (begun, self.taken)
+        if wait or begun.size < _WORTH_DEFERRING_BYTES:
+            return self._finish_checkpoint()
+        begun.hash_meanwhile()
+        return None
+
+    def _finish_checkpoint(self) -> Path | None:
+        """The checkpoint that is under way, if one is, with its name; collective."""
+        if self._unfinished is None:
+            return None
+        (begun, number), self._unfinished = self._unfinished, None
+        saved = begun.finish()
         if self._record is not None:
-            self._record.checkpoint(self.taken, saved)
+            self._record.checkpoint(number, saved)
         return saved
+
+    def _finish_alone(self) -> None:
+        """After an error: other ranks may not come, so only where there are none."""
+        if self._world.size == 1:
+            try:
+                self._finish_checkpoint()
+            except Exception as error:  # must not take the first one's place
+                logger.warning("the last checkpoint could not be finished: %s", error)
 
     def _restore(self, directory: Path) -> dict[str, Any]:
         """Continue from what was saved there, but for what lasts; the state that was read."""
@@ -303,6 +349,20 @@ class Keeper:
         """Where a checkpoint holds the best weights, those are it, whatever came after."""
         assert self._directory is not None
         take_up(checkpoint / _BEST_DIRECTORY, self._directory / _BEST_DIRECTORY, self._world)
+
+
+def _latest_name(root: Path, world: World) -> str | None:
+    """`find_latest` as rank 0 sees it, on every rank."""
+    found, fault = None, ""
+    if world.is_main:
+        try:
+            found = find_latest(root)
+        except InputError as error:
+            fault = str(error)
+    name, fault = world.broadcast_object([found.name if found else None, fault])
+    if fault:
+        raise InputError(fault)
+    return name
 
 
 def _read_best(best: dict[str, Any] | None) -> Best | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from distforge import durable
 from distforge.errors import InputError
-from distforge.registry.manifest import verify_manifest
+from distforge.training.checkpoint import verify_checkpoint
 from distforge.training.distributed import World
 
 
@@ -25,18 +25,18 @@ def require_whole(checkpoint: Path, world: World) -> None:
     """Read every byte of it; collective.
 
     Raises:
-        InputError: on every rank, when it is damaged or gone.
+        InputError: on every rank, when it is damaged or gone, or this run did not write it.
     """
     problem = ""
     if world.is_main:
         try:
-            verify_manifest(checkpoint)
-        except InputError as error:
+            verify_checkpoint(checkpoint)
+        except (InputError, OSError) as error:
             problem = str(error)
     problem = world.broadcast_object(problem)
     if problem:
         raise InputError(
-            f"the run cannot go back to {checkpoint}, which is damaged ({problem}); restore it "
+            f"the run cannot go back to {checkpoint}, which cannot be used ({problem}); restore it "
             "from a copy and resume, or start the run over"
         )
 

@@ -24,7 +24,7 @@ _MODEL_STATES = {
 def convert_to_universal(source: Path, target: Path, stage: int) -> None:
     """Rewrite DeepSpeed's checkpoint ``source`` as ``target``, to be loaded at ZeRO ``stage``.
 
-    ``source`` must be trusted or its manifest verified: DeepSpeed's checkpoints are pickles.
+    Call it inside `loading_plain_data`: DeepSpeed asks for all that a pickle may run.
     """
     from deepspeed.checkpoint.ds_to_universal import main
 
@@ -47,10 +47,11 @@ def convert_to_universal(source: Path, target: Path, stage: int) -> None:
 
 def _complete(folder: Path, *, to_stage_3: bool) -> None:
     path = folder / "optimizer_state.pt"
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     parameters = [entry for entry in folder.iterdir() if entry.is_dir()]
     if to_stage_3:
-        step = torch.load(next(p / "step.pt" for p in parameters if (p / "step.pt").is_file()))
+        file = next(p / "step.pt" for p in parameters if (p / "step.pt").is_file())
+        step = torch.load(file, weights_only=True)
         groups = state["param_groups"]
         state["optimizer_state_dict"] = {"state": {0: {"step": step}}, "param_groups": groups}
     else:

@@ -70,7 +70,7 @@ while kill -0 "$child" 2>/dev/null; do wait "$child"; status=$?; done
 
 def script(path: Path, text: str) -> str:
     path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)
 
@@ -93,7 +93,7 @@ def keep_running(command: list[str], **environment: str) -> tuple[int, int, str]
         text=True,
         timeout=DEADLINE,
     )
-    starts = Path("starts").read_text().splitlines()
+    starts = Path("starts").read_text(encoding="utf-8").splitlines()
     assert set(starts) == {"--resume auto"}
     assert not list(Path().glob(".keep_running.*"))
     return done.returncode, len(starts), done.stderr
@@ -160,7 +160,7 @@ def test_told_to_stop_it_saves_once_and_ends_with_75(program) -> None:
     _, said = process.communicate(timeout=DEADLINE)
     assert process.returncode == 75, said
     assert said.count("told to stop: step 3 of 9 is saved") == 1
-    assert len(Path("starts").read_text().splitlines()) == 1
+    assert len(Path("starts").read_text(encoding="utf-8").splitlines()) == 1
 
 
 # srun runs a launcher on every node, here on one, and passes SIGTERM on; scontrol names the nodes,
@@ -211,7 +211,7 @@ def test_a_job_ends_as_its_run_does(job, plan: str, status: int, starts: int) ->
     process = job(plan)
     _, said = process.communicate(timeout=DEADLINE)
     assert process.returncode == status, said
-    assert len(Path("starts").read_text().splitlines()) == starts
+    assert len(Path("starts").read_text(encoding="utf-8").splitlines()) == starts
     assert not Path("requeued").exists()
 
 
@@ -222,8 +222,8 @@ def test_a_job_that_is_told_to_stop_saves_once_and_is_queued_again(job) -> None:
     _, said = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, said
     assert said.count("told to stop: step 3 of 9 is saved") == 1
-    assert Path("requeued").read_text() == "requeue 7\n"
+    assert Path("requeued").read_text(encoding="utf-8") == "requeue 7\n"
     again = job("wait,3")
     _, said = again.communicate(timeout=DEADLINE)
     assert again.returncode == 3, said
-    assert len(Path("starts").read_text().splitlines()) == 2
+    assert len(Path("starts").read_text(encoding="utf-8").splitlines()) == 2

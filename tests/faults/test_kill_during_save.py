@@ -16,7 +16,7 @@ import torch
 
 from distforge import durable
 from distforge.registry import manifest
-from distforge.training import backends, checkpoint, engine
+from distforge.training import backends, checkpoint, engine, shards, signing
 from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
 from distforge.training.distributed import World
 from tests.distributed.harness import _CONTEXT
@@ -24,7 +24,8 @@ from tests.training_cases import engine_config, make_engine, train, weights
 
 WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 DEADLINE = 60
-WATCHED = {module.__file__ for module in (backends, checkpoint, durable, engine, manifest)}
+SAVING = (backends, checkpoint, durable, engine, manifest, shards, signing)
+WATCHED = {module.__file__ for module in SAVING}
 # Lines of a save at which the process is killed (the first visit of each), and kills at random.
 BY_DAY, BY_NIGHT = 8, 40
 RANDOM_BY_DAY, RANDOM_BY_NIGHT = 4, 20

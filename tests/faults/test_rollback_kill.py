@@ -42,11 +42,11 @@ CONFIG = judged_config(rollback=RollbackConfig(every_steps=1, retries=1))
 MOMENTS: dict[str, tuple[Any, str, int]] = {
     "before the start is pinned": (Keeper, "pin", 1),
     "before what passed is pinned": (Keeper, "pin", 2),
-    "pinned, its folder has no name yet": (checkpoint, "_finish", 2),
+    "pinned, its folder has no name yet": (checkpoint, "_publish", 2),
     "pinned, what is older not yet removed": (checkpoint, "_remove_old", 2),
     "judged, not acted upon": (Keeper, "go_back", 1),
     "restored, not saved": (Keeper, "_checkpoint", 4),
-    "restored, its folder has no name yet": (checkpoint, "_finish", 4),
+    "restored, its folder has no name yet": (checkpoint, "_publish", 4),
     "saved, the best weights not taken up": (keeping, "take_up", 1),
     "saved, the best weights half taken up": (durable, "publish_directory", 6),
     "gone back and logged": (ThoughtTrainer, "_follow_course", 2),

@@ -178,7 +178,9 @@ def in_a_process_of_its_own(
     log, told = folder / "log", folder / "told.json"
     code = f"from pathlib import Path; from {function.__module__} import {function.__name__} as f"
     command = [sys.executable, "-c", f"{code}; f(Path({str(told)!r}))"]
-    with open(log, "w") as stream:  # no pipe: what Ray leaves behind would hold it open
+    with open(
+        log, "w", encoding="utf-8"
+    ) as stream:  # no pipe: what Ray leaves behind would hold it open
         done = subprocess.run(
             command,
             cwd=ROOT,
@@ -208,7 +210,10 @@ def lose_a_raylet(path: Path) -> None:
         while pool.statistics().restarts < len(lost):
             run.advance()
         run.finish()
-        path.write_text(json.dumps({"lost": len(lost), "restarts": pool.statistics().restarts}))
+        path.write_text(
+            json.dumps({"lost": len(lost), "restarts": pool.statistics().restarts}),
+            encoding="utf-8",
+        )
     cluster.shutdown()
 
 
@@ -230,7 +235,7 @@ def ask_an_open_cluster(path: Path) -> None:
             pass
     except InputError as error:
         said = str(error)
-    path.write_text(json.dumps({"address": cluster.address, "said": said}))
+    path.write_text(json.dumps({"address": cluster.address, "said": said}), encoding="utf-8")
     cluster.shutdown()
 
 
@@ -254,7 +259,7 @@ def die_with_actors(path: Path) -> None:
             if any(name in " ".join(child.cmdline()) for name in ("RolloutActor", "raylet", "gcs"))
             and "Agent" not in child.name()  # idle, and Ray's own: they follow after two minutes
         ]
-        path.write_text(json.dumps(working))
+        path.write_text(json.dumps(working), encoding="utf-8")
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -47,7 +47,7 @@ def save_model(directory: Path, **options: object) -> Path:
 def test_unknown_key_and_wrong_type(
     tmp_path: Path, config: str, capsys: pytest.CaptureFixture
 ) -> None:
-    text = Path(config).read_text()
+    text = Path(config).read_text(encoding="utf-8")
     for broken, message in (
         (text.replace("max_steps = 12", "max_stps = 12"), "max_stps"),
         (text.replace("max_steps = 12", 'max_steps = "12"'), "max_steps"),

@@ -201,7 +201,11 @@ def test_bad_input_is_one_error_and_nothing_written(
 @pytest.mark.parametrize("mode", ["prompt", "both"])
 def test_step_1_bakes_the_seven_prompts(tmp_path: Path, config: str, mode: str) -> None:
     path = tmp_path / f"{mode}.toml"
-    text = Path(config).read_text().replace('name = "tiny"', f'name = "tiny"\nmode = "{mode}"')
+    text = (
+        Path(config)
+        .read_text(encoding="utf-8")
+        .replace('name = "tiny"', f'name = "tiny"\nmode = "{mode}"')
+    )
     path.write_text(text + "[prompt_baking]" + BAKING.format(section="prompt_baking.", tokens=24))
     output = tmp_path / f"mode-{mode}"
     assert main(["bake", "--config", str(path), "--output", str(output)]) == 3

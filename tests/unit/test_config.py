@@ -261,7 +261,7 @@ def test_a_bare_name_is_that_of_a_shipped_configuration(
     shipped = Path(__file__).resolve().parents[2] / "configs" / "quick.toml"
     assert find_config(Path("quick")).samefile(shipped)
     assert find_config(Path("quick.toml")).samefile(shipped)
-    Path("quick").write_text("")
+    Path("quick").write_text("", encoding="utf-8")
     assert find_config(Path("quick")) == Path("quick")
     with pytest.raises(InputError, match=r"'quack' here.*one of champion_25m.*, quick, single"):
         find_config(Path("quack"))

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import CONFIG_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -103,11 +104,11 @@ def read_delta(directory: Path, base: PreTrainedModel) -> tuple[Delta, dict[str,
         InputError: not such a directory, broken, or baked into another model than ``base``.
     """
     try:
-        record = json.loads((directory / RECORD_FILE).read_text())
+        record = json.loads((directory / RECORD_FILE).read_text(encoding="utf-8"))
         is_adapter_file = (directory / _WEIGHTS_FILE).is_file()
         state = load_file(directory / (_WEIGHTS_FILE if is_adapter_file else _DIFFERENCES_FILE))
-        adapter = LoraConfig.from_pretrained(directory) if is_adapter_file else None
-    except (OSError, ValueError, SafetensorError) as error:
+        adapter = _read_adapter_config(directory) if is_adapter_file else None
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise InputError(
             f"{directory} is no baked prompt that can be read ({error}); give the adapter "
             "directory of an earlier bake"
@@ -123,6 +124,12 @@ def read_delta(directory: Path, base: PreTrainedModel) -> tuple[Delta, dict[str,
         adapter.inference_mode = False
         state = {_own_name(name): value for name, value in state.items()}
     return Delta(state, adapter, found), record
+
+
+def _read_adapter_config(directory: Path) -> LoraConfig:
+    """Read here, since peft would ask the hub where the file is missing."""
+    values = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
+    return LoraConfig.from_peft_type(**LoraConfig.check_kwargs(**values))
 
 
 def lora_config(settings: LoraSettings) -> LoraConfig:

@@ -30,7 +30,7 @@ NOT_IDENTITY = (
 class BakePromptConfig:
     """Bake prompts into a model: one, one for several rounds, or several one after another.
 
-    model: as a champion: a Hugging Face directory, a file or a hub name.
+    model: as a champion: a Hugging Face directory, a file or ``hf://NAME``.
     prompt: files with a prompt each; several are baked in this order.
     strategy: whose questions the prompts are for; empty: the strategy whose prompt it is, or all.
     strength: how much of the bake the exported model has, in [0, 1.5].

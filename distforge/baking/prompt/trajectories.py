@@ -227,7 +227,7 @@ def read_trajectories(path: Path) -> dict[str, list[Trajectory]]:
     """What `save_trajectories` wrote."""
     return {
         name: [Trajectory(*(tuple(part) for part in row)) for row in rows]
-        for name, rows in json.loads(path.read_text()).items()
+        for name, rows in json.loads(path.read_text(encoding="utf-8")).items()
     }
 
 

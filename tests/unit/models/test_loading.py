@@ -169,15 +169,16 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
 
 def test_what_is_not_a_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("notes.txt").write_text("text")
+    Path("notes.txt").write_text("text", encoding="utf-8")
     refused("notes.txt", "'.txt'", ".safetensors")
     Path("empty").mkdir()
     refused("empty", "empty has no config.json")
     refused("./missing", "does not exist", "champion.make")
     refused("/missing/too", "does not exist")
     refused("model.pt", "does not exist")
-    refused("empty/child", "does not exist")  # no hub name: there is a directory `empty` here
     refused("a b", "does not exist")
+    refused("hf://a b", "names no model of the hub", "hf://OWNER/MODEL")
+    refused("hf://../up", "names no model of the hub")
     refused("../up", "does not exist")
 
 
@@ -233,14 +234,14 @@ def test_a_hub_name_is_fetched_and_then_like_a_directory(
     model = tiny_gpt2(ROWS)
     directory, asked = directory_of(model, tmp_path), []
 
-    def snapshot_download(name: str, **options: Any) -> str:
-        asked.append(name)
+    def snapshot_download(name: str, *, revision: str, **options: Any) -> str:
+        asked.append((name, revision))
         return str(directory)
 
     monkeypatch.setattr(loading, "snapshot_download", snapshot_download)
-    champion = load_champion("Some-One/Model2.5-0.5B")
-    assert asked == ["Some-One/Model2.5-0.5B"]
-    assert champion.source == "Some-One/Model2.5-0.5B"
+    champion = load_champion("hf://Some-One/Model2.5-0.5B@v1.0")
+    assert asked == [("Some-One/Model2.5-0.5B", "v1.0")]
+    assert champion.source == "hf://Some-One/Model2.5-0.5B@v1.0"
     weights = (directory / "model.safetensors").read_bytes()
     assert champion.sha256 == hashlib.sha256(weights).hexdigest()
     assert torch.equal(champion.model(INPUT).logits, model(INPUT).logits)
@@ -252,4 +253,15 @@ def test_an_unreachable_hub_is_an_error_of_one_sentence(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    refused("nobody/nothing", "'nobody/nothing'", "hub", "give its directory")
+    refused("hf://nobody/nothing", "'hf://nobody/nothing'", "hub", "give its directory")
+
+
+def test_what_looks_like_a_name_of_the_hub_is_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def snapshot_download(*_: Any, **__: Any) -> str:
+        raise AssertionError("nobody asked for the hub")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loading, "snapshot_download", snapshot_download)
+    refused("nobody/nothing", "'nobody/nothing' does not exist", "hf://NAME")

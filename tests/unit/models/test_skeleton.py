@@ -53,7 +53,7 @@ def test_of_a_hub_name_only_the_configuration_is_fetched(
         return str(directory)
 
     monkeypatch.setattr(loading, "snapshot_download", snapshot_download)
-    skeleton = load_skeleton("Some-One/Model2.5-0.5B")
+    skeleton = load_skeleton("hf://Some-One/Model2.5-0.5B")
     assert asked == [("Some-One/Model2.5-0.5B", ["config.json"])]
     assert names_and_shapes(skeleton) == names_and_shapes(load_skeleton(str(directory)))
 

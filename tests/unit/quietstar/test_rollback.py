@@ -289,5 +289,7 @@ def test_a_damaged_pin_is_named(tmp_path: Path) -> None:
         after_step(step, total, source)
 
     trainer._after_step = damage
-    with pytest.raises(InputError, match=r"cannot go back to .*step_1, which is damaged \(.*model"):
+    with pytest.raises(
+        InputError, match=r"cannot go back to .*step_1, which cannot be used \(.*model"
+    ):
         trainer.train()

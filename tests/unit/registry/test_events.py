@@ -45,7 +45,7 @@ def test_what_is_changed_later_is_found(log: EventLog, line: int, what: str) -> 
 
 
 def test_half_a_line_is_dropped_by_the_next(log: EventLog) -> None:
-    with open(log.path, "a") as stream:
+    with open(log.path, "a", encoding="utf-8") as stream:
         stream.write('{"event": "reg')
     assert len(log.read()) == 5
     log.append("register", version="champion/9")

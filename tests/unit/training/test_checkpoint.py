@@ -43,7 +43,7 @@ def test_round_trip(tmp_path):
     assert load_state(saved) == state
     assert (saved / "shards" / "weights.bin").read_bytes() == b"abc"
     listed = [entry["path"] for entry in json.loads((saved / "manifest.json").read_text())]
-    assert listed == ["shards/weights.bin", "state.json"]
+    assert listed == ["shards/weights.bin", "signature", "state.json"]
     verify_manifest(saved)
 
 
@@ -88,6 +88,16 @@ def test_a_missing_file_falls_back_and_nothing_whole_is_none(tmp_path):
     assert find_latest(tmp_path) == tmp_path / "step_1"
     (tmp_path / "step_1" / "manifest.json").unlink()
     assert find_latest(tmp_path) is None
+
+
+def test_one_that_cannot_be_read_falls_back(tmp_path, caplog):
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    manifest = tmp_path / "step_2" / "manifest.json"
+    manifest.unlink()
+    manifest.mkdir()
+    assert find_latest(tmp_path) == tmp_path / "step_1"
+    assert "Is a directory" in caplog.text
 
 
 @pytest.mark.parametrize("leftover", ["step_9.tmp", "step_9.tmp.old", "step_9.old.tmp"])
@@ -155,7 +165,7 @@ def test_a_failing_write_leaves_the_previous_intact(tmp_path, step):
 @pytest.mark.parametrize(
     "stops_at, survivor",
     [
-        ("write_manifest", "step_1"),
+        ("write_signed_manifest", "step_1"),
         ("publish_directory", "step_1"),
         ("write_text", "step_2"),
         ("remove_directory", "step_2"),
@@ -165,7 +175,7 @@ def test_a_kill_between_any_two_steps_leaves_one_to_resume_from(
     tmp_path, monkeypatch, stops_at, survivor
 ):
     save(tmp_path, 1)
-    module = checkpoint if stops_at == "write_manifest" else durable
+    module = checkpoint if stops_at == "write_signed_manifest" else durable
     genuine = getattr(module, stops_at)
 
     def kill(path, *args, **kwargs):

@@ -66,7 +66,7 @@ def test_bfloat16_is_called_slow_where_it_is(multiplies, monkeypatch, caplog):
 
 
 def test_dtype_on_a_cpu():
-    flags = Path("/proc/cpuinfo").read_text()
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     multiplies_bfloat16 = "avx512_bf16" in flags or "amx_bf16" in flags
     assert resolve_dtype("auto", CPU) == ("bfloat16" if multiplies_bfloat16 else "float32")
     assert resolve_dtype("bfloat16", CPU) == "bfloat16"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ import torch
 
 from distforge.errors import InputError, RunStopped
 from distforge.registry.manifest import verify_manifest, write_manifest
-from distforge.training.checkpoint import load_state
+from distforge.training import checkpoint, keeping
+from distforge.training.checkpoint import load_state, trust_checkpoints, verify_checkpoint
 from distforge.training.distributed import World
 from distforge.training.keeping import Best, Keeper
 from tests.tiny_models import tiny_llama, tiny_tokenizer
@@ -93,6 +97,90 @@ def test_who_is_told_to_stop_saves_first_and_evaluates_when_resumed(tmp_path, to
         again.evaluate()
     train(resumed, again, 8)
     assert resumed.evaluated == [4, 8]
+
+
+@pytest.fixture
+def slow_hashing(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Every checkpoint counts as large, and none is hashed before the event is set."""
+    may_hash, hash_file = threading.Event(), checkpoint.measure_file
+
+    def wait_and_hash(*arguments: Any) -> Any:
+        assert may_hash.wait(60)
+        return hash_file(*arguments)
+
+    monkeypatch.setattr(keeping, "_WORTH_DEFERRING_BYTES", 0)
+    monkeypatch.setattr(checkpoint, "measure_file", wait_and_hash)
+    yield may_hash
+    may_hash.set()
+
+
+class Record:
+    def __init__(self) -> None:
+        self.told: list[tuple[int, str]] = []
+
+    def checkpoint(self, step: int, directory: Path) -> None:
+        verify_checkpoint(directory)
+        self.told.append((step, directory.name))
+
+
+def take_steps(trainee: Counter, kept: Keeper, steps: range) -> None:
+    for trainee.weights in steps:
+        kept.after_step(trainee.weights, 100)
+
+
+def test_training_goes_on_while_a_large_checkpoint_is_hashed(tmp_path, slow_hashing):
+    trainee, record = Counter(), Record()
+    kept = Keeper(trainee, trainee, tmp_path, WORLD, 100, 3, record)
+    take_steps(trainee, kept, range(1, 6))
+    assert saved_steps(tmp_path) == {"step_3.tmp"}
+    assert record.told == []
+    slow_hashing.set()
+    deadline = time.monotonic() + 60
+    while not record.told and time.monotonic() < deadline:
+        trainee.weights += 1
+        kept.after_step(5, 100)
+    assert record.told == [(3, "step_3")]
+    again, resumed = keeper(tmp_path)
+    assert resumed.resume()
+    assert (again.weights, resumed.step) == (3, 3)
+
+
+def test_the_next_checkpoint_and_the_last_step_wait_for_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(keeping, "_WORTH_DEFERRING_BYTES", 0)
+    trainee, record = Counter(), Record()
+    kept = Keeper(trainee, trainee, tmp_path, WORLD, 100, 3, record)
+    train(trainee, kept, 7)
+    assert record.told == [(step, f"step_{step}") for step in (3, 6, 7)]
+    assert saved_steps(tmp_path) == {"step_6", "step_7"}
+
+
+def test_an_error_in_training_leaves_a_large_checkpoint_finished(tmp_path, monkeypatch):
+    monkeypatch.setattr(keeping, "_WORTH_DEFERRING_BYTES", 0)
+    trainee, kept = keeper(tmp_path)
+
+    def fail() -> None:
+        with kept.stopping_between_steps():
+            take_steps(trainee, kept, range(1, 4))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert saved_steps(tmp_path) == {"step_3"}
+
+
+def test_a_disk_that_is_full_when_it_is_flushed_is_said_between_steps(tmp_path, monkeypatch):
+    trainee, kept = keeper(tmp_path)
+    train(trainee, kept, 3)
+
+    def full(directory: Path, name: str) -> None:
+        raise OSError(28, "No space left on device", str(directory / name))
+
+    monkeypatch.setattr(keeping, "_WORTH_DEFERRING_BYTES", 0)
+    monkeypatch.setattr(checkpoint, "measure_file", full)
+    take_steps(trainee, kept, range(6, 7))
+    with pytest.raises(InputError, match=r"step_6 cannot be written \(No space left"):
+        take_steps(trainee, kept, range(7, 10))
+    assert saved_steps(tmp_path) == {"step_3"}
 
 
 def test_the_best_weights_survive_a_resume_and_are_taken_with_a_manifest(tmp_path):
@@ -230,7 +318,9 @@ def test_where_the_newest_is_damaged_the_one_before_has_its_pin(tmp_path):
 def test_a_damaged_pin_is_an_error_that_names_it(tmp_path):
     run = Judged("pin on back", tmp_path).run(2)
     (tmp_path / "checkpoints" / "step_1" / "weights").write_text("7")
-    with pytest.raises(InputError, match=r"cannot go back to .*step_1, which is damaged \(.*weigh"):
+    with pytest.raises(
+        InputError, match=r"cannot go back to .*step_1, which cannot be used \(.*weigh"
+    ):
         run.run(3)
     assert run.is_at == (3, 3, 3)
 
@@ -281,6 +371,7 @@ def test_checkpoints_from_before_there_was_one_keeper_are_read(tmp_path, old, be
     state = {"step": 3, "evaluated": load_state(directory)["evaluated"], **old}
     (directory / "state.json").write_text(json.dumps(state))
     write_manifest(directory)
+    trust_checkpoints(directory.parent)
     _, again = keeper(tmp_path)
     assert again.resume()
     assert (again.step, again.best, again.evaluation_due) == (3, best, due)

@@ -197,7 +197,7 @@ def peak_bytes(path: Path, vocab: int, tokens: int) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         step()
     recorded.export_chrome_trace(str(path))
-    events = json.loads(path.read_text())["traceEvents"]
+    events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     held = peak = 0
     for _, change in sorted(
         (e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]"
