@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from distforge.errors import InputError
 from distforge.registry.manifest import verify_manifest
+from distforge.training.checkpoint import verify_checkpoint
 from tests.faults.forking_server import Ended, Fault, Mode, Server
 from tests.faults.short_runs import NAME, Case
 from tests.faults.tracing import Call, Planned, injected, name_of, plan, read_log
@@ -160,14 +161,14 @@ def _lost(run: Path, calls: Sequence[Call]) -> Iterator[str]:
     if root.is_dir():
         for path in sorted(root.iterdir()):
             if _CHECKPOINT.fullmatch(path.name):
-                yield from _faults_of(path)
+                yield from _faults_of(path, verify_checkpoint)
     if (run / "summary.json").exists():
-        yield from _faults_of(run / "model")
+        yield from _faults_of(run / "model", verify_manifest)
 
 
-def _faults_of(directory: Path) -> Iterator[str]:
+def _faults_of(directory: Path, verify: Callable[[Path], object]) -> Iterator[str]:
     try:
-        verify_manifest(directory)
+        verify(directory)
     except InputError as error:
         yield f"{directory.name} does not verify: {error}"
 
