@@ -102,8 +102,9 @@ def record_killed(store: Store, folder: Path | None) -> None:
         if not run.data.tags.get("lock"):
             continue
         lock = found_path(run.data.tags["lock"], folder)
+        directory = found_path(run.data.tags["directory"], folder)
         with suppress(OSError, Held, RegistryUnavailable):
-            seen = max(file.stat().st_mtime for file in lock.parent.iterdir())
+            seen = max(path.stat().st_mtime for path in (directory, *directory.iterdir()))
             with exclusive(lock, what="the run"):
                 store.set_tag(run.info.run_id, "status", "KILLED")
                 _end(store, run, "KILLED", seen)

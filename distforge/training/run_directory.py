@@ -28,7 +28,7 @@ CONFIG_FILE = "config.toml"
 SUMMARY_FILE = "summary.json"
 # A copy of the model that the run starts from, which that can be made of again.
 CHAMPION_DIRECTORY = "champion"
-_METRICS_FILE, _WANDB_DIRECTORY = "metrics.jsonl", "wandb"
+_METRICS_FILE, _WANDB_FILES = "metrics.jsonl", {"wandb", "wandb.id"}
 _NOTES = (INPUTS_FILE, PIPELINE_FILE)
 
 # Whoever held the directory may still be ending; one of another host that died is known dead by a
@@ -112,9 +112,13 @@ def holding(directory: Path, world: World, what: str = "") -> Iterator[None]:
 def locked(directory: Path, what: str = "", wait: float = 0.0) -> Iterator[None]:
     """As `holding`, for one process alone that waits ``wait`` seconds; `Held`."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    lock = directory.with_name(f".{directory.name}.lock")
-    with exclusive(lock, what=what or str(directory), wait=wait):
+    with exclusive(lock_file(directory), what=what or str(directory), wait=wait):
         yield
+
+
+def lock_file(directory: Path) -> Path:
+    """What is locked while a process works on ``directory``."""
+    return directory.with_name(f".{directory.name}.lock")
 
 
 @contextmanager
@@ -158,8 +162,16 @@ def withdraw(directory: Path) -> None:
 
 
 def _withdraw(directory: Path) -> None:
-    files = (IDENTITY_FILE, CONFIG_FILE, INPUTS_RECORD, OUTCOME_FILE, _METRICS_FILE, *_NOTES)
-    known = _and_temporary(*files, CHAMPION_DIRECTORY) | {_WANDB_DIRECTORY}
+    files = (
+        IDENTITY_FILE,
+        CONFIG_FILE,
+        INPUTS_RECORD,
+        OUTCOME_FILE,
+        _METRICS_FILE,
+        _WANDB_ID,
+        *_NOTES,
+    )
+    known = _and_temporary(*files, CHAMPION_DIRECTORY) | _WANDB_FILES
     metrics = directory / _METRICS_FILE
     worked = metrics.exists() and metrics.stat().st_size
     if directory.is_dir() and not worked and _names(directory) <= known:

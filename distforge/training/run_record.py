@@ -9,13 +9,12 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 from distforge import durable
-from distforge.errors import InputError, RunStopped
-from distforge.locks import exclusive
+from distforge.errors import RunStopped
 from distforge.registry import RegistryConfig, Session
 from distforge.registry.manifest import MANIFEST_NAME, manifest_id
 from distforge.registry.publisher import Publisher
@@ -23,10 +22,10 @@ from distforge.registry.records import SESSION_FILE
 from distforge.registry.store import store_uri
 from distforge.telemetry.jsonl import METRICS_NAME
 from distforge.training.distributed import World
+from distforge.training.run_directory import lock_file
 
 REGISTRY_FILE = "registry.db"
 SPOOL_FILE = "registry.spool.jsonl"
-_LOCK_FILE = "session.lock"
 _STEP = re.compile(r"step_(\d+)")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TAIL_BYTES = 1 << 16
@@ -42,7 +41,8 @@ class RunRecord:
     run. What goes wrong here is a warning and nothing more: it neither ends the run nor takes the
     place of an error that does. On ranks other than 0, or with the registry off, calls do nothing.
 
-    A run that is resumed, on whatever host, is the same session: its id lies in its directory.
+    A run that is resumed, on whatever host, is the same session: its id lies in its directory. One
+    that is killed is known by the lock of that directory, which `holding` holds meanwhile.
 
     Args:
         config: see `RegistryConfig`.
@@ -60,7 +60,6 @@ class RunRecord:
         self._publisher: Publisher | None = None
         self._uri = ""
         self._wait_seconds = config.wait_seconds
-        self._held = ExitStack()
         if not config.enabled or not world.is_main:
             return
         self._directory = directory.absolute()
@@ -71,6 +70,7 @@ class RunRecord:
             directory=str(self._directory),
             host=socket.gethostname(),
             status="RUNNING",
+            lock=str(lock_file(self._directory)),
         )
         self._uri = config.uri or f"sqlite:///{self._directory.parent / REGISTRY_FILE}"
         self._spool = self._directory.parent / SPOOL_FILE
@@ -81,9 +81,7 @@ class RunRecord:
         if not self._uri:
             return
         with _unharmed("is not told of this run"):
-            self._session = dataclasses.replace(
-                self._session, id=_session_id(self._directory), lock=self._lock()
-            )
+            self._session = dataclasses.replace(self._session, id=_session_id(self._directory))
             self._publisher = Publisher(self._uri, self._spool, self._note_curves)
             self._note()
 
@@ -121,27 +119,16 @@ class RunRecord:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._publisher is None:
-            self._held.close()
             return
         stopped = kind is not None and issubclass(kind, RunStopped | KeyboardInterrupt)
         status = "FINISHED" if kind is None else "STOPPED" if stopped else "FAILED"
-        with _unharmed("is not told of this run's end"), self._held:
+        with _unharmed("is not told of this run's end"):
             self._note_curves()
             self._note(status=status)
             # A run that ends well can wait for its last line to arrive; one told to stop can not.
             if kind is None:
                 self._publisher.flush(self._wait_seconds)
             self._publisher.close()
-
-    def _lock(self) -> str:
-        """Held until the end, so that a session that was killed can be told from one that runs."""
-        lock = self._directory / _LOCK_FILE
-        try:
-            self._held.enter_context(exclusive(lock, what=f"the run {self._directory}", wait=5.0))
-        except (OSError, InputError) as error:
-            _log.warning("if this run is killed the registry will not know it (%s)", error)
-            return ""
-        return str(lock)
 
     def _note(self, **changes: Any) -> None:
         if self._publisher is not None:

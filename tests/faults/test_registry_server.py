@@ -150,7 +150,13 @@ def test_secrets_are_for_this_user_alone(server: str, place: Path) -> None:
 
 
 @pytest.mark.parametrize("versions", [2, pytest.param(10, marks=pytest.mark.nightly)])
-def test_postgresql_from_down_to_eight_writers(tmp_path: Path, versions: int) -> None:
+def test_postgresql_from_down_to_eight_writers(
+    tmp_path: Path, versions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no password, so its token is what lets this user in, and nobody else."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for name in ("USERNAME", "PASSWORD"):
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", "")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     for name in ("spooled", "life", "writers"):
@@ -162,6 +168,10 @@ def test_postgresql_from_down_to_eight_writers(tmp_path: Path, versions: int) ->
         running_postgres(tmp_path / "postgres") as database,
         running_server(tmp_path / "server", port=port, backend=database),
     ):
+        with monkeypatch.context() as stranger:
+            stranger.setenv("XDG_STATE_HOME", str(tmp_path / "of-another-user"))
+            with pytest.raises(RegistryUnavailable, match="does not let this user in"):
+                ModelRegistry(url)
         life_of_a_model(url, tmp_path / "life")
         for records in (spool, note(tmp_path / "spooled")):  # the second repeats the first
             records.replay(ModelRegistry(url))
