@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import CONFIG_NAME
 from safetensors import SafetensorError
@@ -129,7 +129,9 @@ def read_delta(directory: Path, base: PreTrainedModel) -> tuple[Delta, dict[str,
 def _read_adapter_config(directory: Path) -> LoraConfig:
     """Read here, since peft would ask the hub where the file is missing."""
     values = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
-    return LoraConfig.from_peft_type(**LoraConfig.check_kwargs(**values))
+    if values.get("peft_type") != PeftType.LORA:
+        raise ValueError(f"its {CONFIG_NAME} describes {values.get('peft_type')!r}, not LORA")
+    return LoraConfig(**LoraConfig.check_kwargs(**values))
 
 
 def lora_config(settings: LoraSettings) -> LoraConfig:

@@ -143,6 +143,25 @@ def test_a_directory_that_is_no_adapter_is_refused(tmp_path) -> None:
         read_delta(tmp_path / "adapter", model())
 
 
+@pytest.mark.parametrize(
+    "content", [None, "{", '{"peft_type": "NONE"}', '{"peft_type": "IA3", "r": 1}']
+)
+def test_an_adapter_without_its_configuration_is_refused_without_asking_the_hub(
+    tmp_path, monkeypatch, content
+) -> None:
+    def download(*_: object, **__: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("peft.config.hf_hub_download", download)
+    lora_delta().save(tmp_path / "adapter", {})
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(InputError, match="no baked prompt that can be read"):
+        read_delta(tmp_path / "adapter", model())
+
+
 def test_modules_that_a_model_has_not_are_refused() -> None:
     settings = LoraSettings(target_modules=("no_such_projection",))
     with pytest.raises(InputError, match=r"no adapter fits .*no_such_projection"):
