@@ -162,15 +162,7 @@ def withdraw(directory: Path) -> None:
 
 
 def _withdraw(directory: Path) -> None:
-    files = (
-        IDENTITY_FILE,
-        CONFIG_FILE,
-        INPUTS_RECORD,
-        OUTCOME_FILE,
-        _METRICS_FILE,
-        _WANDB_ID,
-        *_NOTES,
-    )
+    files = (IDENTITY_FILE, CONFIG_FILE, INPUTS_RECORD, OUTCOME_FILE, _METRICS_FILE, *_NOTES)
     known = _and_temporary(*files, CHAMPION_DIRECTORY) | _WANDB_FILES
     metrics = directory / _METRICS_FILE
     worked = metrics.exists() and metrics.stat().st_size
