@@ -16,7 +16,6 @@ import tests.distributed.preload
 import contextlib
 import importlib
 import io
-import logging
 import tempfile
 from pathlib import Path
 
@@ -30,8 +29,6 @@ for module in (
     "distforge.commands.registry",
 ):
     importlib.import_module(module)
-for name in ("mlflow", "alembic", "urllib3"):
-    logging.getLogger(name).setLevel(logging.ERROR)
 
 canvas._png = lambda _figure: b"a picture"
 canvas._svg = lambda _figure, title: f"<svg><title>{title}</title></svg>"

@@ -128,7 +128,8 @@ class Case:
     run: what is broken; its result is the exit status. again: what a user does afterwards, and
     ``is_finished`` whether that is needed. product: what must be as if nothing had happened; it is
     compared. prepare: makes the folder's first content. statuses: what ``run`` may end with.
-    is_whole: what holds at any time.
+    is_whole: what holds at any time. anew: what a user does instead where the run was killed, or
+    had no disk to its end.
     """
 
     name: str
@@ -139,6 +140,7 @@ class Case:
     prepare: Callable[[Path], object] = Path.mkdir
     statuses: tuple[int, ...] = (0, 2, 3)
     is_whole: Callable[[Path], bool] = Path.is_dir
+    anew: Callable[[Path], int] | None = None
 
 
 def prepare_finished(folder: Path) -> None:
