@@ -60,6 +60,9 @@ def _outcome(registry: ModelRegistry, entry: dict[str, Any], spool: Outbox) -> d
     except RegistryUnavailable:
         raise
     except InputError as error:
+        met = error.__cause__
+        if isinstance(met, OSError) and not isinstance(met, FileNotFoundError):
+            raise  # a disk that fails now may be read later
         spool.say_once(f"the registry cannot take {entry.get('op')}: {error}")
         return {"reason": str(error)}
 

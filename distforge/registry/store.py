@@ -97,9 +97,10 @@ def open_store(uri: str | Path, *, create: bool = True) -> Store:
         raise InputError(f"there is no registry at {str(uri)!r}; give the --uri of one")
     import mlflow
 
-    # After the import, which sets levels of its own; migrations would fill the screen.
+    # After the import, which sets levels of its own; migrations would fill the screen, and so would
+    # MLflow's tracebacks of errors that are raised here as well, in one sentence.
     for name in ("mlflow", "alembic", "urllib3"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with _alone(path):
             store = Store(functools.partial(mlflow.MlflowClient, resolved, resolved), uri)

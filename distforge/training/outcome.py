@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from distforge import durable
-from distforge.errors import InputError, RunStopped
+from distforge.errors import InputError, RunStopped, explain_file_error
 
 OUTCOME_FILE = "outcome.json"
 VARIABLE = "DISTFORGE_OUTCOME"
@@ -46,8 +46,9 @@ class Outcome:
     """How a run or a process ended.
 
     Attributes:
-        ended: "met" and "missed" of its goal; "refused" bad input; "stopped", and can be resumed;
-            "crashed" by an error of its own; "lost" another rank; "running", or killed.
+        ended: "met" and "missed" of its goal; "refused" bad input, or files that fail; "stopped",
+            and can be resumed; "crashed" by an error of its own; "lost" another rank; "running",
+            or killed.
         why: one sentence; empty where its goal was met.
         run: the directory of the run that the process worked on last.
         progress: the newest checkpoints there: an error that comes again at the same ones comes
@@ -78,6 +79,8 @@ class Outcome:
         said = str(error).splitlines() or [""]
         if isinstance(error, InputError):
             return cls("refused", str(error))
+        if explained := explain_file_error(error):
+            return cls("refused", explained)
         if isinstance(error, FloatingPointError):
             return cls("missed", str(error))
         if isinstance(error, RunStopped | KeyboardInterrupt):

@@ -14,26 +14,26 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import tests.distributed.preload
 
 import contextlib
+import importlib
 import io
-import logging
 import tempfile
 from pathlib import Path
 
-import matplotlib.figure
-import mlflow
-
-import distforge.commands.registry
 from distforge.registry.store import source_commit
 from distforge.reports import canvas
 from tests.faults import short_runs
 
-for name in ("mlflow", "alembic", "urllib3"):
-    logging.getLogger(name).setLevel(logging.ERROR)
+for module in (
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "distforge.commands.registry",
+):
+    importlib.import_module(module)
 
 canvas._png = lambda _figure: b"a picture"
 canvas._svg = lambda _figure, title: f"<svg><title>{title}</title></svg>"
 
-__all__ = ["canvas", "distforge", "matplotlib", "mlflow", "tests", "warm"]
+__all__ = ["tests", "warm"]
 
 
 def warm() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from distforge.errors import InputError
 from distforge.registry.manifest import verify_manifest
+from distforge.training.checkpoint import verify_checkpoint
 from tests.faults.forking_server import Ended, Fault, Mode, Server
 from tests.faults.short_runs import NAME, Case
 from tests.faults.tracing import Call, Planned, injected, name_of, plan, read_log
@@ -62,8 +64,8 @@ class Trial:
         self.seconds, self.status = ended.seconds, ended.status
         assert ended.status in case.statuses, ended.said
         self.calls = read_log(self._log)
-        self._end_state()
-        self.expected = case.product(self._folder)
+        self.expected: object = None
+        self.expected = self._product()
 
     def faults(self) -> list[Planned]:
         """All that can be put into it."""
@@ -79,7 +81,8 @@ class Trial:
         key = f"{hit[0].kind} {name_of(hit[0].error)}"
         self.tally.count(key)
         expected = (-signal.SIGKILL,) if planned.mode is Mode.KILL else self.case.statuses
-        self._judge(f"{planned}: {key}", ended, calls, expected)
+        is_anew = planned.mode in (Mode.KILL, Mode.LASTING)
+        self._judge(f"{planned}: {key}", ended, calls, expected, is_anew)
 
     def kill(self, *moments: float) -> None:
         """SIGKILL after so many seconds, then as often while it is taken up again; it may have
@@ -97,7 +100,7 @@ class Trial:
                 break
         name = f"killed after {', '.join(f'{seconds:.3f}' for seconds in moments)} s"
         statuses = (*self.case.statuses, -signal.SIGKILL)
-        self._judge(name, ended, read_log(self._log), statuses)
+        self._judge(name, ended, read_log(self._log), statuses, is_anew=True)
 
     def _start(self, fault: Fault, kill_after: float | None = None) -> Ended:
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -107,25 +110,42 @@ class Trial:
         return self._server.run(self.case.run, self._folder, fault=fault, kill_after=kill_after)
 
     def _judge(
-        self, name: str, ended: Ended, calls: Sequence[Call], statuses: Sequence[int]
+        self,
+        name: str,
+        ended: Ended,
+        calls: Sequence[Call],
+        statuses: Sequence[int],
+        is_anew: bool,
     ) -> None:
         found = [*_outcome_faults(ended, statuses), *_lost(self._folder / NAME, calls)]
-        found += self._end_state()
+        if not self.case.is_whole(self._folder):
+            found.append("what was finished before is gone")
+        found += self._end_state(is_anew)
         self.tally.broken += [Broken(name, what) for what in found]
 
-    def _end_state(self) -> list[str]:
+    def _end_state(self, is_anew: bool) -> list[str]:
         """What is wrong with the end, after the user went on."""
         if not self.case.is_finished(self._folder):
-            again = self._server.run(self.case.again, self._folder)
-            if again.status != 0 and again.status != self.status:
+            go_on = self.case.anew if is_anew and self.case.anew else self.case.again
+            again = self._server.run(go_on, self._folder)
+            if again.status not in (0, self.status):
                 return [f"going on ended with {again.status}: {_last(again.said)}"]
-        try:
-            product = self.case.product(self._folder)
-        except Exception as error:
-            return [f"the product is gone: {type(error).__name__}: {error}"]
-        if product == getattr(self, "expected", product):
+        product = self._product()
+        if product == self.expected:
             return []
-        return [f"the product is another one: {product if len(repr(product)) < 999 else '(bytes)'}"]
+        return [f"the product is another one: {repr(product)[:600]}"]
+
+    def _product(self) -> object:
+        """Read by a process of its own: databases stay open, and this one sees many of them."""
+        file = self._work / "product"
+        file.unlink(missing_ok=True)
+        ended = self._server.run(_keep, self.case.product, self._folder, file)
+        return pickle.loads(file.read_bytes()) if ended.status == 0 else _last(ended.said)
+
+
+def _keep(product: Callable[[Path], object], folder: Path, file: Path) -> int:
+    file.write_bytes(pickle.dumps(product(folder)))
+    return 0
 
 
 def _outcome_faults(ended: Ended, statuses: Sequence[int]) -> Iterator[str]:
@@ -158,14 +178,14 @@ def _lost(run: Path, calls: Sequence[Call]) -> Iterator[str]:
     if root.is_dir():
         for path in sorted(root.iterdir()):
             if _CHECKPOINT.fullmatch(path.name):
-                yield from _faults_of(path)
+                yield from _faults_of(path, verify_checkpoint)
     if (run / "summary.json").exists():
-        yield from _faults_of(run / "model")
+        yield from _faults_of(run / "model", verify_manifest)
 
 
-def _faults_of(directory: Path) -> Iterator[str]:
+def _faults_of(directory: Path, verify: Callable[[Path], object]) -> Iterator[str]:
     try:
-        verify_manifest(directory)
+        verify(directory)
     except InputError as error:
         yield f"{directory.name} does not verify: {error}"
 

@@ -14,7 +14,7 @@ from distforge.registry.spool import Spool
 from distforge.training.distributed import World
 from distforge.training.run_record import REGISTRY_FILE, SPOOL_FILE, RunRecord
 from tests.faults.registry_processes import make_model
-from tests.faults.short_runs import NAME, Case
+from tests.faults.short_runs import NAME, Case, never
 from tests.shared import build_once
 
 _WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
@@ -52,7 +52,7 @@ def _models(folder: Path) -> list[dict[str, object]]:
 def publish(folder: Path) -> int:
     """What a run tells the registry of itself; nothing of it may end the run."""
     config = RegistryConfig(wait_seconds=5.0)
-    with RunRecord(config, folder / NAME, 3, 1, "identity", _WORLD) as record:
+    with RunRecord(config, folder / NAME, 3, 1, _WORLD) as record:
         record.start()
         record.checkpoint(2, folder / NAME / "checkpoints" / "step_2")
         record.register(*_models(folder))
@@ -73,6 +73,11 @@ def replay(folder: Path) -> int:
     return main(["registry", "list", "--uri", registry, "--spool", spool])
 
 
+def publish_again(folder: Path) -> int:
+    """What the run does where it is resumed."""
+    return publish(folder) or replay(folder)
+
+
 def holds(folder: Path) -> object:
     """Versions with their parents and aliases, each verified; what is left in the spool."""
     registry = ModelRegistry(folder / REGISTRY_FILE)
@@ -84,9 +89,5 @@ def holds(folder: Path) -> object:
     return versions, sessions, spool.pending(), spool.failed()
 
 
-def _is_sent(_folder: Path) -> bool:
-    return False  # sending what is sent already changes nothing
-
-
-PUBLISH = Case("publish", publish, replay, _is_sent, holds, prepare, (0,))
-REPLAY = Case("replay", replay, replay, _is_sent, holds, prepare_spool, (0, 2))
+PUBLISH = Case("publish", publish, replay, never, holds, prepare, (0,), anew=publish_again)
+REPLAY = Case("replay", replay, replay, never, holds, prepare_spool, (0, 2))

@@ -5,6 +5,7 @@ Each is given a folder, and all that it writes lies below it; what they read lie
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from distforge.data import THINKING_TOKENS, write_splits
 from distforge.models.architectures import ArchitectureConfig, build_model
 from distforge.models.export import export_model
 from distforge.models.vocabulary import add_thinking_tokens
-from distforge.registry.manifest import write_manifest
+from distforge.registry.manifest import find_manifest_faults, write_manifest
+from distforge.training.previous import previous
 from tests import baking_cases
 from tests.shared import build_once
 
@@ -126,6 +128,8 @@ class Case:
     run: what is broken; its result is the exit status. again: what a user does afterwards, and
     ``is_finished`` whether that is needed. product: what must be as if nothing had happened; it is
     compared. prepare: makes the folder's first content. statuses: what ``run`` may end with.
+    is_whole: what holds at any time. anew: what a user does instead where the run was killed, or
+    had no disk to its end.
     """
 
     name: str
@@ -135,7 +139,47 @@ class Case:
     product: Callable[[Path], object]
     prepare: Callable[[Path], object] = Path.mkdir
     statuses: tuple[int, ...] = (0, 2, 3)
+    is_whole: Callable[[Path], bool] = Path.is_dir
+    anew: Callable[[Path], int] | None = None
+
+
+def prepare_finished(folder: Path) -> None:
+    """A run that is finished."""
+    shutil.copytree(
+        build_once("short-runs-finished", lambda root: step1(root / "runs")) / "runs", folder
+    )
+
+
+def replace_(folder: Path) -> int:
+    """Step 1 anew, over the finished one."""
+    return step1(folder, "--existing", "replace")
+
+
+def replace_again(folder: Path) -> int:
+    """What a launcher gives when it starts that again."""
+    return step1(folder, "--existing", "replace", "--resume", "auto")
+
+
+def has_a_finished_model(folder: Path) -> bool:
+    """The new one, or the one that is being replaced."""
+    runs = (folder / NAME, previous(folder / NAME))
+    finished = [run for run in runs if (run / "summary.json").exists()]
+    return any(not list(find_manifest_faults(run / "model")) for run in finished)
+
+
+def never(_folder: Path) -> bool:
+    """The user goes on whatever is there."""
+    return False
 
 
 STEP1 = Case("step 1", step1, step1, is_finished, weights)
 STEP2 = Case("step 2", step2, step2, is_finished, weights)
+REPLACE = Case(
+    "replace",
+    replace_,
+    replace_again,
+    never,
+    weights,
+    prepare_finished,
+    is_whole=has_a_finished_model,
+)

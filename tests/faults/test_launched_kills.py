@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from distforge.errors import InputError
-from distforge.registry.manifest import verify_manifest
+from distforge.training.checkpoint import verify_checkpoint
 from tests.faults.short_runs import NAME, is_finished, made, weights
 from tests.free_port import free_port
 
@@ -99,7 +99,7 @@ def faults_in(checkpoints: Sequence[Path]) -> list[str]:
     faults = []
     for path in checkpoints:
         try:
-            verify_manifest(path)
+            verify_checkpoint(path)
         except InputError as error:
             faults.append(str(error))
     return faults

@@ -6,48 +6,24 @@ all of them; so does ``benchmarks/bench_faults.py``, which writes down how many 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.forking_server import Server, serving
-from tests.faults.promises import Tally, Trial
+from tests.faults.injecting import CASES, KILLS, fail_calls, kill_at_random
 from tests.faults.short_publish import PUBLISH, REPLAY
-from tests.faults.short_runs import STEP1, STEP2, Case
-from tests.faults.tracing import sample
+from tests.faults.short_runs import REPLACE, STEP1, STEP2, Case
 
-CASES = (STEP1, STEP2, PUBLISH, REPLAY)
-BY_DAY = {STEP1: 10, STEP2: 5, PUBLISH: 10, REPLAY: 4}
-# How often, by day and by night; kills at a call of a given number are among the faults above.
-KILLS = {STEP1: (9, 120), STEP2: (3, 40), PUBLISH: (8, 60)}
-SEED = 22
+BY_DAY = {STEP1: 8, REPLACE: 4, STEP2: 4, PUBLISH: 8, REPLAY: 4}
+KILLS_BY_DAY = {STEP1: 8, REPLACE: 3, STEP2: 3, PUBLISH: 6}
 
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(tmp_path_factory.mktemp("commands")) as server:
         yield server
-
-
-def fail_calls(case: Case, commands: Server, work: Path, size: int | None = None) -> Tally:
-    """All faults of ``case``, or a sample of ``size``."""
-    trial = Trial(case, commands, work)
-    every = trial.faults()
-    for fault in every if size is None else sample(every, size, SEED):
-        trial.inject(fault)
-    return trial.tally
-
-
-def kill_at_random(case: Case, commands: Server, work: Path, kills: int) -> Tally:
-    """Kills at moments that lie uniformly in the whole command; every third time, it is killed
-    again when it is taken up."""
-    trial, rng = Trial(case, commands, work), random.Random(SEED)
-    while trial.tally.faults < kills:
-        again = 1 + (rng.random() < 1 / 3)
-        trial.kill(*(rng.uniform(0, trial.seconds) for _ in range(again)))
-    return trial.tally
 
 
 def id_of(case: Case) -> str:
@@ -69,9 +45,16 @@ def test_every_call_fails(case: Case, commands: Server, tmp_path: Path) -> None:
     assert not tally.broken, str(tally)
 
 
-@pytest.mark.parametrize("case", KILLS, ids=id_of)
-@pytest.mark.parametrize("night", [False, pytest.param(True, marks=pytest.mark.nightly)])
-def test_killed_at_any_moment(case: Case, commands: Server, tmp_path: Path, night: bool) -> None:
-    tally = kill_at_random(case, commands, tmp_path, KILLS[case][night])
+@pytest.mark.parametrize("case", KILLS_BY_DAY, ids=id_of)
+def test_killed_at_some_moments(case: Case, commands: Server, tmp_path: Path) -> None:
+    tally = kill_at_random(case, commands, tmp_path, KILLS_BY_DAY[case])
     assert not tally.broken, str(tally)
-    assert tally.faults >= KILLS[case][night]
+    assert tally.faults >= KILLS_BY_DAY[case]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("case", KILLS, ids=id_of)
+def test_killed_at_any_moment(case: Case, commands: Server, tmp_path: Path) -> None:
+    tally = kill_at_random(case, commands, tmp_path, KILLS[case])
+    print(f"{case.name}: {tally}")
+    assert not tally.broken, str(tally)

@@ -17,6 +17,9 @@ _RANDOM = (
     (re.compile(r"/\.tmp[A-Za-z0-9]{6}$"), "/.tmp*"),
     (re.compile(r"\d+"), "N"),
 )
+# Between two of these nothing lasting happens.
+_CHANGING = ("create", "write", "fsync", "rename", "mkdir", "unlink", "truncate", "link")
+_DATABASE = "registry.db"
 
 
 @dataclass(frozen=True)
@@ -63,22 +66,22 @@ def read_log(path: Path) -> list[Call]:
 
 
 def plan(calls: Sequence[Call], folder: Path) -> list[Planned]:
-    """Every call fails with either error; of each kind and role one fails from then on, and one
-    kills the process."""
-    every = [
-        Planned(call.number, mode, choice, call.kind, call.role(folder))
-        for call in calls
-        for mode, choice in ((Mode.ONCE, 0), (Mode.ONCE, 1), (Mode.LASTING, 0), (Mode.KILL, 0))
-    ]
-    lasting: set[tuple[Mode, str, str]] = set()
-    chosen = []
-    for fault in every:
-        if fault.mode is Mode.LASTING:
-            key = (fault.mode, fault.kind, fault.role)
-            if key in lasting:
-                continue
-            lasting.add(key)
-        chosen.append(fault)
+    """What to inject. Every call fails once, with each of its two errors if it changes something;
+    before it does, it kills the process. Of each kind and role one fails for good.
+
+    A database makes the same calls again and again: there, one error each.
+    """
+    chosen, lasting = [], set()
+    for call in calls:
+        role = call.role(folder)
+        single = call.kind not in _CHANGING or role.startswith(_DATABASE)
+        ways = [(Mode.ONCE, choice) for choice in ((call.number % 2,) if single else (0, 1))]
+        if call.kind in _CHANGING:
+            ways.append((Mode.KILL, 0))
+        if (call.kind, role) not in lasting:
+            lasting.add((call.kind, role))
+            ways.append((Mode.LASTING, 0))
+        chosen += [Planned(call.number, mode, choice, call.kind, role) for mode, choice in ways]
     return chosen
 
 

@@ -27,7 +27,7 @@ class Noted:
         self.aliases: dict[str, str] = {}
         self.sessions: list[Session] = []
         self.refused: set[str] = set()
-        self.away = False
+        self.away = self.disk_fails = False
 
     def check(self) -> None:
         if self.away:
@@ -40,6 +40,8 @@ class Noted:
         self.check()
         if model_type in self.refused:
             raise RegistryUnavailable(f"{model_type}: error code 403")
+        if self.disk_fails:
+            raise InputError(f"{model_path} cannot be read") from OSError(errno.EIO, "broken")
         if "gone" in model_path:
             raise InputError(f"{model_path} is not an exported model")
         version = f"{model_type}/{len(self.metadata) + 1}"
@@ -132,6 +134,18 @@ def test_one_refused_entry_holds_up_its_descendants_alone(
     registry.refused = set()
     assert spool.replay(registry) == 2
     assert registry.metadata["thinking/3"] == {"parent": "secret/2"}
+
+
+def test_a_model_that_cannot_be_read_now_is_registered_later(spool: Spool) -> None:
+    registry = Noted()
+    registry.disk_fails = True
+    parent = spool.register(3, 1, "baked", Path("a"), {})
+    spool.register(3, 2, "thinking", Path("b"), {}, parent_key=parent)
+    assert spool.replay(registry) == 0
+    assert (len(spool.pending()), spool.failed()) == (2, [])
+    registry.disk_fails = False
+    assert spool.replay(registry) == 2
+    assert registry.metadata["thinking/2"] == {"parent": "baked/1"}
 
 
 def test_a_registry_that_is_away_is_asked_once(spool: Spool) -> None:

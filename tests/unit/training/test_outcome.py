@@ -18,6 +18,7 @@ STATUSES = {"met": 0, "refused": 2, "missed": 3, "stopped": 75, "crashed": 1, "l
     "error, ended, why",
     [
         (InputError("no data"), "refused", "no data"),
+        (OSError(28, "full", "a"), "refused", "a: No space left on device; free space there"),
         (FloatingPointError("diverged"), "missed", "diverged"),
         (RunStopped("step 3 of 9 is saved"), "stopped", "step 3 of 9 is saved"),
         (KeyboardInterrupt(), "stopped", "interrupted"),
