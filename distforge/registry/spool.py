@@ -161,8 +161,7 @@ class Spool:
             except (OSError, Held) as error:
                 if not full:
                     _log.warning(
-                        "the registry's records are kept in memory until they can be written to "
-                        "%s (%s)",
+                        "records for %s are kept in memory until they can be written (%s)",
                         self.path,
                         error,
                     )
