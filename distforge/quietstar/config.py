@@ -269,6 +269,12 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         require_in("[0, inf]", checkpoint_every=self.checkpoint_every)
+        if self.episodes.thoughts < 2 and self.objective.baseline != "ema":
+            raise InputError(
+                f"episodes.thoughts is {self.episodes.thoughts} and objective.baseline "
+                f"{self.objective.baseline!r}, which compares the thoughts of a group; take at "
+                "least 2 thoughts, or the baseline 'ema'"
+            )
         made = self.rollback.changes[: self.rollback.retries] if self.rollback.every_steps else ()
         if "kl" in made and not self.optimizer.muon_grokfast.kl_coefficient:
             raise InputError(
