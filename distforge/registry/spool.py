@@ -161,7 +161,8 @@ class Spool:
             except (OSError, Held) as error:
                 if not full:
                     _log.warning(
-                        "the registry's records are kept in memory until they can be written (%s)",
+                        "records for %s are kept in memory until they can be written (%s)",
+                        self.path,
                         error,
                     )
             else:

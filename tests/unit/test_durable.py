@@ -281,8 +281,8 @@ def test_a_line_that_does_not_reach_the_disk_is_not_there(
     assert path.read_bytes() == b"a\nc\n"
 
 
-# Files of a directory that is published whole.
-ELSEWHERE = {"artifacts.py": ['open(target, "xb"']}
+# Files of a directory that is published whole, and whole directories that step aside.
+ELSEWHERE = {"artifacts.py": ['open(target, "xb"'], "previous.py": ["os.rename("] * 2}
 
 
 def test_no_file_is_written_in_another_way() -> None:

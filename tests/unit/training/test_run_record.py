@@ -135,8 +135,8 @@ def test_after_a_full_disk_recording_goes_on(
             full.setattr(durable.AppendOnly, "write", fail(errno.ENOSPC))
             ours.checkpoint(3, save(directory, 3))
         ours.checkpoint(6, save(directory, 6))
-    assert caplog.text.count("kept in memory until they can be written") == 1
     spool = Spool(directory.parent / "registry.spool.jsonl")
+    assert caplog.text.count(f"records for {spool.path} are kept in memory") == 1
     noted = [json.loads(line) for line in spool.path.read_text().splitlines()]
     states = [entry for entry in noted if entry.get("op") == "session"]
     assert [sorted(map(int, s["checkpoints"])) for s in states] == [[], [3], [3, 6], []]
