@@ -10,6 +10,8 @@ from numbers import Real
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # How libraries in Rust (safetensors, tokenizers) tell of the system's error.
 _NATIVE_ERROR = re.compile(r"\(os error (\d+)\)")
+# torch says only that it could not write all of a file.
+_TORCH_ERRORS = ("inline_container", "iostream error")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE)
 _REMEDIES = {
     errno.ENOSPC: "free space there",
@@ -50,8 +52,8 @@ def explain_file_error(error: BaseException) -> str:
             number, path = error.errno, os.fsdecode(error.filename or "")
     elif found := _NATIVE_ERROR.search(str(error)):
         number = int(found[1])
-    elif "inline_container" in str(error):
-        number = errno.ENOSPC  # torch says only that it could not write all of a file
+    elif any(words in str(error) for words in _TORCH_ERRORS):
+        number = errno.ENOSPC
     if number is None:
         return ""
     remedy = _REMEDIES.get(number, "see that its file system works")

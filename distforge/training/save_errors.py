@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from distforge.errors import InputError
+from distforge.errors import InputError, explain_file_error
 from distforge.training.distributed import World
 
 
@@ -66,6 +66,6 @@ def _why_unwritable(error: Exception) -> str:
     # torch and safetensors write natively and have no error types for a file system.
     if isinstance(error, SafetensorError):
         return str(error)
-    if "inline_container" in str(error):
+    if explain_file_error(error):
         return "torch could not write all of a file; the disk may be full"
     return ""

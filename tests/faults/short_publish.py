@@ -11,6 +11,7 @@ from distforge.cli import main
 from distforge.registry import ModelRegistry, RegistryConfig
 from distforge.registry.manifest import write_manifest
 from distforge.registry.spool import Spool
+from distforge.training.checkpoint import trust_checkpoints
 from distforge.training.distributed import World
 from distforge.training.run_record import REGISTRY_FILE, SPOOL_FILE, RunRecord
 from tests.faults.registry_processes import make_model
@@ -28,6 +29,7 @@ def prepare(folder: Path) -> None:
     for name, *_ in _MODELS:
         write_manifest(make_model(run / name, name))
     write_manifest(make_model(run / "checkpoints" / "step_2", "two"))
+    trust_checkpoints(run / "checkpoints")
     shutil.copy(build_once("registry-made", _migrate) / REGISTRY_FILE, folder)
 
 
@@ -85,7 +87,8 @@ def holds(folder: Path) -> object:
     for version in versions:
         registry.verify(version)
     spool = Spool(folder / SPOOL_FILE)
-    sessions = [(sorted(session.checkpoints), session.status) for session in registry.sessions()]
+    # A run whose directory takes no session's id is another one when it is resumed.
+    sessions = {(tuple(sorted(found.checkpoints)), found.status) for found in registry.sessions()}
     return versions, sessions, spool.pending(), spool.failed()
 
 

@@ -66,7 +66,7 @@ def soak(seconds: float, directory: Path) -> Soaked:
         first = server.run(step1, straight, *_words(steps))
         assert first.status == 3, first.said
         broken.mkdir()
-        samples = _disturb(server, broken, done, began + seconds)
+        samples = _disturb(server, broken, done, began + seconds, first.seconds)
         done.same_weights = weights(broken) == weights(straight)
         done.registered = _is_registered(broken)
     done.growth, done.handles = _trend(samples)
@@ -103,7 +103,9 @@ class _Sample:
     handles: int
 
 
-def _disturb(server: Server, folder: Path, done: Soaked, deadline: float) -> list[list[_Sample]]:
+def _disturb(
+    server: Server, folder: Path, done: Soaked, deadline: float, span: float
+) -> list[list[_Sample]]:
     """Sessions until the run has ended; at the deadline the faults end, and one session goes on."""
     rng = random.Random(SEED)
     flag, log = folder.with_suffix(".full"), folder.with_suffix(".log")
@@ -112,8 +114,8 @@ def _disturb(server: Server, folder: Path, done: Soaked, deadline: float) -> lis
         calm = time.monotonic() > deadline
         fault = Fault(folder, log, Mode.WHILE, full_while=flag)
         # Most sessions are killed early; some live long enough to show what they hold on to.
-        patience = None if calm else rng.choice((3.0, 8.0, 20.0, 120.0)) * rng.random()
-        with _weather(rng, folder, flag, done, calm), _watched(server) as samples:
+        patience = None if calm else rng.choice((0.1, 0.2, 0.4, 1.0)) * span * rng.random()
+        with _weather(rng, folder, flag, done, calm, min(60.0, span)), _watched(server) as samples:
             ended = server.run(step1, folder, *_words(done.steps), fault=fault, kill_after=patience)
         sessions.append(samples)
         done.sessions += 1
@@ -128,14 +130,14 @@ def _disturb(server: Server, folder: Path, done: Soaked, deadline: float) -> lis
 
 @contextmanager
 def _weather(
-    rng: random.Random, folder: Path, flag: Path, done: Soaked, calm: bool
+    rng: random.Random, folder: Path, flag: Path, done: Soaked, calm: bool, span: float
 ) -> Iterator[None]:
     """Beside a session, the disk fills and the registry goes, for seconds each."""
     over = threading.Event()
 
     def change() -> None:
         registry, away = folder / REGISTRY_FILE, folder / "registry.away"
-        while not over.wait(rng.uniform(0.5, 6.0)):
+        while not over.wait(rng.uniform(0.01, 0.1) * span):
             if rng.random() < 0.3:
                 done.full_disks += 1
                 flag.touch()

@@ -58,6 +58,7 @@ def test_what_does_not_is_named(interval, value, said):
             RuntimeError("[enforce fail at inline_container.cc:1] ."),
             "No space left on device; free",
         ),
+        (RuntimeError("basic_ios::clear: iostream error"), "No space left on device; free"),
         # Not about files: of those a traceback tells more.
         (ConnectionRefusedError(errno.ECONNREFUSED, "…"), ""),
         (OSError("no number"), ""),
