@@ -77,9 +77,7 @@ def _bake(
     began = time.monotonic()
     directory, log, record = run.directory, run.log, run.record
     if world.is_main and config.registry.enabled:
-        # A copy is registered, as loaded and whatever its form was: training changes the model in
-        # place, and nothing is written into a directory that belongs to the user.
-        export_model(champion.model, champion.tokenizer, directory / CHAMPION_DIRECTORY)
+        _keep(champion, directory)
     add_thinking_tokens(champion.model, champion.tokenizer, THINKING_TOKENS, config.seed)
     parameters = champion.model.num_parameters()  # before ZeRO 3 shards them
     prompted = bake_strategy_prompts(config, champion, examples, directory, world, log)
@@ -129,6 +127,12 @@ def _bake(
         summary = publish(config, summary, answered, directory, log, record)
     world.barrier()
     return summary
+
+
+def _keep(champion: Champion, directory: Path) -> None:
+    """A copy is registered, as loaded and whatever its form was: training changes the model in
+    place, and nothing is written into a directory that belongs to the user."""
+    export_model(champion.model, champion.tokenizer, directory / CHAMPION_DIRECTORY)
 
 
 def _verdict(
