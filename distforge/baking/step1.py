@@ -24,8 +24,9 @@ from distforge.data import (
 )
 from distforge.evaluation.scoring import Answered, answer_questions, summarize
 from distforge.models.export import export_model
-from distforge.models.loading import Champion, load_champion, weights_sha256
+from distforge.models.loading import Champion, load_champion
 from distforge.models.vocabulary import add_thinking_tokens
+from distforge.models.weight_files import weights_sha256
 from distforge.reports.step1_summary import Step1Summary, Targets
 from distforge.telemetry import RunLogger
 from distforge.training.distributed import World, entered_world

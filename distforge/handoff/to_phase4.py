@@ -17,7 +17,8 @@ from distforge import __version__
 from distforge.data.strategies import THINKING_TOKENS
 from distforge.errors import InputError
 from distforge.handoff.statement import HANDOFF_FILE, Statement, find_statement_faults
-from distforge.models.loading import check_pairing, load_model, load_tokenizer, weights_sha256
+from distforge.models.loading import check_pairing, load_model, load_tokenizer
+from distforge.models.weight_files import weights_sha256
 from distforge.registry.manifest import MANIFEST_NAME, find_manifest_faults, write_manifest
 
 # What runs when a careless loader meets it. Weights are safetensors; nothing else is needed.

@@ -7,7 +7,6 @@ comes with a model, and without a network unless the source says ``hf://``.
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 import re
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from transformers import (
 )
 
 from distforge.errors import InputError
-from distforge.models.champion_file import READERS, ChampionParts, check_config, read_json
+from distforge.models.champion_file import READERS, ChampionParts
 from distforge.models.quiet import quiet_transformers
 from distforge.models.storage import (
     LoadDtype,
@@ -36,6 +35,7 @@ from distforge.models.storage import (
     dtype_of_tensors,
     remember_dtype,
 )
+from distforge.models.weight_files import files_sha256, of_the_model, some, weight_files
 from distforge.rendering.template import DATE, pin_date
 
 logger = logging.getLogger(__name__)
@@ -94,24 +94,12 @@ def load_champion(source: str, dtype: LoadDtype = "float32") -> Champion:
         tokenizer = load_tokenizer(parts.tokenizer)
     else:
         directory = path if path.is_dir() else fetch_from_hub(source)
-        files, metadata = _weight_files(directory), {}
+        files, metadata = weight_files(directory), {}
         model, tokenizer = load_model(directory, source, dtype), load_tokenizer(directory)
-        stored = dtype_of_files(_of_the_model(files))
+        stored = dtype_of_files(of_the_model(files))
     check_pairing(model, tokenizer, source)
     remember_dtype(model, stored)
-    return Champion(model.eval(), tokenizer, source, _sha256(files), metadata)
-
-
-def weights_sha256(source: str | Path) -> str:
-    """What `load_champion` would give as ``sha256``, without loading; empty where no path is.
-
-    Raises:
-        InputError: a directory without a model.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return _sha256(_weight_files(path))
-    return _sha256([path]) if path.is_file() else ""
+    return Champion(model.eval(), tokenizer, source, files_sha256(files), metadata)
 
 
 def fetch_from_hub(source: str, files: Sequence[str] = _HUB_FILES) -> Path:
@@ -147,55 +135,18 @@ def fetch_from_hub(source: str, files: Sequence[str] = _HUB_FILES) -> Path:
         ) from error
 
 
-def _weight_files(directory: Path) -> list[Path]:
-    config = directory / "config.json"
-    if not config.is_file():
-        raise InputError(
-            f"{directory} has no config.json; expected a directory that save_pretrained wrote"
-        )
-    check_config(read_json(config), config)
-    if (directory / "adapter_config.json").exists():
-        raise InputError(
-            f"{directory} holds an adapter; merge it with merge_and_unload and save the model"
-        )
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise InputError(
-            f"{directory} has no .safetensors weights; save the model again with save_pretrained"
-        )
-    _check_shards(directory, {file.name for file in files})
-    return files
-
-
-def _of_the_model(files: list[Path]) -> list[Path]:
-    """Without what else lies there, such as a mixing head."""
-    return [file for file in files if file.name.startswith("model")] or files
-
-
-def _check_shards(directory: Path, names: set[str]) -> None:
-    """transformers follows an index wherever it points, out of the directory too."""
-    for index in directory.glob("*.safetensors.index.json"):
-        shards = read_json(index).get("weight_map")
-        named = set(map(str, shards.values())) if isinstance(shards, dict) else {str(shards)}
-        if not named <= names:
-            raise InputError(
-                f"{index} names {_some(sorted(named - names))}, which is no weight file in "
-                f"{directory}; save the model again with save_pretrained"
-            )
-
-
 def load_model(directory: Path, source: str, dtype: LoadDtype = "float32") -> PreTrainedModel:
     """A directory's model, whole and finite; errors name it by ``source``.
 
     Raises:
         InputError: broken or incomplete weights, or a model that cannot be trained as it is.
     """
-    files = _weight_files(directory)
+    files = weight_files(directory)
     try:
         with quiet_transformers():
             model, info = AutoModelForCausalLM.from_pretrained(
                 directory,
-                dtype=computing_dtype(dtype, dtype_of_files(_of_the_model(files))),
+                dtype=computing_dtype(dtype, dtype_of_files(of_the_model(files))),
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -214,7 +165,7 @@ def load_model(directory: Path, source: str, dtype: LoadDtype = "float32") -> Pr
         logger.warning(
             "%s: weights that its config does not know are ignored: %s",
             directory,
-            _some(sorted(info["unexpected_keys"])),
+            some(sorted(info["unexpected_keys"])),
         )
     check_model(model, source)
     return model
@@ -244,7 +195,7 @@ def _build(parts: ChampionParts, path: Path, dtype: torch.dtype) -> PreTrainedMo
     _check_complete(info, path)
     if info["unexpected_keys"]:
         raise InputError(
-            f"{path}: its config does not know {_some(sorted(info['unexpected_keys']))}; save "
+            f"{path}: its config does not know {some(sorted(info['unexpected_keys']))}; save "
             "weights and config from one model"
         )
     return model
@@ -259,8 +210,7 @@ def _check_complete(info: dict[str, Any], origin: Path) -> None:
     faults = misshapen + [f"{name} is missing" for name in sorted(info["missing_keys"])]
     if faults:
         raise InputError(
-            f"{origin}: its weights do not fit its config: {_some(faults)}; save both from one "
-            "model"
+            f"{origin}: its weights do not fit its config: {some(faults)}; save both from one model"
         )
 
 
@@ -352,22 +302,6 @@ def check_pairing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, so
             "rows; save the model and the tokenizer that belong together, or resize the model "
             f"with resize_token_embeddings({largest + 1})"
         )
-
-
-def _sha256(files: list[Path]) -> str:
-    digests = []
-    for file in files:
-        with file.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    if len(digests) == 1:
-        return digests[0]
-    lines = (f"{digest}  {file.name}\n" for digest, file in zip(digests, files, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _some(items: list[str]) -> str:
-    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
-    return ", ".join(items[:3]) + more
 
 
 def _first_line(error: Exception) -> str:

@@ -28,7 +28,7 @@ from distforge.champion.make import (
 )
 from distforge.config import config_sha256
 from distforge.errors import InputError
-from distforge.models.loading import weights_sha256
+from distforge.models.weight_files import weights_sha256
 from distforge.quietstar import Step2Config, run_step2_rl
 from distforge.quietstar.step2_config import NOT_IDENTITY as STEP2_NOT_IDENTITY
 from distforge.registry.manifest import verify_manifest

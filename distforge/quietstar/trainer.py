@@ -31,7 +31,8 @@ from distforge.thinking.tags import Tags
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.guards import SKIPPED_FILE, StepGuard
-from distforge.training.keeping import Best, Keeper
+from distforge.training.keeping import Keeper
+from distforge.training.kept import Best
 from distforge.training.run_record import RunRecord
 from distforge.training.supervised import StepRecord, TrainingLoop
 

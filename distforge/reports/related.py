@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distforge.errors import InputError
-from distforge.models.loading import weights_sha256
+from distforge.models.weight_files import weights_sha256
 from distforge.reports.page_parts import Link
 from distforge.reports.pipeline_record import PipelineRecord
 from distforge.reports.summary import SUMMARY_NAME

@@ -21,9 +21,9 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -39,6 +39,7 @@ from distforge.training.checkpoint import (
 )
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
+from distforge.training.kept import Best, Judged, Saved, Trainee, read_best
 from distforge.training.pins import Pin, require_whole, take_up
 from distforge.training.run_record import RunRecord
 from distforge.training.signals import StopRequest, stop_between_steps
@@ -49,53 +50,6 @@ _WORTH_DEFERRING_BYTES = 64 << 20
 _BEST_DIRECTORY = "best"
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Best:
-    """The weights that are kept: the step they were seen at and their score; higher is better."""
-
-    step: int
-    score: float
-
-
-class Trainee(Protocol):
-    """What a `Keeper` asks of the trainer that it keeps for."""
-
-    def evaluate(self, step: int) -> None:
-        """Measure the weights as they are after ``step`` steps; collective."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What else a resumed run needs, as JSON."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the trainer that `state_dict` was taken from."""
-
-
-class Judged(Protocol):
-    """What a `Keeper` asks of a trainer whose weights are judged on the way."""
-
-    def is_verdict_due(self, step: int) -> bool:
-        """Whether the weights are to be judged after ``step`` steps."""
-
-    def judge(self, step: int) -> None:
-        """Judge them and act on it, by `Keeper.pin` and `Keeper.go_back`; collective."""
-
-    def lasting_state(self) -> dict[str, Any]:
-        """What going back does not take back, as JSON."""
-
-    def load_lasting_state(self, state: dict[str, Any]) -> None:
-        """Continue as the trainer that `lasting_state` was taken from."""
-
-
-class Saved(Protocol):
-    """What lies in a checkpoint beside the engine's part; the same on every rank."""
-
-    def save(self, directory: Path) -> None:
-        """Write it; on rank 0 alone."""
-
-    def load(self, directory: Path, step: int) -> None:
-        """Read what `save` wrote when ``step`` steps had been taken."""
 
 
 class Keeper:
@@ -338,7 +292,7 @@ class Keeper:
         self._engine.load(directory)
         if self._beside is not None:
             self._beside.load(directory, self.step)
-        self.best = _read_best(state.get("best"))
+        self.best = read_best(state.get("best"))
         # Before there was one keeper, step 2 called it "due" and a prompt bake owed nothing.
         self.evaluation_due = state.get("evaluation_due", state.get("due", False))
         self.verdict_due = state.get("verdict_due", False)
@@ -363,10 +317,3 @@ def _latest_name(root: Path, world: World) -> str | None:
     if fault:
         raise InputError(fault)
     return name
-
-
-def _read_best(best: dict[str, Any] | None) -> Best | None:
-    if best is None:
-        return None
-    # Before there was one keeper, step 1 called its score the accuracy.
-    return Best(best["step"], best["score"] if "score" in best else best["accuracy"])

@@ -26,7 +26,8 @@ from distforge.telemetry import BakingMetrics, RunLogger
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.guards import SKIPPED_FILE, StepGuard
-from distforge.training.keeping import Best, Keeper
+from distforge.training.keeping import Keeper
+from distforge.training.kept import Best
 from distforge.training.run_record import RunRecord
 from distforge.training.supervised import StepRecord, SupervisedLoop
 

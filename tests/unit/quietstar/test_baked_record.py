@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from distforge.errors import InputError
-from distforge.models.loading import Champion, load_champion, weights_sha256
+from distforge.models.loading import Champion, load_champion
+from distforge.models.weight_files import weights_sha256
 from distforge.quietstar.baked_record import BakedRecord, read_baked_record
 from distforge.reports.step1_summary import Step1Summary
 from tests.handed_over import save_model

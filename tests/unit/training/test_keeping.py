@@ -18,7 +18,8 @@ from distforge.registry.manifest import verify_manifest, write_manifest
 from distforge.training import checkpoint, keeping
 from distforge.training.checkpoint import load_state, trust_checkpoints, verify_checkpoint
 from distforge.training.distributed import World
-from distforge.training.keeping import Best, Keeper
+from distforge.training.keeping import Keeper
+from distforge.training.kept import Best
 from tests.tiny_models import tiny_llama, tiny_tokenizer
 
 WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
