@@ -230,7 +230,7 @@ def _read(path: Path) -> Holder | None:
 
 def _boot() -> str:
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return socket.gethostname()  # not Linux: the host's name, and ``started`` is empty

@@ -1,7 +1,7 @@
 """Loading a champion: a directory, hf://NAME, a .safetensors with its .json, or a legacy .pt.
 
-The one place that calls transformers' ``from_pretrained``, or the hub: always without code that
-comes with a model, and without a network unless the source says ``hf://``.
+The one place that calls the hub and, but for `gguf_file`, transformers' ``from_pretrained``:
+always without code that comes with a model, and without a network unless the source says ``hf://``.
 """
 
 from __future__ import annotations

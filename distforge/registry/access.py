@@ -35,7 +35,7 @@ def make_token(directory: Path) -> str:
     file = directory / TOKEN_FILE
     if not file.exists():
         durable.write_text(file, secrets.token_urlsafe(32) + "\n", mode=SECRET_MODE)
-    return file.read_text("ascii").strip()
+    return file.read_text("utf-8").strip()
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def _found(port: int) -> str:
     with suppress(OSError, UnicodeDecodeError):
         file = Path(_note(port).read_text("utf-8").strip())
         if file.stat().st_uid == os.getuid():
-            return file.read_text("ascii").strip()
+            return file.read_text("utf-8").strip()
     return ""
 
 
