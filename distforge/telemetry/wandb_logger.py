@@ -214,7 +214,7 @@ def _run_id(directory: Path) -> str:
     """The id of the run's W&B run, kept for when it is resumed."""
     file, kept = directory / ID_FILE, ""
     with suppress(OSError, UnicodeDecodeError):
-        kept = file.read_text(encoding="ascii").strip()
+        kept = file.read_text(encoding="utf-8").strip()
     known = kept if _ID.fullmatch(kept) else ""
     chosen = os.environ.get("WANDB_RUN_ID", "") or known or secrets.token_hex(4)
     if chosen != known:
