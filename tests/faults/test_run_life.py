@@ -98,7 +98,8 @@ def test_a_disk_that_fills_up_later_loses_nothing(words, finished: Path, tmp_pat
 
 
 def test_a_report_that_fails_loses_nothing(words, finished: Path, tmp_path: Path) -> None:
-    assert run_ranks(1, bake_without_a_report, words)[0][0] == 2
+    # Its goal is missed, as without that: a report is made again by `distforge report`.
+    assert run_ranks(1, bake_without_a_report, words)[0][0] == 3
     assert (tmp_path / "tiny" / "summary.json").exists()
     assert digest(tmp_path / "tiny") == digest(finished)
 

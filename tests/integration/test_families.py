@@ -94,9 +94,10 @@ def test_muon_has_the_hidden_matrices_and_adamw_the_rest(family: str) -> None:
 def test_answers_are_those_of_transformers(family: str) -> None:
     model = tiny_family(family, ROWS)
     prompts = [line[:size] for line, size in zip(LINES, (20, 28, 35), strict=True)]
-    ours = generate(model, TOKENIZER, prompts, 8, batch_size=3)
-    for prompt, found in zip(prompts, ours, strict=True):
-        ids = torch.tensor([TOKENIZER.encode(prompt)])
+    encoded = [TOKENIZER.encode(prompt) for prompt in prompts]
+    ours = generate(model, TOKENIZER, encoded, 8, batch_size=3)
+    for prompt, found in zip(encoded, ours, strict=True):
+        ids = torch.tensor([prompt])
         theirs = model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False
         )

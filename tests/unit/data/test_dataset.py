@@ -7,8 +7,9 @@ import pytest
 
 from distforge.data import Example, ReasoningDataset, make_examples
 from distforge.data.dataset import IGNORE_INDEX, TokenRows
-from distforge.data.text import completion_text, question_text
+from distforge.data.text import completion_text
 from distforge.errors import InputError
+from distforge.rendering.plain import question_text
 from tests.tiny_models import tiny_tokenizer
 
 
