@@ -64,7 +64,7 @@ class PlainAnswerer:
     def _with_answers(self, asked: str, answers: Sequence[str]) -> tuple[list[list[int]], int]:
         """Ids of the question with each answer, and how many are the question's.
 
-        As a turn of its own an answer does not begin with a space; lm-evaluation-harness agrees.
+        As a turn of its own an answer does not begin with a space.
         """
         question = f"{asked}{ANSWER}"
         if self._renderer.has_template:
