@@ -60,6 +60,11 @@ def explain_file_error(error: BaseException) -> str:
     return f"{path}{': ' if path else ''}{os.strerror(number)}; {remedy}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or else its type: libraries explain at length."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def require_name(what: str, name: object) -> None:
     """`InputError` unless ``name`` is safe in a path, a URL and a filter."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):

@@ -247,7 +247,7 @@ def _runs(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass
+        pass  # another user's, but it is there
     fields = _stat(pid)
     return fields is None or fields[0] not in ("Z", "X")  # ended, and not yet waited for
 

@@ -62,8 +62,9 @@ def _run(config: Step1Config, world: World) -> Step1Summary:
         if champion is None:
             ensure_champion(config.champion, config.engine, config.data.max_length, world)
             champion = load_champion(config.champion.path)
-        run.start_from(training_data=dataset_sha256(examples), champion=champion.sha256)
-        summary = _bake(config, champion, examples, run, world)
+        data = dataset_sha256(examples)
+        run.start_from(training_data=data, champion=champion.sha256)
+        summary = _bake(config, champion, examples, data, run, world)
         run.end(summary.converged, f"not converged: {'; '.join(summary.shortfalls)}")
         return summary
 
@@ -72,6 +73,7 @@ def _bake(
     config: Step1Config,
     champion: Champion,
     examples: Sequence[Example],
+    data_sha256: str,
     run: Run,
     world: World,
 ) -> Step1Summary:
@@ -112,7 +114,7 @@ def _bake(
         heldout=str(heldout),
         registry_version="",
         config_sha256=config_sha256(config, exclude=NOT_IDENTITY),
-        dataset_sha256=dataset_sha256(examples),
+        dataset_sha256=data_sha256,
         data_note=data_note(examples),
         champion=champion.source,
         champion_sha256=champion.sha256,

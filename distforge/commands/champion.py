@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +16,7 @@ from distforge.errors import InputError, require_choice
 from distforge.models.export import export_model
 from distforge.models.loading import load_champion
 from distforge.models.storage import LoadDtype, remember_dtype, storage_dtype
+from distforge.models.weight_files import files_sha256
 from distforge.registry.manifest import write_manifest
 from distforge.training.distributed import entered_world
 from distforge.training.engine_config import EngineConfig
@@ -90,7 +90,11 @@ def _read(
         from distforge.models.gguf_file import read_gguf
 
         read = read_gguf(path, dtype)
-        return read.model, read.tokenizer, name | {"sha256": _sha256(path)} | read.description
+        return (
+            read.model,
+            read.tokenizer,
+            name | {"sha256": files_sha256([path])} | read.description,
+        )
     champion = load_champion(source)
     if dtype != "auto":
         remember_dtype(champion.model, getattr(torch, dtype))
@@ -101,8 +105,3 @@ def _read(
 def _stem(source: str) -> str:
     path = Path(source)
     return path.name.removesuffix(path.suffix) if path.is_file() else path.name
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -6,7 +6,7 @@ import math
 import random
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from typing import Any, TypedDict
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from distforge.data.examples import at
+from distforge.data.examples import at, blocks
 from distforge.data.schema import Example
 from distforge.data.strategies import STRATEGIES, STRATEGY_PROMPTS
 from distforge.data.text import completion_text
@@ -134,9 +134,9 @@ class ReasoningDataset(TokenRows):
         self, examples: Sequence[Example], prompted: Sequence[bool], direct: Sequence[bool]
     ) -> Iterator[tuple[Example, list[int], int]]:
         """Every example, its ids, and how many of them ask; a portion at a time."""
-        renderer, rest = self._renderer, iter(examples)
+        renderer = self._renderer
         flags = zip_longest(prompted, direct, fillvalue=False)
-        while part := list(islice(rest, _PORTION)):
+        for part in blocks(examples, _PORTION):
             marks = [next(flags, (False, False)) for _ in part]
             prompts = [
                 STRATEGY_PROMPTS.get(e.strategy, "") if p else ""

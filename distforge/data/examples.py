@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import overload
 
 import numpy as np
@@ -89,6 +89,13 @@ def at(examples: Sequence[Example], positions: Sequence[int]) -> Sequence[Exampl
     if isinstance(examples, Examples):
         return examples.at(positions)
     return [examples[position] for position in positions]
+
+
+def blocks(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
+    """The examples in lists of ``size``, the last one shorter."""
+    rest = iter(examples)
+    while block := list(islice(rest, size)):
+        yield block
 
 
 def data_note(examples: Sequence[Example]) -> str:

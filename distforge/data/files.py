@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from distforge import durable
-from distforge.data.examples import Examples, of_split, open_examples
+from distforge.data.examples import Examples, blocks, of_split, open_examples
 from distforge.data.schema import Example
 from distforge.data.splits import SUFFIXES, parts_of
 from distforge.errors import InputError
@@ -47,15 +46,9 @@ def _write_parquet(examples: Iterable[Example], path: Path) -> None:
     kinds |= {"checks": pa.list_(pa.string()), "context": pa.list_(message)}
     schema = pa.schema([(name, kinds[name]) for name in Example.__dataclass_fields__])
     with parquet.ParquetWriter(path, schema) as writer:
-        for block in _blocks(examples):
+        for block in blocks(examples, _BLOCK):
             rows = [example.as_dict() for example in block]
             writer.write_table(pa.Table.from_pylist(rows, schema))
-
-
-def _blocks(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    rest = iter(examples)
-    while block := list(islice(rest, _BLOCK)):
-        yield block
 
 
 def read_examples(path: Path, *, split: str | None = None) -> Examples:

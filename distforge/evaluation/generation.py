@@ -18,6 +18,7 @@ from distforge.errors import InputError
 from distforge.evaluation.greedy import write_greedily
 from distforge.models.context import context_length
 from distforge.rendering import Renderer
+from distforge.rendering.stops import listed
 
 _LOG = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def continue_ids(
                 model,
                 rows,
                 settings.max_new_tokens,
-                stops=_listed(settings.eos_token_id),
+                stops=list(listed(settings.eos_token_id)),
                 pad=settings.pad_token_id,
                 banned=settings.suppress_tokens or (),
             )
@@ -182,9 +183,3 @@ def _decode(
         stop = None if end is None else row[end]
         generations.append(Generation(text, tuple(row[:end]), stop))
     return generations
-
-
-def _listed(ids: int | list[int] | None) -> list[int]:
-    if ids is None:
-        return []
-    return [ids] if isinstance(ids, int) else ids

@@ -92,10 +92,10 @@ def summarize(answered: Sequence[Answered]) -> Scores:
     for target in USAGE_TARGETS if by_strategy else ():
         counted = by_strategy.get(target.strategy, ()) if target.strategy else answered
         if counted:
-            usage[target.kind] = _fraction([target.token in a.text for a in counted])
+            usage[target.kind] = fraction([target.token in a.text for a in counted])
     return Scores(
-        accuracy_overall=_fraction([a.correct for a in answered]),
-        accuracy={s: _fraction([a.correct for a in rows]) for s, rows in by_strategy.items()},
+        accuracy_overall=fraction([a.correct for a in answered]),
+        accuracy={s: fraction([a.correct for a in rows]) for s, rows in by_strategy.items()},
         token_usage=usage,
         count=len(answered),
     )
@@ -123,19 +123,9 @@ def answer_questions(
         Asked(e.question, STRATEGY_PROMPTS.get(e.strategy, "") if prompted else prompt, e.turns)
         for e in examples
     ]
-    texts = write_answers(
-        model,
-        tokenizer,
-        asked,
-        world,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    read = [
-        tokenizer.decode(ids, skip_special_tokens=False)
-        for ids in Renderer(tokenizer).prompts(asked)
-    ]
+    prompts = Renderer(tokenizer).prompts(asked)
+    texts = _write(model, tokenizer, prompts, world, max_new_tokens, batch_size, progress)
+    read = [tokenizer.decode(ids, skip_special_tokens=False) for ids in prompts]
     return [judge(*one) for one in zip(examples, texts, read, strict=True)]
 
 
@@ -151,14 +141,26 @@ def write_answers(
 ) -> list[str]:
     """The turn that the model writes, greedily, to each question; collective, ranks share the
     work."""
-    renderer = Renderer(tokenizer)
-    mine = renderer.prompts(asked[world.rank :: world.size])
+    prompts = Renderer(tokenizer).prompts(asked)
+    return _write(model, tokenizer, prompts, world, max_new_tokens, batch_size, progress)
+
+
+def _write(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    world: World,
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Progress | None,
+) -> list[str]:
+    renderer, mine = Renderer(tokenizer), prompts[world.rank :: world.size]
     with torch.no_grad():
         generations = generate(
             model, tokenizer, mine, max_new_tokens, batch_size, progress=progress
         )
     shares = world.gather_objects([renderer.turn(generation.text) for generation in generations])
-    texts = [""] * len(asked)
+    texts = [""] * len(prompts)
     for rank, share in enumerate(shares):
         texts[rank :: world.size] = share
     return texts
@@ -176,5 +178,6 @@ def stratified(examples: Sequence[Example], count: int) -> list[Example]:
     return [example for found in there for example in found[:share]][:count]
 
 
-def _fraction(flags: Sequence[bool]) -> float:
+def fraction(flags: Sequence[bool]) -> float:
+    """How many of them are true; NaN without any."""
     return sum(flags) / len(flags) if flags else math.nan

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 from distforge.models.loading import check_model, check_pairing, complete_tokenizer
 from distforge.models.quiet import quiet_transformers
 from distforge.models.storage import LoadDtype, remember_dtype
@@ -78,7 +78,7 @@ def _read_header(path: Path) -> Any:
         header = GGUFReader(path)
     except Exception as error:  # numpy's and its own types come of arbitrary bytes
         raise InputError(
-            f"{path} is not a readable GGUF file ({_first_line(error)}); download or copy it again"
+            f"{path} is not a readable GGUF file ({first_line(error)}); download or copy it again"
         ) from error
     if not isinstance(_value(header, "general.architecture"), str):
         raise InputError(f"{path} names no architecture; download or copy the GGUF file again")
@@ -100,7 +100,7 @@ def _load(path: Path, architecture: str) -> PreTrainedModel:
         missing = sorted(info["missing_keys"])
         reason = f"it lacks {missing[0]}" if missing else ""
     except Exception as error:  # as for other models: the reason is passed on, not hidden
-        reason = _first_line(error)
+        reason = first_line(error)
     if reason:
         raise InputError(
             f"the {architecture!r} model in {path} cannot be read by this transformers: {reason}; "
@@ -117,7 +117,7 @@ def _load_tokenizer(path: Path, count: int) -> PreTrainedTokenizerBase:
             )
     except Exception as error:
         raise InputError(
-            f"the tokenizer in {path} cannot be read by this transformers: {_first_line(error)}; "
+            f"the tokenizer in {path} cannot be read by this transformers: {first_line(error)}; "
             "give the directory that the GGUF file was made from"
         ) from error
     return complete_tokenizer(_with_ids_below(count, tokenizer), path)
@@ -176,7 +176,3 @@ def _quantization(header: Any) -> str:
 def _value(header: Any, key: str) -> Any:
     field = header.get_field(key)
     return None if field is None else field.contents()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

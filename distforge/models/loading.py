@@ -25,7 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 from distforge.models.champion_file import READERS, ChampionParts
 from distforge.models.quiet import quiet_transformers
 from distforge.models.storage import (
@@ -130,7 +130,7 @@ def fetch_from_hub(source: str, files: Sequence[str] = _HUB_FILES) -> Path:
         )
     except Exception as error:  # the hub's client raises its own and its network library's types
         raise InputError(
-            f"champion {source!r} cannot be had from the hub ({_first_line(error)}); check the "
+            f"champion {source!r} cannot be had from the hub ({first_line(error)}); check the "
             "name, or download it where there is a network and give its directory"
         ) from error
 
@@ -157,7 +157,7 @@ def load_model(directory: Path, source: str, dtype: LoadDtype = "float32") -> Pr
         raise
     except Exception as error:  # transformers and safetensors raise many types for a bad file
         raise InputError(
-            f"the model in {directory} cannot be loaded: {_first_line(error)}; save it again with "
+            f"the model in {directory} cannot be loaded: {first_line(error)}; save it again with "
             "save_pretrained"
         ) from error
     _check_complete(info, directory)
@@ -190,7 +190,7 @@ def _build(parts: ChampionParts, path: Path, dtype: torch.dtype) -> PreTrainedMo
     except Exception as error:  # configurations validate themselves with many types
         raise InputError(
             f"{path}: its config does not describe a causal language model of this transformers: "
-            f"{type(error).__name__}: {_first_line(error)}"
+            f"{type(error).__name__}: {first_line(error)}"
         ) from error
     _check_complete(info, path)
     if info["unexpected_keys"]:
@@ -230,7 +230,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         empty = tokenizer.get_vocab().keys() <= tokenizer.get_added_vocab().keys()
         reason = "it has no vocabulary" if empty else ""
     except Exception as error:  # as for models: the reason is passed on, not hidden
-        reason = _first_line(error)
+        reason = first_line(error)
     if reason:
         raise InputError(
             f"no tokenizer can be loaded from {directory}: {reason}; save it there with "
@@ -302,7 +302,3 @@ def check_pairing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, so
             "rows; save the model and the tokenizer that belong together, or resize the model "
             f"with resize_token_embeddings({largest + 1})"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

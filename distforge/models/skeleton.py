@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 from distforge.models.champion_file import READERS, check_config, read_json
 from distforge.models.loading import fetch_from_hub
 from distforge.models.quiet import quiet_transformers
@@ -60,7 +60,7 @@ def _described_by(source: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # configurations validate themselves with many types
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"the config of {source!r} does not describe a causal language model of this "
             f"transformers: {type(error).__name__}: {reason}; give one with a known model_type"

@@ -46,7 +46,7 @@ from distforge.training.run_directory import (
     locked,
     withdraw,
 )
-from distforge.training.run_inputs import files_sha256
+from distforge.training.run_inputs import path_sha256
 
 StageName = Literal["champion", "step1", "step2", "report"]
 State = Literal["finished", "unfinished", "absent", "outdated"]
@@ -222,7 +222,7 @@ def step1_stage(config: Step1Config, world: World) -> RunStage:
     def inputs() -> dict[str, str]:
         return {
             "champion": weights_sha256(config.champion.path),
-            "data": files_sha256(config.data.path),
+            "data": path_sha256(config.data.path),
         }
 
     def summary(directory: Path) -> tuple[str, list[str]]:
@@ -252,7 +252,7 @@ def step2_stage(config: Step2Config, world: World) -> RunStage:
         data = config.text.path if config.task == "text" else config.data.path
         return {
             "baked model": weights_sha256(str(Path(config.baked) / "model")),
-            "data": files_sha256(data or ""),
+            "data": path_sha256(data or ""),
         }
 
     return RunStage(

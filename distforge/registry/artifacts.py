@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from distforge import durable
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 from distforge.registry.contents import Entries
 from distforge.registry.manifest import MANIFEST_NAME, identify, read_entries, verify_manifest
 from distforge.registry.records import ModelVersion
@@ -158,7 +158,7 @@ def _pieces(store: Store, version: ModelVersion, run: Any, path: str) -> Iterato
         ) as answer:
             yield from answer.iter_content(_BLOCK_BYTES)
     except OSError as error:  # requests' errors too, in the middle of a file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if run is not None:
             raise RegistryUnavailable(
                 f"the registry {str(store.uri)!r} stopped sending {path} ({reason}); try again"

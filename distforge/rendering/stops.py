@@ -16,11 +16,11 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None) -> set[int]:
     """The ends of sequence of a tokenizer and of a model's configurations, which may list many."""
-    found = set(_listed(tokenizer.eos_token_id))
+    found = set(listed(tokenizer.eos_token_id))
     if model is not None:
         text = _text_config(model)
         for source in (model.config, text, getattr(model, "generation_config", None)):
-            found.update(_listed(getattr(source, "eos_token_id", None)))
+            found.update(listed(getattr(source, "eos_token_id", None)))
         found = {index for index in found if index < text.vocab_size}
     return found
 
@@ -36,7 +36,8 @@ def _text_config(model: PreTrainedModel) -> Any:
     return getattr(model, "lm", model).config.get_text_config(decoder=True)
 
 
-def _listed(ids: int | Iterable[int] | None) -> Iterable[int]:
+def listed(ids: int | Iterable[int] | None) -> Iterable[int]:
+    """The ids of a setting that may name one, several or none."""
     if ids is None:
         return ()
     return (ids,) if isinstance(ids, int) else ids

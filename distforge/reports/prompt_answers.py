@@ -34,4 +34,6 @@ def read_answers(run_dir: Path) -> list[AnswerRow]:
     try:
         return [_ROW.validate_json(line) for line in lines]
     except ValidationError as error:
-        raise InputError(f"{path} is malformed ({error}); make the report's run anew") from None
+        raise InputError(
+            f"{path} is malformed ({error}); bake the prompt again to write it anew"
+        ) from None

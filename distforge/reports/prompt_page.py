@@ -82,7 +82,7 @@ def _lead(summary: PromptSummary) -> str:
 
 def _how_told(rows: Sequence[AnswerRow]) -> list[str]:
     ways = dict.fromkeys(row.told_by for row in rows)
-    return [f"whether an answer follows is told {way}" for way in ways]
+    return [f"whether an answer follows is judged {way}" for way in ways]
 
 
 def _fall(report: BakeReport) -> str:

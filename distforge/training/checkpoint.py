@@ -47,20 +47,6 @@ _STATE_FILE = "state.json"
 logger = logging.getLogger(__name__)
 
 
-def save_checkpoint(
-    root: Path,
-    step: int,
-    write: Callable[[Path], Sequence[str] | None],
-    state: dict[str, Any],
-    world: World,
-    keep_last: int = 2,
-    keep_every: int = 0,
-    pinned: Collection[int] = (),
-) -> Path:
-    """Save ``root/step_N`` and return it; collective. `begin_checkpoint`, and its end."""
-    return begin_checkpoint(root, step, write, state, world, keep_last, keep_every, pinned).finish()
-
-
 def begin_checkpoint(
     root: Path,
     step: int,

@@ -128,22 +128,44 @@ def on_main(world: World, action: Callable[[], T]) -> T:
     Raises:
         InputError: on every rank, what ``action`` raised on rank 0; also where that was an
             `OSError`: the file system's reason is the user's to remove.
+        RuntimeError: on the others, where rank 0 raised anything else, and raises it.
     """
-    value, fault = None, ""
-    if world.is_main:
+
+    def answer() -> tuple[T | None, str]:
         try:
-            value = action()
+            return action(), ""
         except InputError as error:
-            fault = str(error)
+            return None, str(error)
         except OSError as error:
-            fault = (
+            return None, (
                 f"{error.filename or 'a file'}: {error.strerror or error}; remove that reason and "
                 "start again"
             )
-    value, fault = world.broadcast_object([value, fault])
+
+    found, failure, told = ask_main(world, answer)
+    if failure is not None:
+        raise failure
+    if told:
+        raise RuntimeError(f"rank 0 failed: {told}")
+    value, fault = found
     if fault:
         raise InputError(fault)
     return value
+
+
+def ask_main(world: World, action: Callable[[], Any]) -> tuple[Any, Exception | None, str]:
+    """What rank 0 makes of ``action``, a JSON value; the error that it raised there, on rank 0
+    alone; and that error in words, or an empty string. Collective: whatever is raised, no rank is
+    left waiting."""
+    value = failure = None
+    if world.is_main:
+        try:
+            value = action()
+        except Exception as error:
+            failure = error
+    told = "" if failure is None else f"{type(failure).__name__}: {failure}"
+    value, told = world.broadcast_object([value, told])
+    return value, failure, told
 
 
 @contextmanager

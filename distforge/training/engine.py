@@ -160,7 +160,7 @@ class TrainingEngine:
     def save(self, directory: Path) -> list[str]:
         """Write weights, optimizer and this rank's random state into ``directory``; collective.
 
-        Returns which files this rank wrote, see `save_checkpoint`.
+        Returns which files this rank wrote, see `begin_checkpoint`.
         """
         shards = ShardWriter(directory)
         self._backend.save(directory, shards)

@@ -18,6 +18,7 @@ from typing import Any
 
 from distforge import __version__, durable
 from distforge.errors import InputError
+from distforge.models.weight_files import files_sha256
 from distforge.registry.store import source_commit
 from distforge.training.distributed import World, on_main
 
@@ -116,7 +117,7 @@ def _read(directory: Path) -> dict[str, Any]:
         ) from None
 
 
-def files_sha256(path: str) -> str:
+def path_sha256(path: str) -> str:
     """Of a file, or of all files in a directory with their names; empty where nothing is named."""
     if not path:
         return ""
@@ -124,9 +125,7 @@ def files_sha256(path: str) -> str:
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{content}  {file.relative_to(root.parent)}\n".encode())
+        digest.update(f"{files_sha256([file])}  {file.relative_to(root.parent)}\n".encode())
     return digest.hexdigest()
 
 

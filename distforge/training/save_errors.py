@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from distforge.errors import InputError, explain_file_error
-from distforge.training.distributed import World
+from distforge.training.distributed import World, ask_main
 
 
 class CheckpointError(RuntimeError):
@@ -46,13 +46,7 @@ def removed_on_error(partial: Path, world: World | None) -> Iterator[None]:
 
 def on_main(world: World, action: Callable[[], None]) -> None:
     """Run on rank 0 and wait for it; its error is raised on every rank."""
-    failure: Exception | None = None
-    if world.is_main:
-        try:
-            action()
-        except Exception as error:
-            failure = error
-    told = world.broadcast_object(f"{type(failure).__name__}: {failure}" if failure else "")
+    _, failure, told = ask_main(world, action)
     if failure is not None:
         raise failure
     if told:

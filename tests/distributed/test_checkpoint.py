@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
+from distforge.training.checkpoint import begin_checkpoint, find_latest, load_state
 from distforge.training.distributed import World
 from tests.distributed.harness import RankFailure, run_ranks
 from tests.training_cases import ADAMW, MUON, STEPS, engine_config, make_engine, train, weights
@@ -16,9 +16,9 @@ def train_and_save(world: World, stage: int, optimizer, root: Path):
     """All steps at once, with checkpoints after the second and the third."""
     engine = make_engine(world, engine_config(zero_stage=stage), optimizer)
     results = train(engine, world, range(2))
-    save_checkpoint(root, 2, engine.save, {"step": 2}, world)
+    begin_checkpoint(root, 2, engine.save, {"step": 2}, world).finish()
     results += train(engine, world, range(2, 3))
-    save_checkpoint(root, 3, engine.save, {"step": 3}, world)
+    begin_checkpoint(root, 3, engine.save, {"step": 3}, world).finish()
     return results + train(engine, world, range(3, STEPS)), weights(engine)
 
 
@@ -50,7 +50,7 @@ def save_failing(world: World, rank: int, root: Path):
         time.sleep(0.3)  # the other one is long gone by the time this one writes
         (directory / f"part_{world.rank}").write_text("whole")
 
-    save_checkpoint(root, 7, write, {}, world)
+    begin_checkpoint(root, 7, write, {}, world).finish()
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -65,7 +65,7 @@ def test_a_rank_that_fails_in_write_fails_all_and_leaves_nothing(tmp_path, rank)
 
 def save_where_nothing_can_be(world: World, root: Path):
     try:
-        save_checkpoint(root, 7, lambda _directory: None, {}, world)
+        begin_checkpoint(root, 7, lambda _directory: None, {}, world).finish()
     except Exception as error:
         return type(error).__name__, str(error)
     return None

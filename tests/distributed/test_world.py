@@ -7,7 +7,8 @@ import time
 import pytest
 import torch
 
-from distforge.training.distributed import World
+from distforge.errors import InputError
+from distforge.training.distributed import World, on_main
 from distforge.training.signals import StopRequest
 from tests.distributed.harness import RankFailure, run_ranks
 
@@ -82,3 +83,34 @@ def test_ranks_that_hang_are_killed_at_the_deadline():
     with pytest.raises(RankFailure, match="deadline"):
         run_ranks(2, hang, deadline_seconds=2.0)
     assert time.monotonic() - began < 20
+
+
+def fail_on_main(world: World, kind: str) -> str:
+    errors = {
+        "input": InputError("bad"),
+        "file": OSError(28, "No space", "f"),
+        "bug": KeyError("x"),
+    }
+
+    def action() -> None:
+        raise errors[kind]
+
+    try:
+        on_main(world, action)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "went on"
+
+
+@pytest.mark.parametrize(
+    ("kind", "main", "other"),
+    [
+        ("input", "InputError: bad", "InputError: bad"),
+        ("file", "InputError: f: No space; remove", "InputError: f: No space; remove"),
+        ("bug", "KeyError: 'x'", "RuntimeError: rank 0 failed: KeyError: 'x'"),
+    ],
+)
+def test_whatever_fails_on_rank_0_no_rank_is_left_waiting(kind: str, main: str, other: str) -> None:
+    found = run_ranks(2, fail_on_main, kind)
+    assert found[0].startswith(main)
+    assert found[1].startswith(other)

@@ -14,7 +14,7 @@ import pytest
 from distforge.cli import main
 from distforge.errors import InputError
 from distforge.registry.manifest import verify_manifest
-from distforge.training.checkpoint import find_latest, save_checkpoint
+from distforge.training.checkpoint import begin_checkpoint, find_latest
 from distforge.training.distributed import World
 from tests.distributed.harness import run_ranks
 from tests.training_cases import engine_config, make_engine, train
@@ -44,7 +44,7 @@ def save_twice(world: World, stage: int, root: Path, limit: int) -> tuple[str, i
         world, engine_config(backend="deepspeed" if stage else "auto", zero_stage=stage)
     )
     train(engine, world, range(1))
-    save_checkpoint(root, 1, engine.save, {"step": 1}, world)
+    begin_checkpoint(root, 1, engine.save, {"step": 1}, world).finish()
     train(engine, world, range(1, 2))
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
@@ -55,7 +55,7 @@ def save_twice(world: World, stage: int, root: Path, limit: int) -> tuple[str, i
                 fill.write(bytes(1000))
                 fill.flush()
     try:
-        save_checkpoint(root, 2, engine.save, {"step": 2}, world)
+        begin_checkpoint(root, 2, engine.save, {"step": 2}, world).finish()
     except InputError as error:
         return str(error), len(train(engine, world, range(2, 3)))
     return "", 0

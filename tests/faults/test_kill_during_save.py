@@ -17,7 +17,7 @@ import torch
 from distforge import durable
 from distforge.registry import manifest
 from distforge.training import backends, checkpoint, engine, shards, signing
-from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
+from distforge.training.checkpoint import begin_checkpoint, find_latest, load_state
 from distforge.training.distributed import World
 from tests.distributed.harness import _CONTEXT
 from tests.training_cases import engine_config, make_engine, train, weights
@@ -39,7 +39,7 @@ def trained(root: Path, line_hook: Callable[[tuple[str, int]], None]) -> dict[in
     ours = make_engine(WORLD, engine_config(backend="plain"))
     train(ours, WORLD, range(1))
     first = weights(ours)
-    save_checkpoint(root, 1, ours.save, {"step": 1}, WORLD, keep_last=1)
+    begin_checkpoint(root, 1, ours.save, {"step": 1}, WORLD, keep_last=1).finish()
     train(ours, WORLD, range(1, 2))
 
     def trace(frame, event, _argument):
@@ -50,7 +50,7 @@ def trained(root: Path, line_hook: Callable[[tuple[str, int]], None]) -> dict[in
         return trace
 
     sys.settrace(trace)
-    save_checkpoint(root, 2, ours.save, {"step": 2}, WORLD, keep_last=1)
+    begin_checkpoint(root, 2, ours.save, {"step": 2}, WORLD, keep_last=1).finish()
     sys.settrace(None)
     return {1: first, 2: weights(ours)}
 
@@ -103,7 +103,7 @@ def test_killed_at_any_line_of_a_save(tmp_path: Path, unbroken, kills: int) -> N
         ours = weights(resumed)
         assert all(torch.equal(ours[name], value) for name, value in expected[step].items())
         # And the next save is not in the way of what the dead one left.
-        save_checkpoint(root, 3, resumed.save, {"step": 3}, WORLD, keep_last=1)
+        begin_checkpoint(root, 3, resumed.save, {"step": 3}, WORLD, keep_last=1).finish()
         assert find_latest(root) == root / "step_3"
         assert {path.name for path in root.iterdir()} == {"step_3", "latest"}
         seen.append(step)
@@ -119,7 +119,7 @@ def save_for_ever(root: Path, sender: Connection) -> None:
         def write(directory: Path, content: torch.Tensor = content) -> None:
             torch.save(content, directory / "weights.pt")
 
-        save_checkpoint(root, step, write, {"step": step}, WORLD)
+        begin_checkpoint(root, step, write, {"step": step}, WORLD).finish()
         if step == 1:
             sender.send(step)
 
@@ -151,7 +151,7 @@ def test_one_flipped_byte_in_any_file_falls_back(tmp_path: Path) -> None:
     trained_engine = make_engine(WORLD, engine_config(backend="plain"))
     for step in (1, 2):
         train(trained_engine, WORLD, range(step - 1, step))
-        save_checkpoint(tmp_path, step, trained_engine.save, {"step": step}, WORLD)
+        begin_checkpoint(tmp_path, step, trained_engine.save, {"step": step}, WORLD).finish()
     rng = random.Random(1)
     files = sorted(path for path in (tmp_path / "step_2").rglob("*") if path.is_file())
     assert len(files) >= 5

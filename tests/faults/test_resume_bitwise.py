@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distforge.optim import OptimizerConfig, build_optimizer
-from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
+from distforge.training.checkpoint import begin_checkpoint, find_latest, load_state
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from tests.distributed.harness import run_ranks
@@ -49,7 +49,7 @@ def make_engine(world: World, optimizer: OptimizerConfig, stage: int) -> Trainin
 def straight(world: World, optimizer: OptimizerConfig, stage: int, root: Path):
     engine = make_engine(world, optimizer, stage)
     results = train(engine, world, range(SPLIT))
-    save_checkpoint(root, SPLIT, engine.save, {"step": SPLIT}, world)
+    begin_checkpoint(root, SPLIT, engine.save, {"step": SPLIT}, world).finish()
     return results + train(engine, world, range(SPLIT, STEPS)), weights(engine)
 
 

@@ -12,7 +12,7 @@ import torch
 from distforge.baking import Step1Config
 from distforge.models.architectures import ArchitectureConfig, build_model
 from distforge.optim import OptimizerConfig, build_optimizer
-from distforge.training.checkpoint import begin_checkpoint, find_latest, save_checkpoint
+from distforge.training.checkpoint import begin_checkpoint, find_latest
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from tests.distributed.harness import run_ranks
@@ -56,7 +56,7 @@ def measure(world: World, root: Path) -> tuple[float, float]:
         began = time.perf_counter()
         train(engine, 8, 1)
         trained = time.perf_counter()
-        save_checkpoint(root, number, engine.save, {"step": number}, world)
+        begin_checkpoint(root, number, engine.save, {"step": number}, world).finish()
         steps.append(trained - began)
         saves.append(time.perf_counter() - trained)
     return min(steps), min(saves)
@@ -85,7 +85,7 @@ def measure_both(world: World, root: Path) -> dict[str, list[float]]:
         world.barrier()
         began = time.perf_counter()
         if number % 2 == 0:
-            save_checkpoint(root, number, write_and_name_nothing, {}, world, keep_last=1)
+            begin_checkpoint(root, number, write_and_name_nothing, {}, world, keep_last=1).finish()
             seconds["all of it"].append(time.perf_counter() - began)
             continue
         begun = begin_checkpoint(root, number, engine.save, {}, world, keep_last=1)

@@ -24,8 +24,6 @@ from distforge.training.distributed import World
 
 TOLD_APART = 0.75
 """Balanced accuracy on the champion's own answers below which nothing is said of other answers."""
-
-
 # Nats a token: what a sampled answer may be below the likeliest one.
 _SLACK = 1.0
 

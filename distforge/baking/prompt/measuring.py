@@ -26,7 +26,7 @@ from distforge.data import STRATEGIES, STRATEGY_PROMPTS, Example
 from distforge.errors import InputError
 from distforge.evaluation.adherence import strategy_layout
 from distforge.evaluation.checker import Checker
-from distforge.evaluation.scoring import judge, write_answers
+from distforge.evaluation.scoring import fraction, judge, write_answers
 from distforge.rendering import Asked
 from distforge.rendering.stops import padding_id
 from distforge.reports.prompt_summary import AnswerMark, AnswerRow, BakeReport, Condition
@@ -61,7 +61,7 @@ class Quiz:
             )
             for i, answer in enumerate(answers)
         ]
-        return Condition(_share(correct), _share(follows), len(answers)), marks
+        return Condition(fraction(correct or ()), fraction(follows or ()), len(answers)), marks
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,6 @@ class Probe(Quiz):
     """Held-out questions about one prompt, and the prompted champion's trajectories."""
 
     trajectories: Sequence[Trajectory]
-
-
-def _share(flags: Sequence[bool] | None) -> float:
-    return sum(flags) / len(flags) if flags else math.nan
 
 
 class Measurer:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from rich.table import Table
 
+from distforge.reports.formats import percent
 from distforge.reports.prompt_summary import BakeReport, Condition, ForgettingMatrix
 
 CONDITIONS = ("unprompted", "prompted", "baked", "baked_prompted")
@@ -31,14 +31,10 @@ def forgetting_table(matrix: ForgettingMatrix) -> Table:
     table = Table("after baking", *(prompt[:32] for prompt in matrix.prompts))
     names = ("nothing", *(prompt[:32] for prompt in matrix.prompts))
     for name, *rows in zip(names, matrix.accuracy, matrix.adherence, matrix.kl, strict=True):
-        cells = (f"{_share(a)} / {_share(f)} / {k:.4f}" for a, f, k in zip(*rows, strict=True))
+        cells = (f"{percent(a)} / {percent(f)} / {k:.4f}" for a, f, k in zip(*rows, strict=True))
         table.add_row(name, *cells)
     return table
 
 
 def _pair(condition: Condition) -> str:
-    return f"{_share(condition.accuracy)} / {_share(condition.adherence)}"
-
-
-def _share(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.1%}"
+    return f"{percent(condition.accuracy)} / {percent(condition.adherence)}"

@@ -26,7 +26,7 @@ from distforge.training.afterwards import spared
 from distforge.training.distributed import World
 from distforge.training.open_run import Run, finished_run, open_run
 from distforge.training.run_directory import CHAMPION_DIRECTORY, SUMMARY_FILE
-from distforge.training.run_inputs import files_sha256
+from distforge.training.run_inputs import path_sha256
 from distforge.training.run_record import RunRecord
 from distforge.training.signals import stop_at_once
 
@@ -62,7 +62,7 @@ def _check_and_run(config: BakePromptConfig, world: World) -> PromptSummary:
             model=champion.sha256,
             prompts=hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
             questions=dataset_sha256(examples) if examples else "",
-            adapter=files_sha256(config.adapter),
+            adapter=path_sha256(config.adapter),
         )
         baker = _baker(config, champion, examples, world, run.log, run.directory / "bakes")
         summary = _run(config, champion, baker, prompts, run, world)
@@ -153,7 +153,8 @@ def _run(
         **extra,
     )
     if world.is_main:
-        write_answers(answers, directory)
+        with spared("answers"):
+            write_answers(answers, directory)
         summary.write(directory / SUMMARY_FILE)
         with spared("table"):
             log.show(report_table(reports))

@@ -12,7 +12,7 @@ from distforge import durable
 from distforge.errors import InputError
 from distforge.registry.manifest import verify_manifest
 from distforge.training import checkpoint
-from distforge.training.checkpoint import find_latest, load_state, save_checkpoint
+from distforge.training.checkpoint import begin_checkpoint, find_latest, load_state
 from distforge.training.distributed import World
 
 WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
@@ -27,7 +27,9 @@ def write_weights(content: bytes):
 
 
 def save(root: Path, step: int, content: bytes = b"weights", **kwargs) -> Path:
-    return save_checkpoint(root, step, write_weights(content), {"step": step}, WORLD, **kwargs)
+    return begin_checkpoint(
+        root, step, write_weights(content), {"step": step}, WORLD, **kwargs
+    ).finish()
 
 
 def names(root: Path) -> set[str]:
@@ -37,7 +39,7 @@ def names(root: Path) -> set[str]:
 def test_round_trip(tmp_path):
     root = tmp_path / "run" / "checkpoints"
     state = {"step": 7, "best": None, "losses": [0.1, 2.0], "name": "ü"}
-    saved = save_checkpoint(root, 7, write_weights(b"abc"), state, WORLD)
+    saved = begin_checkpoint(root, 7, write_weights(b"abc"), state, WORLD).finish()
     assert saved == root / "step_7"
     assert find_latest(root) == saved
     assert load_state(saved) == state
@@ -157,7 +159,7 @@ def test_a_failing_write_leaves_the_previous_intact(tmp_path, step):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(InputError, match=r"cannot be written \(No space left"):
-        save_checkpoint(tmp_path, step, fail, {}, WORLD)
+        begin_checkpoint(tmp_path, step, fail, {}, WORLD).finish()
     assert names(tmp_path) == {"step_1", "latest"}
     assert verify_manifest(find_latest(tmp_path)) == before
 
@@ -216,7 +218,7 @@ def test_all_of_it_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
 
 def test_state_that_is_not_json_is_refused_and_nothing_is_left(tmp_path):
     with pytest.raises(TypeError):
-        save_checkpoint(tmp_path, 1, write_weights(b""), {"step": object()}, WORLD)
+        begin_checkpoint(tmp_path, 1, write_weights(b""), {"step": object()}, WORLD).finish()
     assert names(tmp_path) == set()
 
 

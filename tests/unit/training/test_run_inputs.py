@@ -12,7 +12,7 @@ import torch
 from distforge.errors import InputError
 from distforge.training.distributed import World
 from distforge.training.run_directory import claim_run_directory
-from distforge.training.run_inputs import files_sha256, require_alike, require_unchanged
+from distforge.training.run_inputs import path_sha256, require_alike, require_unchanged
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
 DATA, CHAMPION = "d" * 64, "c" * 64
@@ -123,9 +123,9 @@ def test_ranks_that_differ_are_told_which_and_in_what() -> None:
 def test_files_are_known_by_bytes_and_names(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x").write_text("1")
-    first = files_sha256(str(tmp_path / "a"))
+    first = path_sha256(str(tmp_path / "a"))
     (tmp_path / "a" / "x").write_text("2")
-    second = files_sha256(str(tmp_path / "a"))
+    second = path_sha256(str(tmp_path / "a"))
     (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
-    assert len({first, second, files_sha256(str(tmp_path / "a"))}) == 3
-    assert files_sha256("") == ""
+    assert len({first, second, path_sha256(str(tmp_path / "a"))}) == 3
+    assert path_sha256("") == ""

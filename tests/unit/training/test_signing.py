@@ -20,7 +20,7 @@ import torch
 from distforge.cli import main
 from distforge.errors import InputError
 from distforge.registry.manifest import write_manifest
-from distforge.training.checkpoint import find_latest, save_checkpoint
+from distforge.training.checkpoint import begin_checkpoint, find_latest
 from distforge.training.distributed import World
 
 WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
@@ -38,7 +38,7 @@ def save(run: Path, step: int) -> None:
     def write(directory: Path) -> None:
         (directory / "weights.bin").write_bytes(b"weights")
 
-    save_checkpoint(run / "checkpoints", step, write, {"step": step}, WORLD)
+    begin_checkpoint(run / "checkpoints", step, write, {"step": step}, WORLD).finish()
 
 
 def latest(run: Path) -> str | None:
