@@ -243,11 +243,10 @@ def _started(pid: int) -> str:
 
 def _runs(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
+        with suppress(PermissionError):  # another user's, but it is there
+            os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        pass  # another user's, but it is there
     fields = _stat(pid)
     return fields is None or fields[0] not in ("Z", "X")  # ended, and not yet waited for
 

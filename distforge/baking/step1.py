@@ -79,8 +79,7 @@ def _bake(
 ) -> Step1Summary:
     began = time.monotonic()
     directory, log, record = run.directory, run.log, run.record
-    if world.is_main and config.registry.enabled:
-        _keep(champion, directory)
+    _keep_a_copy(config, champion, directory, world)
     add_thinking_tokens(champion.model, champion.tokenizer, THINKING_TOKENS, config.seed)
     parameters = champion.model.num_parameters()  # before ZeRO 3 shards them
     prompted = bake_strategy_prompts(config, champion, examples, directory, world, log)
@@ -132,10 +131,11 @@ def _bake(
     return summary
 
 
-def _keep(champion: Champion, directory: Path) -> None:
+def _keep_a_copy(config: Step1Config, champion: Champion, directory: Path, world: World) -> None:
     """A copy is registered, as loaded and whatever its form was: training changes the model in
     place, and nothing is written into a directory that belongs to the user."""
-    export_model(champion.model, champion.tokenizer, directory / CHAMPION_DIRECTORY)
+    if world.is_main and config.registry.enabled:
+        export_model(champion.model, champion.tokenizer, directory / CHAMPION_DIRECTORY)
 
 
 def _verdict(
