@@ -4,8 +4,10 @@ DISTFORGE_BUILD_NATIVE=auto|0|1 auto: where torch, pybind11, ninja and a C++ com
                                 one is missing, or it does not compile, distforge says so and
                                 installs without; 1: an error if it cannot be built; 0: never
 DISTFORGE_BUILD_CUDA=auto|0|1   auto: when nvcc is found and torch is a CUDA build of the same major
-                                version; 1: always (an error without nvcc; with a CPU torch the
-                                kernels are compiled and linked, and never reached)
+                                version; where it does not compile, the CPU's part alone is built;
+                                1: always (an error without nvcc or where it does not compile; with
+                                a CPU torch the kernels are compiled and linked, and never reached)
+CXX=PROGRAM                     the C++ compiler, nvcc's too
 MAX_JOBS=N                      compile at most N files at a time
 
 Everything goes through torch's stable ABI, so the module outlives a torch upgrade, and nvcc is
@@ -39,6 +41,9 @@ REASON_FILE = "distforge/native_part.txt"
 
 # The oldest torch that the package admits: using nothing newer, one build serves all.
 TORCH_TARGET_VERSION = (2, 11)
+
+# The oldest toolkit whose nvcc knows C++20.
+OLDEST_NVCC = (12, 0)
 
 # 90a instead of 90: every GPU of 9.0 runs it; with code of both, the driver would choose.
 CUDA_ARCHITECTURES = ("75", "80", "86", "89", "90a", "100", "103", "110", "120")
@@ -169,20 +174,39 @@ def choose_nvcc(torch_cuda: str | None) -> tuple[str | None, str]:
     if cuda == "0":
         return None, "DISTFORGE_BUILD_CUDA=0"
     nvcc = find_nvcc()
-    if nvcc is None:
+    problem = why_not_nvcc(nvcc)
+    if problem:
         if cuda == "1":
-            raise fail(
-                "DISTFORGE_BUILD_CUDA=1, but nvcc was found neither under CUDA_HOME nor on PATH "
-                "nor in /usr/local/cuda; install the CUDA toolkit or set DISTFORGE_BUILD_CUDA=0"
-            )
-        return None, "no nvcc"
+            raise fail(f"DISTFORGE_BUILD_CUDA=1, but {problem}, or set DISTFORGE_BUILD_CUDA=0")
+        return None, problem
     if cuda == "1":
         return nvcc, f"DISTFORGE_BUILD_CUDA=1, {nvcc}"
     if torch_cuda is None:
         return None, "torch is a CPU build"
     if int(torch_cuda.split(".")[0]) != nvcc_version(nvcc)[0]:
-        return None, f"torch was built with CUDA {torch_cuda}, {nvcc} is of another major version"
+        version = ".".join(map(str, nvcc_version(nvcc)))
+        return None, (
+            f"torch was built with CUDA {torch_cuda}, {nvcc} is of {version}; install a toolkit of "
+            f"CUDA {torch_cuda.split('.')[0]} and set CUDA_HOME to it"
+        )
     return nvcc, nvcc
+
+
+def why_not_nvcc(nvcc: str | None) -> str:
+    """Why this nvcc cannot compile the kernels, with the remedy; empty when it can."""
+    oldest = ".".join(map(str, OLDEST_NVCC))
+    if nvcc is None:
+        return (
+            "nvcc was found neither under CUDA_HOME nor on PATH nor in /usr/local/cuda; install "
+            f"the CUDA toolkit ({oldest} or newer)"
+        )
+    version = nvcc_version(nvcc)
+    if version < OLDEST_NVCC:
+        return (
+            f"{nvcc} is of CUDA {'.'.join(map(str, version))}, too old for C++20; install the CUDA "
+            f"toolkit {oldest} or newer"
+        )
+    return ""
 
 
 def include_flags() -> list[str]:
@@ -213,7 +237,12 @@ class Toolchain:
     def find(cls) -> Toolchain:
         import torch
 
-        nvcc, reason = choose_nvcc(torch.version.cuda)
+        return cls.with_nvcc(*choose_nvcc(torch.version.cuda))
+
+    @classmethod
+    def with_nvcc(cls, nvcc: str | None, reason: str) -> Toolchain:
+        import torch
+
         architectures = supported_architectures(nvcc) if nvcc else []
         print(
             f"distforge: CUDA kernels: {' '.join(architectures) or 'none'} ({reason})", flush=True
@@ -235,14 +264,19 @@ class Toolchain:
         return sorted(path for path in CSRC.rglob("*.cpp") if not path.stem.endswith("_cuda"))
 
     def nvcc_flags(self) -> list[str]:
-        return [*NVCC_FLAGS, *gencode_flags(self.architectures)]
+        # The host's part by the same compiler as everything else, which may not be nvcc's own.
+        return [f"-ccbin={self.cxx}", *NVCC_FLAGS, *gencode_flags(self.architectures)]
 
     def link_command(self) -> list[str]:
-        libraries = ["-ltorch", "-ltorch_cpu", *(["-ltorch_cuda"] if self.torch_cuda else [])]
-        torch = [f"-L{self.torch_lib}", *libraries]
-        if self.nvcc:
-            return [self.nvcc, "-shared", "-cudart=static", "$in", "-o", "$out", *torch]
-        return [self.cxx, "-shared", "$in", "-o", "$out", *torch]
+        torch = [f"-L{self.torch_lib}", "-ltorch", "-ltorch_cpu"]
+        if not self.nvcc:
+            return [self.cxx, "-shared", "$in", "-o", "$out", *torch]
+        if self.torch_cuda:
+            # Its one symbol is referenced weakly (cuda_stream.h), for which a linker that is asked
+            # to drop what is not needed, as Ubuntu's always is, would drop the library.
+            torch += ["-Xlinker=--no-as-needed", "-ltorch_cuda"]
+        command = [self.nvcc, f"-ccbin={self.cxx}", "-shared", "-cudart=static"]
+        return [*command, "$in", "-o", "$out", *torch]
 
 
 def config_header(tools: Toolchain) -> str:
@@ -323,20 +357,39 @@ def run_ninja(folder: Path) -> bool:
     return process.wait() == 0
 
 
+def build_with_ninja(tools: Toolchain, folder: Path, module: Path) -> bool:
+    """Whether ``module`` was built: with CUDA where ``tools`` has it and, where that does not
+    compile, without.
+
+    Raises:
+        SystemExit: it does not compile with CUDA, and DISTFORGE_BUILD_CUDA=1.
+    """
+    write_if_changed(ROOT / folder / "build_config.h", config_header(tools))
+    write_if_changed(ROOT / folder / "build.ninja", ninja_file(tools, folder, module))
+    if run_ninja(folder):
+        return True
+    if tools.nvcc is None:
+        return False
+    if wish("DISTFORGE_BUILD_CUDA") == "1":
+        log = ROOT / folder / "build.log"
+        raise fail(f"DISTFORGE_BUILD_CUDA=1, but it did not compile; {log} has the message")
+    kept = folder / "build-cuda.log"
+    (ROOT / folder / "build.log").replace(ROOT / kept)
+    reason = f"with {tools.nvcc} it did not compile; {ROOT / kept} has the compiler's message"
+    return build_with_ninja(Toolchain.with_nvcc(None, reason), folder, module)
+
+
 class NinjaBuild(build_ext):
     """build_ext for the one extension: writes build.ninja, runs ninja, puts the module in place."""
 
     def build_extension(self, ext: Extension) -> None:
-        tools = Toolchain.find()
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
         # One folder per interpreter: pip's own temporary folder would forget every object.
         folder = Path("build") / f"native-{sys.implementation.cache_tag}"
         (ROOT / folder).mkdir(parents=True, exist_ok=True)
         module = folder / output.name
-        write_if_changed(ROOT / folder / "build_config.h", config_header(tools))
-        write_if_changed(ROOT / folder / "build.ninja", ninja_file(tools, folder, module))
-        if run_ninja(folder):
+        if build_with_ninja(Toolchain.find(), folder, module):
             self.copy_file(str(ROOT / module), str(output))
             return
         # Not `output`'s own folder: an editable build has it elsewhere and copies it in place.

@@ -1,5 +1,6 @@
 #include <cuda_runtime.h>
 
+#include "common/launch_error.cuh"
 #include "common/tensor_table.cuh"
 #include "common/vector4.cuh"
 #include "grokfast/launch.h"
@@ -72,8 +73,7 @@ const char* launch_cuda(const Coefficients& coefficients, const Buffers<Update>*
              static_cast<cudaStream_t>(stream)>>>(coefficients, table);
     });
   });
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return message_of(cudaGetLastError());
 }
 
 template const char* launch_cuda(const Coefficients&, const Buffers<float>*, size_t, bool, bool,

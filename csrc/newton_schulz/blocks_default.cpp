@@ -33,9 +33,11 @@ const BlockKernel<float>& float_blocks() {
 
 const BlockKernel<bfloat16>* bfloat16_blocks() {
 #ifdef DISTFORGE_X86
-  static const BlockKernel<bfloat16> kernel =
-      cpu_has_amx() ? bfloat16_blocks_amx() : bfloat16_blocks_avx512();
-  if (cpu_multiplies_bfloat16()) return &kernel;
+  if (cpu_multiplies_bfloat16()) {
+    static const BlockKernel<bfloat16> kernel =
+        cpu_has_amx() ? bfloat16_blocks_amx() : bfloat16_blocks_avx512();
+    return &kernel;
+  }
 #endif
   return nullptr;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "common/launch_error.cuh"
 #include "newton_schulz/launch.h"
 #include "newton_schulz/prepare_kernels.cuh"
 #include "newton_schulz/product_kernels.cuh"
@@ -128,7 +129,7 @@ const char* launch_newton_schulz(const LaunchArguments& arguments, ElementType t
       error = launch<bfloat16>(arguments, device, cuda_stream);
       break;
   }
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return message_of(error);
 }
 
 }  // namespace distforge::newton_schulz

@@ -1,5 +1,6 @@
 #include <cuda_runtime.h>
 
+#include "common/launch_error.cuh"
 #include "common/tensor_table.cuh"
 #include "common/vector4.cuh"
 #include "orthogonal_update/launch.h"
@@ -59,8 +60,7 @@ const char* launch_cuda(const Coefficients& coefficients, const Buffers<Update>*
         <<<static_cast<unsigned>(table.chunks()), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
             coefficients, table);
   });
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return message_of(cudaGetLastError());
 }
 
 template const char* launch_cuda(const Coefficients&, const Buffers<float>*, size_t, void*);

@@ -2,7 +2,8 @@
 
 ``distforge.ops.reference`` has the same functions in plain torch. ``backend()`` tells which
 implementation runs and why, ``build_info()`` how the native one was built, ``check_kernels()``
-whether it computes on a device what the reference does.
+whether it computes on a device what the reference does. The environment's DISTFORGE_KERNELS says
+whether kernels are used (``auto``, ``native``, ``reference``).
 """
 
 from distforge.ops.dispatch import (

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distforge.ops import native, reference
+from distforge.ops import choice, native, reference
 from distforge.ops.checks import (
     check_factors,
     check_filter,
@@ -33,8 +33,20 @@ def newton_schulz(x: Tensor, coefficients: str = "quintic", steps: int = 5) -> T
         return reference.newton_schulz(x, coefficients, steps)
     check_matrices(x)
     flat = reference.flat_schedule(coefficients, steps)
-    result: Tensor = torch.ops.distforge.newton_schulz(x.detach().contiguous(), flat)
-    return result
+    plain = x.detach().contiguous()
+
+    def kernel() -> Tensor:
+        result: Tensor = torch.ops.distforge.newton_schulz(plain, flat)
+        return result
+
+    def in_torch() -> Tensor:
+        return reference.newton_schulz(plain, coefficients, steps)
+
+    if x.numel() and choice.is_measured(x.device):
+        question = f"newton_schulz {x.dtype} {choice.class_of(x)} {coefficients} {steps}"
+        if choice.slower(question, x.device, kernel, in_torch):
+            return in_torch()
+    return kernel()
 
 
 def grokfast_momentum_(

@@ -13,11 +13,11 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from distforge.ops.self_check import fault
+from distforge.ops import choice
+from distforge.ops.device_check import fault, name_of
+from distforge.ops.self_check import OPERATORS
 
 log = logging.getLogger("distforge.ops")
-
-OPERATORS = ("grokfast_momentum_into_", "newton_schulz", "orthogonal_update_")
 
 _ALL = "every operator"
 
@@ -103,6 +103,8 @@ def why_not_native(operator: str, tensors: Sequence[Tensor], role: str = "") -> 
     extension = _load()
     if extension.module is None:
         return extension.problem
+    if choice.wish() == "reference":
+        return f"{choice.VARIABLE}=reference"
     # Lists are long and of few kinds.
     for kind in {type(tensor) for tensor in tensors} - {Tensor, torch.nn.Parameter}:
         return f"the native kernels take plain tensors, not {kind.__name__}"
@@ -155,7 +157,7 @@ def check_kernels(device: torch.device) -> dict[str, str]:
             example = torch.empty(0, dtype=dtype, device=device)
             problem = why_not_native(operator, [example], role)
             problem = problem or fault(operator, example.device, dtype)
-            found[f"{operator} {str(dtype).removeprefix('torch.')}"] = problem
+            found[name_of(operator, dtype)] = problem
     return found
 
 
@@ -172,6 +174,8 @@ def tell_once(operator: str, reason: str) -> None:
 def backend() -> Backend:
     """Which implementation of the operators runs here on float32 CPU tensors, and why."""
     problem = _load().problem
+    if not problem and choice.wish() == "reference":
+        problem = f"{choice.VARIABLE}=reference"
     if problem:
         return Backend("reference", problem)
     info = build_info()

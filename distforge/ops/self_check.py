@@ -1,4 +1,4 @@
-"""Does a native operator compute on this device what the reference does? Asked once, before use.
+"""Does a native operator compute on this device what the reference does?
 
 The kernels are compiled for GPUs that nobody may have run them on. One that is wrong there would
 show in a training run as a model that learns badly, if at all.
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distforge.errors import first_line
 from distforge.ops import reference
 
 # One for each way through the kernels: matrices small and large, iterated directly and by their
@@ -30,33 +31,18 @@ _FACTORS: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.1, "scale": 1.5}
 Native = Callable[..., Any]
 Pairs = Iterator[tuple[Tensor, Tensor]]  # what a kernel wrote, and the reference
 
-_faults: dict[tuple[str, torch.device, torch.dtype], str] = {}
 
-
-def fault(operator: str, device: torch.device, dtype: torch.dtype) -> str:
+def examine(operator: str, device: torch.device, dtype: torch.dtype) -> str:
     """What is wrong with an operator's results on a device; empty when they are right.
 
     Args:
         dtype: of Newton–Schulz's products, of the update otherwise.
-
-    Not asked while a CUDA graph is captured or a function compiled: nothing may wait then.
     """
-    key = (operator, device, dtype)
-    if key not in _faults:
-        if torch.compiler.is_compiling():
-            return ""
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return ""
-        _faults[key] = _examined(*key)
-    return _faults[key]
-
-
-def _examined(operator: str, device: torch.device, dtype: torch.dtype) -> str:
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             problem = _CHECKS[operator](_native(operator), device, dtype)
     except RuntimeError as error:
-        problem = str(error).splitlines()[0]
+        problem = first_line(error)
     return problem and f"the native kernel fails its check on {device} ({problem})"
 
 
@@ -106,7 +92,9 @@ def _update(native: Native, device: torch.device, dtype: torch.dtype) -> Pairs:
 
 
 def _random(shape: tuple[int, ...], seed: int, device: torch.device) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    generator = torch.Generator().manual_seed(seed)
+    # Not where `torch.set_default_device` may want it, which has no such generator.
+    return torch.randn(shape, generator=generator, device="cpu").to(device)
 
 
 def _error(result: Tensor, exact: Tensor) -> float:
@@ -118,3 +106,5 @@ _CHECKS: dict[str, Callable[[Native, torch.device, torch.dtype], str]] = {
     "grokfast_momentum_into_": lambda *example: _elementwise(_momentum(*example)),
     "orthogonal_update_": lambda *example: _elementwise(_update(*example)),
 }
+
+OPERATORS = tuple(_CHECKS)

@@ -7,7 +7,7 @@ import torch
 
 from distforge import ops
 from distforge.errors import InputError
-from distforge.ops import native, reference, self_check
+from distforge.ops import device_check, native, reference
 
 pytestmark = pytest.mark.gpu
 
@@ -159,7 +159,7 @@ def test_a_whole_step_is_captured_in_a_graph(shape, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 def test_the_check_before_first_use_passes(operator, dtype):
     require_native(dtype)
-    assert self_check.fault(operator, torch.device("cuda", 0), dtype) == ""
+    assert device_check.fault(operator, torch.device("cuda", 0), dtype) == ""
 
 
 def test_no_operator_waits_for_the_device():

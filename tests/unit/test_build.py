@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
 import sys
 import sysconfig
 import tomllib
@@ -64,7 +65,7 @@ def test_architectures_are_those_that_nvcc_knows(tmp_path):
     [
         ("auto", "13.0", True, "nvcc"),
         ("auto", None, False, "CPU build"),
-        ("auto", "12.8", False, "another major version"),
+        ("auto", "12.8", False, "is of 13.0; install a toolkit of CUDA 12"),
         ("1", None, True, "DISTFORGE_BUILD_CUDA=1"),
         ("0", "13.0", False, "DISTFORGE_BUILD_CUDA=0"),
     ],
@@ -85,7 +86,111 @@ def test_forcing_cuda_without_nvcc_is_a_clear_error(monkeypatch):
     with pytest.raises(SystemExit, match="nvcc was found neither"):
         setup.choose_nvcc("13.0")
     monkeypatch.setenv("DISTFORGE_BUILD_CUDA", "auto")
-    assert setup.choose_nvcc("13.0") == (None, "no nvcc")
+    chosen, reason = setup.choose_nvcc("13.0")
+    assert chosen is None
+    assert reason.startswith("nvcc was found neither")
+
+
+def test_a_toolkit_that_is_too_old_is_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    nvcc = fake_nvcc(tmp_path / "bin", "11.8", "compute_75\n")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("DISTFORGE_BUILD_CUDA", "auto")
+    remedy = f"{nvcc} is of CUDA 11.8, too old for C++20; install the CUDA toolkit 12.0 or newer"
+    assert setup.choose_nvcc("11.8") == (None, remedy)
+    monkeypatch.setenv("DISTFORGE_BUILD_CUDA", "1")
+    with pytest.raises(SystemExit, match=r"too old for C\+\+20.*or set DISTFORGE_BUILD_CUDA=0"):
+        setup.choose_nvcc("11.8")
+
+
+def toolchain(**changes) -> object:
+    values = {
+        "cxx": "g++",
+        "nvcc": None,
+        "architectures": [],
+        "torch_version": "2.13.0",
+        "torch_lib": "/nowhere",
+        "torch_cuda": True,
+    }
+    return setup.Toolchain(**{**values, **changes})
+
+
+def test_where_the_kernels_do_not_compile_the_rest_is_built(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(setup, "ROOT", tmp_path)
+    monkeypatch.setattr(setup, "include_flags", list)
+    monkeypatch.setenv("DISTFORGE_BUILD_CUDA", "auto")
+    (tmp_path / "build").mkdir()
+    nvcc = fake_nvcc(tmp_path, "13.0", "compute_75\n")
+    built = []
+
+    def ninja(folder: Path) -> bool:
+        built.append("rule nvcc" in (tmp_path / folder / "build.ninja").read_text())
+        (tmp_path / folder / "build.log").write_text(f"with nvcc: {built[-1]}")
+        return not built[-1]
+
+    monkeypatch.setattr(setup, "run_ninja", ninja)
+    tools = toolchain(nvcc=nvcc, architectures=["75"])
+    assert setup.build_with_ninja(tools, Path("build"), Path("build/_C.so"))
+    assert built == [True, False]
+    assert (tmp_path / "build" / "build-cuda.log").read_text() == "with nvcc: True"
+    assert f"CUDA kernels: none (with {nvcc} it did not compile; " in capsys.readouterr().out
+    monkeypatch.setenv("DISTFORGE_BUILD_CUDA", "1")
+    with pytest.raises(SystemExit, match=r"=1, but it did not compile; .*log has the message"):
+        setup.build_with_ninja(tools, Path("build"), Path("build/_C.so"))
+
+
+WEAK = """
+extern "C" __attribute__((weak)) int aoti_torch_get_current_cuda_stream(int, void**);
+extern "C" int has_stream() { return aoti_torch_get_current_cuda_stream != nullptr; }
+"""
+
+
+def needed(library: Path) -> set[str]:
+    listed = subprocess.run(
+        ["readelf", "-d", str(library)], capture_output=True, text=True, check=True
+    )
+    return set(re.findall(r"NEEDED.*\[(.*)\]", listed.stdout))
+
+
+@pytest.mark.skipif(NVCC is None, reason="no nvcc on this machine")
+def test_the_kernels_are_linked_with_what_gives_them_the_stream(tmp_path):
+    """By a linker that drops what is not needed, as Ubuntu's g++ always asks for."""
+    compiler = tmp_path / "g++"
+    compiler.write_text('#!/bin/sh\nexec g++ -Wl,--as-needed "$@"\n')
+    compiler.chmod(0o755)
+    (tmp_path / "weak.cpp").write_text(WEAK)
+    (tmp_path / "stream.cpp").write_text(
+        WEAK.split(";")[0].replace("__attribute__((weak)) ", "") + " { return 0; }"
+    )
+    (tmp_path / "empty.cpp").touch()
+    for name, source in [("torch", "empty"), ("torch_cpu", "empty"), ("torch_cuda", "stream")]:
+        library = str(tmp_path / f"lib{name}.so")
+        shared = [str(compiler), "-shared", "-fPIC", str(tmp_path / f"{source}.cpp"), "-o", library]
+        subprocess.run([*shared, f"-Wl,-soname,lib{name}.so"], check=True)
+    subprocess.run(
+        [str(compiler), "-fPIC", "-c", "weak.cpp", "-o", "weak.o"], cwd=tmp_path, check=True
+    )
+    tools = toolchain(cxx=str(compiler), nvcc=NVCC, torch_lib=str(tmp_path))
+    places = {"$in": str(tmp_path / "weak.o"), "$out": str(tmp_path / "_C.so")}
+    link = [places.get(word, word) for word in tools.link_command()]
+    subprocess.run(link, check=True)
+    assert "libtorch_cuda.so" in needed(tmp_path / "_C.so")
+    # The words that make the difference.
+    link.remove("-Xlinker=--no-as-needed")
+    subprocess.run(link, check=True)
+    assert "libtorch_cuda.so" not in needed(tmp_path / "_C.so")
+
+
+def test_g_plus_plus_before_12_has_no_float16(tmp_path):
+    """What it compiles of the extension must not name the type."""
+    source = tmp_path / "all.cpp"
+    headers = ["grokfast/launch.h", "orthogonal_update/launch.h", "newton_schulz/launch.h"]
+    source.write_text("".join(f'#include "{header}"\n' for header in headers))
+    flags = ["-U__FLT16_MAX__", "-D_Float16=no_such_type", "-Icsrc", "-std=c++20"]
+    compiled = subprocess.run(
+        ["g++", *flags, "-fsyntax-only", str(source)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert compiled.returncode == 0, compiled.stderr
 
 
 def test_an_unknown_wish_is_refused(monkeypatch):

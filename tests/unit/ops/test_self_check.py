@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distforge import ops
-from distforge.ops import native, reference, self_check
+from distforge.ops import device_check, native, reference, self_check
 
 CPU = torch.device("cpu")
 DTYPES = {
@@ -19,7 +19,7 @@ CASES = [(operator, dtype) for operator, dtypes in DTYPES.items() for dtype in d
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
-    monkeypatch.setattr(self_check, "_faults", {})
+    monkeypatch.setattr(device_check, "_faults", {})
 
 
 def sabotage(monkeypatch, spoil) -> None:
@@ -50,13 +50,13 @@ def last_row(result: torch.Tensor | None, *arguments) -> None:
 
 @pytest.mark.parametrize(("operator", "dtype"), CASES)
 def test_the_kernels_of_this_processor_pass(operator, dtype):
-    assert self_check.fault(operator, CPU, dtype) == ""
+    assert device_check.fault(operator, CPU, dtype) == ""
 
 
 @pytest.mark.parametrize(("operator", "dtype"), CASES)
 def test_one_wrong_row_or_element_is_found(operator, dtype, monkeypatch):
     sabotage(monkeypatch, last_row)
-    problem = self_check.fault(operator, CPU, dtype)
+    problem = device_check.fault(operator, CPU, dtype)
     assert "fails its check on cpu" in problem
     assert "600" in problem if operator == "newton_schulz" else "70001" in problem
 
@@ -70,7 +70,7 @@ def test_a_kernel_that_does_not_launch_is_found_and_asked_once(monkeypatch):
 
     monkeypatch.setattr(self_check, "_native", broken)
     for _ in range(3):
-        problem = self_check.fault("newton_schulz", CPU, torch.float32)
+        problem = device_check.fault("newton_schulz", CPU, torch.float32)
     assert problem.endswith("(newton_schulz did not launch: no kernel image)")
     assert calls == ["newton_schulz"]
 
@@ -86,10 +86,16 @@ def test_the_reference_runs_in_the_place_of_a_kernel_that_fails(monkeypatch, cap
     native.tell_once.cache_clear()
 
 
+def test_a_default_device_elsewhere_changes_nothing():
+    with torch.device("meta"):
+        problems = [self_check.examine(operator, CPU, dtype) for operator, dtype in CASES]
+    assert problems == [""] * len(CASES)
+
+
 def test_every_operator_can_be_checked_by_name(monkeypatch):
     found = ops.check_kernels(CPU)
     names = [f"{name} {str(dtype).removeprefix('torch.')}" for name, dtype in CASES]
     assert found == dict.fromkeys(names, "")
-    monkeypatch.setattr(self_check, "_faults", {})
+    monkeypatch.setattr(device_check, "_faults", {})
     sabotage(monkeypatch, last_row)
     assert "fails its check" in ops.check_kernels(CPU)["newton_schulz float32"]
