@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup server environments wheel lock run test test-all test-real test-gpu test-pythons check bench bench-kernels clean
+.PHONY: help setup server environments wheel lock run test test-all test-real test-gpu gpu-first-light test-pythons check bench bench-kernels clean
 
 VENV := .venv
 SERVER := .venv-server
@@ -66,6 +66,10 @@ test-real: setup ## Every command on SmolLM2-135M-Instruct, from its PyPI packag
 
 test-gpu: setup ## The tests that need an NVIDIA GPU: the CUDA kernels against float64
 	$(BIN)/python -m pytest -m gpu tests/gpu
+
+# With the Python at hand, which has the torch of the GPU's machine; nothing is installed.
+gpu-first-light: ## All that has to be known of a new GPU, in eight minutes; JSON in build/first_light (PYTHON=... for another)
+	PYTHONPATH=. $(PYTHON) benchmarks/gpu_first_light.py --out build/first_light
 
 check: setup ## Lint, format, types (Python) and format (C++)
 	$(BIN)/ruff check .

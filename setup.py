@@ -7,6 +7,8 @@ DISTFORGE_BUILD_CUDA=auto|0|1   auto: when nvcc is found and torch is a CUDA bui
                                 version; where it does not compile, the CPU's part alone is built;
                                 1: always (an error without nvcc or where it does not compile; with
                                 a CPU torch the kernels are compiled and linked, and never reached)
+DISTFORGE_CUDA_ARCHITECTURES="80 90a"
+                                compile the kernels for these alone, which takes less time
 CXX=PROGRAM                     the C++ compiler, nvcc's too
 MAX_JOBS=N                      compile at most N files at a time
 
@@ -158,7 +160,14 @@ def supported_architectures(nvcc: str) -> list[str]:
         [nvcc, "--list-gpu-arch"], capture_output=True, encoding="utf-8", check=True
     ).stdout
     known = set(re.findall(r"compute_(\d+)", listed))
-    return [arch for arch in CUDA_ARCHITECTURES if arch.rstrip("a") in known]
+    wanted = os.environ.get("DISTFORGE_CUDA_ARCHITECTURES", "").split() or CUDA_ARCHITECTURES
+    unknown = [arch for arch in wanted if arch not in CUDA_ARCHITECTURES]
+    if unknown:
+        raise fail(
+            f"DISTFORGE_CUDA_ARCHITECTURES names {unknown[0]}: expected some of "
+            f"{' '.join(CUDA_ARCHITECTURES)}"
+        )
+    return [arch for arch in wanted if arch.rstrip("a") in known]
 
 
 def gencode_flags(architectures: list[str]) -> list[str]:

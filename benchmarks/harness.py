@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,9 +129,12 @@ def _kept(work: Path, name: str) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
-    names = ("torch", "transformers", "deepspeed", "distforge")
-    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
+    """Versions of what the figures depend on, where it is installed: kernels need torch alone."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "transformers", "deepspeed", "distforge"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def publish(rows: Sequence[Row], path: Path, **extra: Any) -> None:

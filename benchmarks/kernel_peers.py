@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from unittest import mock
 
@@ -126,9 +127,6 @@ def torch_step(
     muon = torch.optim.Muon(list(model.hidden), lr=1e-4, weight_decay=0.01)
     adamw = torch.optim.AdamW([model.embed_tokens], lr=1e-4, weight_decay=0.01)
     averages: dict[str, Tensor] = {}
-    iteration = _zeropower_via_newtonschulz
-    if dtype != torch.bfloat16:
-        iteration = lambda grad, *_: torch_muon_iteration(grad.to(dtype))  # noqa: E731
 
     def step() -> None:
         for name, parameter in model.named_parameters():
@@ -138,11 +136,25 @@ def torch_step(
                 averages[name] = grad.detach().clone()
             averages[name] = averages[name] * alpha + grad * (1 - alpha)
             parameter.grad = grad + averages[name] * lamb
-        with mock.patch.object(_muon, "_zeropower_via_newtonschulz", iteration):
+        with torch_muon_in(dtype):
             muon.step()
         adamw.step()
 
     return step
+
+
+@contextmanager
+def torch_muon_in(dtype: torch.dtype) -> Iterator[None]:
+    """torch.optim.Muon iterates in this dtype while the block runs."""
+    if dtype == torch.bfloat16:
+        yield
+        return
+    with mock.patch.object(
+        _muon,
+        "_zeropower_via_newtonschulz",
+        lambda grad, *_: torch_muon_iteration(grad.to(dtype)),
+    ):
+        yield
 
 
 def _peer_version() -> str:

@@ -60,6 +60,15 @@ def test_architectures_are_those_that_nvcc_knows(tmp_path):
     ]
 
 
+def test_architectures_of_ones_own_choice(tmp_path, monkeypatch):
+    nvcc = fake_nvcc(tmp_path, "13.0", "compute_75\\ncompute_90\\n")
+    monkeypatch.setenv("DISTFORGE_CUDA_ARCHITECTURES", "90a")
+    assert setup.supported_architectures(nvcc) == ["90a"]
+    monkeypatch.setenv("DISTFORGE_CUDA_ARCHITECTURES", "75 70")
+    with pytest.raises(SystemExit, match="ARCHITECTURES names 70: expected some of 75 80 86"):
+        setup.supported_architectures(nvcc)
+
+
 @pytest.mark.parametrize(
     "wish,torch_cuda,built,reason",
     [
