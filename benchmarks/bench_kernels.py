@@ -4,9 +4,9 @@
 
 Every row is a median of rounds in which ours and the peer take turns; what the machine can do at
 all (a copy of as many bytes, a matrix product) is measured in the same run. Beside the JSON stands
-a plot of the ratios. Peers are torch.optim.Muon and, where it is installed (``pip install
-pytorch-optimizer``), PyPI's pytorch-optimizer; they iterate in the dtype that ours does. Rows of a
-GPU appear where one is.
+a plot of the ratios. Peers are eager torch in as few operations as it has, the same compiled,
+torch.optim.Muon and, where they are installed, DeepSpeed's Muon and PyPI's pytorch-optimizer; all
+iterate in the dtype that ours does. Rows of a GPU appear where one is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from harness import arguments, publish
 from kernel_peers import (
     Iteration,
     Model25M,
+    batched_iteration,
+    best_eager_pass,
+    deepspeed_iteration,
+    deepspeed_step,
     pypi_gram_iteration,
     pypi_step,
     torch_muon_iteration,
@@ -33,13 +37,13 @@ from distforge.ops import (
     grokfast_momentum_into_,
     newton_schulz,
     orthogonal_update_,
-    reference,
 )
 from distforge.optim import MuonGrokfast, MuonGrokfastConfig
 from distforge.optim.precision import cpu_multiplies_bfloat16, fastest_dtype
 
 SCALARS = {"alpha": 0.98, "lamb": 0.2, "beta": 0.95, "nesterov": True}
 ELEMENTS = 20_000_000
+COPY = "copy of as many bytes"
 EAGER_STEP = "torch.optim.Muon + AdamW + eager Grokfast"
 
 
@@ -54,21 +58,22 @@ def fused_pass(report: Report, elements: int) -> None:
         torch.empty(3, elements, device=device),
     )
     size = f"{elements / 1e6:g}M fp32, {device}"
+    best = {name: SCALARS[name] for name in ("alpha", "lamb", "beta")}
+    compiled = torch.compile(best_eager_pass)
     times = report.times(
         {
             "ours": lambda: grokfast_momentum_into_([g], [h], [m], [u], **SCALARS),
             "bf16": lambda: grokfast_momentum_into_([g], [h], [m], [half], **SCALARS),
-            "eager": lambda: reference.grokfast_momentum_(g, h, m, **SCALARS),
-            "copy": lambda: target.copy_(source),
+            "best eager": lambda: best_eager_pass(g, h, m, u, **best),
+            "torch.compile": lambda: compiled(g, h, m, u, **best),
+            COPY: lambda: target.copy_(source),
         }
     )
-    report.ceilings[f"copy, {device}, GB/s"] = 24 * elements / times["copy"] / 1e9
-    goal = f"fused pass, {device}"
-    report.add(f"fused pass, {size}", goal if device == "cpu" else "", times["ours"], "eager torch",
-               times["eager"])  # fmt: skip
-    report.add(f"fused pass, {size}, u in bf16", "", times["bf16"], "eager torch", times["eager"])
-    copied = goal if device == "cuda" else ""
-    report.add(f"fused pass, {size}", copied, times["ours"], "copy of as many bytes", times["copy"])
+    report.ceilings[f"copy, {device}, GB/s"] = 24 * elements / times[COPY] / 1e9
+    for peer in ("best eager", "torch.compile", COPY):
+        goal = f"fused pass, {device}, {peer}"
+        report.add(f"fused pass, {size}", goal, times["ours"], peer, times[peer])
+    report.add(f"fused pass, {size}, u in bf16", "", times["bf16"], COPY, times[COPY])
     weights = {"lr": 1e-4, "weight_decay": 0.01, "scale": 1.0}
     report.compare(
         f"fused update, {size}",
@@ -95,8 +100,8 @@ def measured_dtypes(report: Report) -> list[torch.dtype]:
 
 def iteration_peers() -> dict[str, Iteration]:
     peers: dict[str, Iteration] = {"torch.optim.Muon": torch_muon_iteration}
-    found = pypi_gram_iteration()
-    return peers | ({found[0]: found[1]} if found else {})
+    gram_forms = [found for found in (pypi_gram_iteration(), deepspeed_iteration()) if found]
+    return peers | dict(gram_forms)
 
 
 def newton_schulz_alone(report: Report, orders: list[int], dtypes: list[torch.dtype]) -> None:
@@ -122,7 +127,7 @@ def newton_schulz_alone(report: Report, orders: list[int], dtypes: list[torch.dt
 
 
 def newton_schulz_batched(report: Report, orders: list[int], dtypes: list[torch.dtype]) -> None:
-    """Sixteen matrices of a shape in one call, as the optimizer makes it, against one by one."""
+    """Sixteen matrices of a shape in one call, as the optimizer makes it."""
     for dtype in dtypes:
         name = name_of(dtype)
         for n in orders:
@@ -131,7 +136,7 @@ def newton_schulz_batched(report: Report, orders: list[int], dtypes: list[torch.
                 f"Newton–Schulz 16 of {n} x {n}, {name}, {report.device}",
                 f"newton_schulz, {report.device}, batch",
                 lambda x=x: newton_schulz(x),
-                {"torch.optim.Muon": lambda x=x: [torch_muon_iteration(matrix) for matrix in x]},
+                {"torch.optim.Muon's, batched": lambda x=x: batched_iteration(x)},
             )
 
 
@@ -148,9 +153,9 @@ def optimizer_step(report: Report, layers: int, dtypes: list[torch.dtype]) -> No
 
     for dtype in dtypes:
         works["ours", dtype] = our_step(model(), dtype)
-        found = pypi_step(model(), lamb, dtype)
-        if found is not None:
-            works[found[0], dtype] = found[1]
+        for found in (pypi_step(model(), lamb, dtype), deepspeed_step(model(), dtype)):
+            if found is not None:
+                works[found[0], dtype] = found[1]
         works[EAGER_STEP, dtype] = torch_step(model(), lamb, dtype)
     times = report.times(works, before=restore(models))
     parameters = sum(p.numel() for p in models[0].parameters()) / 1e6

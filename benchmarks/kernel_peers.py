@@ -1,7 +1,9 @@
-"""What bench_kernels.py measures against: torch's own Muon iteration, PyPI's Muon with Grokfast.
+"""What bench_kernels.py measures against: what a user would pick in our place.
 
-Both packages iterate in one dtype, bfloat16, whatever the processor. Where another is wanted, their
-own steps run with their own iteration, told the dtype.
+torch's own Muon iteration, PyPI's Muon with Grokfast, DeepSpeed's Muon by the Gram matrix, and the
+filter and momentum in as few eager operations as there are, also compiled. The packages iterate in
+one dtype, whatever the processor. Where another is wanted, their own steps run with their own
+iteration, given the dtype.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from types import ModuleType
 from unittest import mock
 
 import torch
@@ -41,6 +44,26 @@ def torch_muon_iteration(x: Tensor, steps: int = 5) -> Tensor:
         update = torch.addmm(gram, gram, gram, beta=DEFAULT_B, alpha=DEFAULT_C)
         y = torch.addmm(y, update, y, beta=DEFAULT_A)
     return y.T if x.size(0) > x.size(1) else y
+
+
+def batched_iteration(x: Tensor, steps: int = 5) -> Tensor:
+    """`torch_muon_iteration` of a batch of square matrices in batched products, in x's dtype."""
+    y = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=EPS)
+    for _ in range(steps):
+        gram = y @ y.mT
+        update = torch.baddbmm(gram, gram, gram, beta=DEFAULT_B, alpha=DEFAULT_C)
+        y = torch.baddbmm(y, update, y, beta=DEFAULT_A)
+    return y
+
+
+def best_eager_pass(
+    g: Tensor, h: Tensor, m: Tensor, u: Tensor, *, alpha: float, lamb: float, beta: float
+) -> None:
+    """Grokfast's filter and Nesterov momentum in four operations, without a temporary."""
+    h.lerp_(g, 1 - alpha)
+    torch.add(g, h, alpha=lamb, out=u)
+    m.lerp_(u, 1 - beta)
+    u.lerp_(m, beta)
 
 
 class Model25M(nn.Module):
@@ -89,7 +112,56 @@ def pypi_gram_iteration() -> tuple[str, Iteration] | None:
         gram_form = matrix.zero_power_via_gram_newton_schulz
     except (ImportError, AttributeError):
         return None
-    return f"{_peer_version()} Gram form", lambda x: gram_form(x, dtype=x.dtype)
+    return f"{_version(PEER_PACKAGE)} Gram form", lambda x: gram_form(x, dtype=x.dtype)
+
+
+def deepspeed_iteration() -> tuple[str, Iteration] | None:
+    """DeepSpeed's Newton–Schulz by the Gram matrix, compiled as it is there, in the argument's
+    dtype; None where DeepSpeed is not installed."""
+    muon = _deepspeed_muon()
+    if muon is None:
+        return None
+
+    def iteration(x: Tensor) -> Tensor:
+        with _deepspeed_in(muon, x.dtype):
+            result: Tensor = muon.zeropower_via_gram_newtonschulz(x, 5)
+        return result
+
+    return f"{_version('deepspeed')} Gram form", iteration
+
+
+def deepspeed_step(model: Model25M, dtype: torch.dtype) -> tuple[str, Callable[[], None]] | None:
+    """DeepSpeed's Muon by the Gram matrix with its AdamW, in one process; it has no Grokfast."""
+    muon = _deepspeed_muon()
+    if muon is None:
+        return None
+    common = {"lr": 1e-4, "weight_decay": 0.01}
+    optimizer = muon.SingleDeviceMuonWithAuxAdam(
+        [
+            {"params": list(model.hidden), "use_muon": True, **common},
+            {"params": [model.embed_tokens], "use_muon": False, **common},
+        ]
+    )
+
+    def step() -> None:
+        with _deepspeed_in(muon, dtype):
+            optimizer.step()
+
+    return f"{_version('deepspeed')} Muon, no Grokfast", step
+
+
+def _deepspeed_muon() -> ModuleType | None:
+    try:
+        return importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    except ImportError:
+        return None
+
+
+def _deepspeed_in(muon: ModuleType, dtype: torch.dtype) -> AbstractContextManager[object]:
+    def chosen(method: str = "gram") -> torch.dtype:
+        return dtype
+
+    return mock.patch.object(muon, "ns_compute_dtype", chosen)
 
 
 def pypi_step(
@@ -117,7 +189,7 @@ def pypi_step(
         with mock.patch.object(base, name, iteration):
             optimizer.step()
 
-    return f"{_peer_version()} Muon + gradfilter_ema", step
+    return f"{_version(PEER_PACKAGE)} Muon + gradfilter_ema", step
 
 
 def torch_step(
@@ -157,5 +229,5 @@ def torch_muon_in(dtype: torch.dtype) -> Iterator[None]:
         yield
 
 
-def _peer_version() -> str:
-    return f"{PEER_PACKAGE} {importlib.metadata.version(PEER_PACKAGE)}"
+def _version(package: str) -> str:
+    return f"{package} {importlib.metadata.version(package)}"
