@@ -7,11 +7,12 @@ what it prints any more.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from distforge.training.outcome import STATUS, Outcome, tell_launcher
 
 OK, BAD_INPUT = STATUS["met"], STATUS["refused"]
 GOAL_MISSED, STOPPED = STATUS["missed"], STATUS["stopped"]
+HELP = ("-h", "--help")
 # What a shell tells of a program that a closed pipe ended: 128 and the signal's number.
 OUTPUT_CLOSED = 141
 
@@ -148,17 +150,23 @@ def _dispatch_and_tell(words: list[str]) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print(_usage())
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if not words or words[0] in HELP:
+        print(_usage(COMMANDS))
         return OK
     if words[0] == "--version":
         from distforge import __version__
 
         print(__version__)
         return OK
+    group = {name: command for name, command in COMMANDS.items() if name.split()[0] == words[0]}
+    if words[0] not in COMMANDS and group and words[1:2] and words[1] in HELP:
+        print(_usage(group))
+        return OK
     name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
     if name not in COMMANDS:
-        raise InputError(f"unknown command {' '.join(words[:2])!r}\n{_usage()}")
+        raise InputError(_unknown(words, group))
     try:
         return _call(name, words[len(name.split()) :])
     except MissingExtra as missing:
@@ -206,9 +214,22 @@ def split_config(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     return path, rest
 
 
-def _usage() -> str:
+def _unknown(words: list[str], group: Mapping[str, Command]) -> str:
+    """What to say of a command that does not exist; ``group``: those that begin with its word."""
+    if group and len(words) == 1:
+        return f"{words[0]!r} needs one more word; expected {', '.join(group)}"
+    given = " ".join(words[:2] if group else words[:1])
+    close = difflib.get_close_matches(given, [*COMMANDS], n=1)
+    if close:
+        return f"unknown command {given!r}; did you mean {close[0]!r}?"
+    if group:
+        return f"unknown command {given!r}; expected {', '.join(group)}"
+    return f"unknown command {given!r}; `distforge --help` lists them"
+
+
+def _usage(commands: Mapping[str, Command]) -> str:
     lines = ["usage: distforge COMMAND [--config FILE.toml] [--section.key value ...]", ""]
-    lines += [f"  {name:16} {command.help}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:17} {command.help}" for name, command in commands.items()]
     return "\n".join([*lines, "", "distforge COMMAND --help lists the command's settings."])
 
 
