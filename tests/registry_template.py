@@ -7,35 +7,29 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from distforge.registry.store import Store, store_uri
+from distforge.registry import store
 from tests.shared import build_once
 
-SQLITE = "sqlite:///"
+_genuine = store._migrate
 
 
 def migrate(directory: Path) -> None:
-    import mlflow
+    import mlflow  # sets levels of its own
 
     logging.getLogger("alembic").setLevel(logging.ERROR)
-    uri = f"{SQLITE}{directory / 'registry.db'}"
+    uri = f"sqlite:///{directory / 'registry.db'}"
+    _genuine(directory / "registry.db")
     mlflow.MlflowClient(uri, uri).search_registered_models(max_results=1)
 
 
 def use_template(patch: pytest.MonkeyPatch) -> None:
     """New stores of this process begin as copies of the migrated one."""
-    genuine = Store.__init__
 
-    def prepared(store: Store, connect: Callable[[], Any], uri: str | Path) -> None:
-        resolved = store_uri(uri)
-        path = Path(resolved.removeprefix(SQLITE))
-        if resolved.startswith(SQLITE) and not path.exists():
-            shutil.copy(build_once("registry", migrate) / "registry.db", path)
-        genuine(store, connect, uri)
+    def copy(file: Path) -> None:
+        shutil.copy(build_once("registry", migrate) / "registry.db", file)
 
-    patch.setattr(Store, "__init__", prepared)
+    patch.setattr(store, "_migrate", copy)

@@ -14,6 +14,7 @@ from distforge.errors import InputError
 from distforge.registry import ModelRegistry, ModelVersion, server
 from distforge.registry.publisher import replay_spool
 from distforge.registry.server import ServeConfig
+from distforge.registry.spool import Spool
 
 __all__ = ["ServeConfig"]
 
@@ -98,15 +99,17 @@ class GcConfig:
 
 @dataclass(frozen=True)
 class RelocateConfig:
-    """Correct the registry after models and runs were moved from one folder to another.
+    """Correct the registry, and what waits to be sent to it, after models and runs were moved from
+    one folder to another.
 
     old: the folder they lay in. new: where that lies now. uri: as in ``registry list``.
-    dry_run: only say what would change.
+    spool: what waits to be sent, as in ``registry list``. dry_run: only say what would change.
     """
 
     old: tyro.conf.Positional[Path]
     new: tyro.conf.Positional[Path]
     uri: str = ""
+    spool: Path = Path("runs/registry.spool.jsonl")
     dry_run: bool = False
 
 
@@ -213,6 +216,9 @@ def relocate(config: RelocateConfig) -> int:
     changed = _open(config.uri).relocate(config.old, config.new, dry_run=config.dry_run)
     verb = "would correct" if config.dry_run else "corrected"
     print(f"{verb} {len(changed)} paths{': ' if changed else ''}{', '.join(changed)}")
+    if config.spool.exists():
+        waiting = Spool(config.spool).relocate(config.old, config.new, dry_run=config.dry_run)
+        print(f"{verb} {waiting} records that wait in {config.spool}")
     return 0
 
 

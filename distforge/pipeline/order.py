@@ -112,7 +112,8 @@ def _holding(config: PipelineConfig, world: World) -> AbstractContextManager[Non
     """No other process runs this pipeline, though each stage's directory is held by that alone."""
     directory = config.run_directories[0]
     of_all = directory.with_name(f"{directory.name}.pipeline")
-    return holding(of_all, world, f"the pipeline of {directory}")
+    is_again = config.resume != "off"
+    return holding(of_all, world, f"the pipeline of {directory}", is_again=is_again)
 
 
 def _run(

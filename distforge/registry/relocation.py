@@ -1,4 +1,4 @@
-"""Corrects the absolute paths of a registry after what they name was moved."""
+"""Corrects the paths of a registry, and of what a spool has for it, after files were moved."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from distforge.errors import InputError
 from distforge.registry.artifacts import SCHEME
-from distforge.registry.places import kept_path, relocated
+from distforge.registry.places import found_path, kept_path, relocated
 from distforge.registry.records import PATH
 from distforge.registry.sessions import find_runs
 from distforge.registry.store import Store
 from distforge.registry.versions import Versions
+
+# In an entry of a spool, beside those of its checkpoints.
+_PATHS = ("model_path", "directory", "lock", "file")
 
 
 def relocate(
@@ -51,6 +55,23 @@ def relocate(
                 store.set_tag(run.info.run_id, key, value)
     named = [f"{version.name}/{version.version}" for version, _ in models]
     return named + [run.data.tags["session"] for run, _ in runs]
+
+
+def relocated_entry(entry: dict[str, Any], folder: Path, old: Path, new: Path) -> dict[str, Any]:
+    """An entry of the spool in ``folder`` with ``new`` in the place of ``old`` in its paths."""
+    before, after = Path(os.path.abspath(old)), Path(os.path.abspath(new))
+
+    def moved(kept: str) -> str:
+        now = relocated(str(found_path(kept, folder)), before, after)
+        return kept if now is None else kept_path(Path(now), folder)
+
+    paths: dict[str, Any] = {key: moved(entry[key]) for key in _PATHS if entry.get(key)}
+    if checkpoints := entry.get("checkpoints"):
+        paths["checkpoints"] = {
+            step: {**checkpoint, "path": moved(checkpoint["path"])}
+            for step, checkpoint in checkpoints.items()
+        }
+    return entry | paths
 
 
 def _changed_tags(

@@ -24,11 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from distforge import durable
+from distforge.errors import InputError
 from distforge.locks import Held, exclusive
 from distforge.registry import sending
 from distforge.registry.places import kept_path
 from distforge.registry.records import Session
 from distforge.registry.registry import ModelRegistry
+from distforge.registry.relocation import relocated_entry
 
 _WAIT_SECONDS = 5.0
 
@@ -38,7 +40,7 @@ _log = logging.getLogger(__name__)
 class Spool:
     """The spool at ``path``; threads, and processes of machines that share the file, may at once.
 
-    Its methods never raise for what a disk or a lock does.
+    Its methods never raise for what a disk or a lock does, except `relocate`, which no run calls.
     """
 
     def __init__(self, path: Path) -> None:
@@ -133,6 +135,23 @@ class Spool:
                 return sending.send(self, registry)
         except Held:
             return 0
+
+    def relocate(self, old: Path, new: Path, *, dry_run: bool = False) -> int:
+        """Put ``new`` in the place of ``old`` in the paths of what is pending, or only see where;
+        how many entries that concerns.
+
+        Raises:
+            Held: another process is sending them. InputError: the spool cannot be written.
+        """
+        with exclusive(self._beside(".lock"), what=f"sending {self.path}", wait=_WAIT_SECONDS):
+            before = self.pending()
+            after = [relocated_entry(entry, self.directory, old, new) for entry in before]
+            changed = [now for now, was in zip(after, before, strict=True) if now != was]
+            for entry in [] if dry_run else changed:
+                self._write(entry)  # the later line of one key counts
+        if self._unwritten:
+            raise InputError(f"{self.path} cannot be written; make room there and try again")
+        return len(changed)
 
     def settle(self, key: str, **outcome: Any) -> None:
         """Note what became of an entry: ``version=…``, or ``reason=…`` if it was refused."""

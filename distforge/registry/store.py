@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from distforge import durable
 from distforge.errors import InputError
 from distforge.locks import Held, exclusive
 from distforge.registry.access import lend_token
@@ -103,6 +104,8 @@ def open_store(uri: str | Path, *, create: bool = True) -> Store:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with _alone(path):
+            if path is not None and not path.exists():
+                _make(path, uri)
             store = Store(functools.partial(mlflow.MlflowClient, resolved, resolved), uri)
             store.search_registered_models(max_results=1)
     except (OSError, Held) as error:
@@ -110,6 +113,28 @@ def open_store(uri: str | Path, *, create: bool = True) -> Store:
             f"the registry {str(uri)!r} cannot be opened ({error}); give another path"
         ) from error
     return store
+
+
+def _make(path: Path, uri: str | Path) -> None:
+    """A new SQLite store, whole or not at all: MLflow cannot go on with half a migration."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    with durable.replacing(path) as partial:
+        # A killed process's; SQLite would take it for that of the new file.
+        partial.with_name(f"{partial.name}-journal").unlink(missing_ok=True)
+        try:
+            _migrate(partial)
+        except (MlflowException, SQLAlchemyError) as error:
+            raise _explained(error, uri) from error
+
+
+def _migrate(file: Path) -> None:
+    from mlflow.store.db.utils import _initialize_tables
+    from sqlalchemy import NullPool, create_engine
+
+    # Not by a client: MLflow keeps its connections for ever, and this file gets another name.
+    _initialize_tables(create_engine(f"{_SQLITE}{file}", poolclass=NullPool))
 
 
 class Store:

@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from distforge.errors import InputError
 from distforge.training.host_memory import keep_freed_memory
+from distforge.training.launcher import stop_with_launcher
 
 # Longest wait for another rank; a rank that died must not leave the others hanging for ever.
 DEFAULT_TIMEOUT_SECONDS = 1800.0
@@ -87,8 +88,8 @@ def init_world(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> World:
     """Read rank and size from the launcher's environment and join the process group.
 
     `deepspeed` and `torchrun` set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT;
-    without them this is a world of one. The backend is nccl with GPUs, gloo without. On a CPU this
-    process keeps the memory it frees from here on.
+    without them this is a world of one. The backend is nccl with GPUs, gloo without. From here on
+    this process ends with its launcher, and on a CPU keeps the memory it frees.
 
     Raises:
         InputError: the variables do not describe a world, or there is no GPU for this rank.
@@ -113,6 +114,7 @@ def init_world(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> World:
         torch.cuda.set_device(device)
     else:
         keep_freed_memory()
+    stop_with_launcher()
     if size > 1 and not dist.is_initialized():
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",

@@ -107,7 +107,7 @@ def open_run(
     directory = Path(config.output) / config.name
     # Whoever starts a run again must not start it over.
     existing = config.existing if config.resume == "off" else "resume"
-    with holding(directory, world):
+    with holding(directory, world, is_again=config.resume != "off"):
         claim = claim_run_directory(
             config.output, config.name, dump_toml(config), identity, existing, world
         )

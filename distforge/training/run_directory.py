@@ -31,8 +31,8 @@ CHAMPION_DIRECTORY = "champion"
 _METRICS_FILE, _WANDB_FILES = "metrics.jsonl", {"wandb", "wandb.id"}
 _NOTES = (INPUTS_FILE, PIPELINE_FILE)
 
-# Whoever held the directory may still be ending; one of another host that died is known dead by a
-# network file system only after its lease (90 s).
+# Whoever held the directory may still be ending, after a last save where the run is started again;
+# one of another host that died is known dead by a network file system only after its lease (90 s).
 _WAIT_SECONDS, _LEASE_SECONDS = 5.0, 120.0
 
 logger = logging.getLogger(__name__)
@@ -91,8 +91,12 @@ def claim_run_directory(
 
 
 @contextmanager
-def holding(directory: Path, world: World, what: str = "") -> Iterator[None]:
+def holding(
+    directory: Path, world: World, what: str = "", *, is_again: bool = False
+) -> Iterator[None]:
     """Inside, no other process works on ``directory``, which need not exist; collective.
+
+    ``is_again``: this is started in the place of a process that may still be saving.
 
     Raises:
         InputError: on every rank, one sentence with who has it.
@@ -100,7 +104,7 @@ def holding(directory: Path, world: World, what: str = "") -> Iterator[None]:
     parent_is_new = world.is_main and not directory.parent.exists()
     try:
         with ExitStack() as stack:
-            on_main(world, lambda: stack.enter_context(_patiently(directory, what)))
+            on_main(world, lambda: stack.enter_context(_patiently(directory, what, is_again)))
             yield
     finally:
         if parent_is_new:
@@ -122,12 +126,13 @@ def lock_file(directory: Path) -> Path:
 
 
 @contextmanager
-def _patiently(directory: Path, what: str) -> Iterator[None]:
+def _patiently(directory: Path, what: str, is_again: bool) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(directory, what, _WAIT_SECONDS))
         except Held as held:
-            if held.by_file or held.holder is None or held.holder.host == socket.gethostname():
+            there = held.holder is not None and held.holder.host != socket.gethostname()
+            if not is_again and (held.by_file or not there):
                 raise
             logger.warning("%s; waiting %g s for that", held, _LEASE_SECONDS)
             stack.enter_context(locked(directory, what, _LEASE_SECONDS))

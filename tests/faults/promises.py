@@ -69,7 +69,7 @@ class Trial:
 
     def faults(self) -> list[Planned]:
         """All that can be put into it."""
-        return plan(self.calls, self._folder)
+        return plan(self.calls, self._folder, self.case.database_share)
 
     def inject(self, planned: Planned) -> None:
         """Put the fault in, and hold what follows against the promises."""

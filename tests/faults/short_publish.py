@@ -53,7 +53,7 @@ def _models(folder: Path) -> list[dict[str, object]]:
 
 def publish(folder: Path) -> int:
     """What a run tells the registry of itself; nothing of it may end the run."""
-    config = RegistryConfig(wait_seconds=5.0)
+    config = RegistryConfig(wait_seconds=1.0)
     with RunRecord(config, folder / NAME, 3, 1, _WORLD) as record:
         record.start()
         record.checkpoint(2, folder / NAME / "checkpoints" / "step_2")
@@ -93,4 +93,5 @@ def holds(folder: Path) -> object:
 
 
 PUBLISH = Case("publish", publish, replay, never, holds, prepare, (0,), anew=publish_again)
-REPLAY = Case("replay", replay, replay, never, holds, prepare_spool, (0, 2))
+# What it tells the database, publishing does as well: there every call fails.
+REPLAY = Case("replay", replay, replay, never, holds, prepare_spool, (0, 2), database_share=4)

@@ -3,7 +3,9 @@
     python -m tests.faults.soak SECONDS DIRECTORY
 
 prints one line of JSON. A third of the time goes to the same run undisturbed, whose weights it must
-end with.
+end with; from then on one run after the other is disturbed. Each begins with a full disk, loses its
+registry as soon as it has one, and has its first session killed, so that however short a soak is,
+it has met all.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from distforge.registry.spool import Spool
 from distforge.training.run_record import REGISTRY_FILE, SPOOL_FILE
 from tests.faults.forking_server import Fault, Mode, Server, serving
 from tests.faults.short_runs import is_finished, step1, weights
+from tests.faults.tracing import read_log
 
 SEED = 24
 # Samples of a session's memory before these are of its start, which loads and compiles.
@@ -39,18 +42,22 @@ _SETTLED_SECONDS = 10.0
 class Soaked:
     """What happened, and what came of it.
 
-    growth: of the longest session's memory, the median of its last quarter over that of the quarter
-    after its start. handles: open files at most, in those quarters.
+    refused_calls: those that met a full disk. watched_seconds: the longest session, after its
+    start; growth: of its memory, the median of the last quarter over that of the first; handles:
+    open files at most, in those quarters.
     """
 
+    runs: int = 0
     steps: int = 0
     sessions: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
     kills: int = 0
     full_disks: int = 0
+    refused_calls: int = 0
     lost_registries: int = 0
-    same_weights: bool = False
-    registered: bool = False
+    same_weights: bool = True
+    registered: bool = True
+    watched_seconds: float = 0.0
     growth: float = 1.0
     handles: tuple[int, int] = (0, 0)
 
@@ -65,11 +72,15 @@ def soak(seconds: float, directory: Path) -> Soaked:
         straight.mkdir()
         first = server.run(step1, straight, *_words(steps))
         assert first.status == 3, first.said
-        broken.mkdir()
-        samples = _disturb(server, broken, done, began + seconds, first.seconds)
-        done.same_weights = weights(broken) == weights(straight)
-        done.registered = _is_registered(broken)
-    done.growth, done.handles = _trend(samples)
+        sessions: list[list[_Sample]] = []
+        while not done.runs or time.monotonic() < began + seconds:
+            broken.mkdir()
+            sessions += _disturb(server, broken, done, began + seconds, first.seconds)
+            done.runs += 1
+            done.same_weights &= weights(broken) == weights(straight)
+            done.registered &= _is_registered(broken)
+            shutil.rmtree(broken)
+    _trend(sessions, done)
     return done
 
 
@@ -107,15 +118,18 @@ def _disturb(
     server: Server, folder: Path, done: Soaked, deadline: float, span: float
 ) -> list[list[_Sample]]:
     """Sessions until the run has ended; at the deadline the faults end, and one session goes on."""
-    rng = random.Random(SEED)
+    rng = random.Random(SEED + done.runs)
     flag, log = folder.with_suffix(".full"), folder.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    weather = _Weather(rng, folder, flag, done, min(60.0, span))
     sessions: list[list[_Sample]] = []
     while not is_finished(folder):
-        calm = time.monotonic() > deadline
+        calm = bool(sessions) and weather.is_over_all and time.monotonic() > deadline
         fault = Fault(folder, log, Mode.WHILE, full_while=flag)
         # Most sessions are killed early; some live long enough to show what they hold on to.
-        patience = None if calm else rng.choice((0.1, 0.2, 0.4, 1.0)) * span * rng.random()
-        with _weather(rng, folder, flag, done, calm, min(60.0, span)), _watched(server) as samples:
+        share = rng.choice((0.1, 0.2, 0.4, 1.0)) * rng.random() if sessions else 0.25
+        patience = None if calm else share * span
+        with weather.around(calm), _watched(server) as samples:
             ended = server.run(step1, folder, *_words(done.steps), fault=fault, kill_after=patience)
         sessions.append(samples)
         done.sessions += 1
@@ -125,41 +139,65 @@ def _disturb(
         known = (0, 2, 3, 75, -signal.SIGKILL)
         assert ended.status in known, ended.said
         assert "Traceback" not in ended.said, ended.said
+    done.refused_calls += len(read_log(log))
     return sessions
 
 
-@contextmanager
-def _weather(
-    rng: random.Random, folder: Path, flag: Path, done: Soaked, calm: bool, span: float
-) -> Iterator[None]:
-    """Beside a session, the disk fills and the registry goes, for seconds each."""
-    over = threading.Event()
+class _Weather:
+    """Beside sessions, the disk fills and the registry goes, for seconds each.
 
-    def change() -> None:
-        registry, away = folder / REGISTRY_FILE, folder / "registry.away"
-        while not over.wait(rng.uniform(0.01, 0.1) * span):
-            if rng.random() < 0.3:
-                done.full_disks += 1
-                flag.touch()
-                over.wait(rng.uniform(0.1, 1.0))
-                flag.unlink()
-            elif registry.is_file():
-                done.lost_registries += 1
-                registry.rename(away)
-                registry.mkdir()
-                over.wait(rng.uniform(0.5, 3.0))
-                shutil.rmtree(registry, ignore_errors=True)
-                away.rename(registry)
+    is_over_all: both have been.
+    """
 
-    thread = threading.Thread(target=change)
-    if not calm:
-        thread.start()
-    try:
-        yield
-    finally:
-        over.set()
+    def __init__(
+        self, rng: random.Random, folder: Path, flag: Path, done: Soaked, span: float
+    ) -> None:
+        self._rng, self._flag, self._done, self._span = rng, flag, done, span
+        self._registry, self._away = folder / REGISTRY_FILE, folder / "registry.away"
+        self._met: set[str] = set()
+
+    @property
+    def is_over_all(self) -> bool:
+        return len(self._met) == 2
+
+    @contextmanager
+    def around(self, calm: bool) -> Iterator[None]:
+        over = threading.Event()
+        thread = threading.Thread(target=self._change, args=(over,))
         if not calm:
-            thread.join()
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if not calm:
+                thread.join()
+
+    def _change(self, over: threading.Event) -> None:
+        while not over.is_set():
+            if "disk" not in self._met or self._rng.random() < 0.3:
+                self._fill(over)
+            elif self._registry.is_file():
+                self._lose(over)
+            # What has not been yet comes as soon as it can.
+            pause = self._rng.uniform(0.01, 0.1) * self._span if self.is_over_all else 0.05
+            over.wait(pause)
+
+    def _fill(self, over: threading.Event) -> None:
+        self._met.add("disk")
+        self._done.full_disks += 1
+        self._flag.touch()
+        over.wait(self._rng.uniform(0.1, 1.0))
+        self._flag.unlink()
+
+    def _lose(self, over: threading.Event) -> None:
+        self._met.add("registry")
+        self._done.lost_registries += 1
+        self._registry.rename(self._away)
+        self._registry.mkdir()
+        over.wait(self._rng.uniform(0.5, 3.0))
+        shutil.rmtree(self._registry, ignore_errors=True)
+        self._away.rename(self._registry)
 
 
 @contextmanager
@@ -187,13 +225,17 @@ def _watched(server: Server) -> Iterator[list[_Sample]]:
         thread.join()
 
 
-def _trend(sessions: list[list[_Sample]]) -> tuple[float, tuple[int, int]]:
+def _trend(sessions: list[list[_Sample]], done: Soaked) -> None:
     longest = max(sessions, key=len)
-    settled = [sample for sample in longest if sample.seconds > _SETTLED_SECONDS] or longest
+    settled = [sample for sample in longest if sample.seconds > _SETTLED_SECONDS]
+    if not settled:
+        return
+    done.watched_seconds = settled[-1].seconds - settled[0].seconds
     quarter = max(1, len(settled) // 4)
     first, last = settled[:quarter], settled[-quarter:]
     memory = [statistics.median(s.memory for s in part) for part in (first, last)]
-    return memory[1] / memory[0], (max(s.handles for s in first), max(s.handles for s in last))
+    done.growth = memory[1] / memory[0]
+    done.handles = max(s.handles for s in first), max(s.handles for s in last)
 
 
 def _is_registered(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,6 +43,17 @@ def start(launcher: str, config: Path, output: Path, cwd: Path) -> subprocess.Po
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def launchers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """What stands between keep_running.sh and the ranks, from the top: DeepSpeed has two."""
+    parent = ranks(process)[0].parent()
+    assert parent is not None
+    return [each for each in [*reversed(parent.parents()), parent] if process.pid in above(each)]
+
+
+def above(process: psutil.Process) -> list[int]:
+    return [each.pid for each in process.parents()]
 
 
 def ranks(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
@@ -102,4 +114,22 @@ def test_told_to_stop_it_ends_with_75_and_goes_on_later(
     process = start(launcher, config, tmp_path / "runs", tmp_path)
     _, said = process.communicate(timeout=DEADLINE)
     assert process.returncode == 3, said
+    assert digest(tmp_path / "runs" / "tiny") == straight
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("launcher, which", [("torchrun", 0), ("deepspeed", 0), ("deepspeed", 1)])
+def test_ranks_whose_launcher_was_killed_save_once_and_end(
+    config: Path, straight: str, tmp_path: Path, launcher: str, which: int
+) -> None:
+    process = start(launcher, config, tmp_path / "runs", tmp_path)
+    wait_for_file(tmp_path / "runs" / "tiny" / "checkpoints" / "step_3", process)
+    before = list(ranks(process).values())
+    launchers(process)[which].kill()
+    _, said = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 3, said
+    saved = re.findall(r"told to stop: step (\d) of 8 is saved", said)
+    assert (len(saved), len(set(saved))) == (RANKS, 1), said
+    assert said.count("starting it again") == 1, said
+    assert not any(rank.is_running() for rank in before)
     assert digest(tmp_path / "runs" / "tiny") == straight

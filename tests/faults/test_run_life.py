@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from distforge.baking.supervised.trainer import PromptBakingTrainer
 from distforge.cli import main
 from distforge.data import make_examples, write_splits
 from distforge.errors import InputError
+from distforge.registry import ModelRegistry
 from distforge.registry.manifest import verify_manifest
 from distforge.training import run_directory
 from distforge.training.distributed import World
@@ -54,6 +56,12 @@ def bake_until_the_disk_is_full(world: World, words: list[str]) -> tuple[int, st
         genuine(trainer, record)
 
     PromptBakingTrainer._after_step = fill
+    return say(words)
+
+
+def bake_a_day_earlier(world: World, words: list[str]) -> tuple[int, str]:
+    genuine = time.time
+    time.time = lambda: genuine() - 86_400
     return say(words)
 
 
@@ -102,6 +110,27 @@ def test_a_report_that_fails_loses_nothing(words, finished: Path, tmp_path: Path
     assert run_ranks(1, bake_without_a_report, words)[0][0] == 3
     assert (tmp_path / "tiny" / "summary.json").exists()
     assert digest(tmp_path / "tiny") == digest(finished)
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(words, finished: Path, tmp_path: Path) -> None:
+    words += ["--registry.enabled"]
+    assert run_ranks(1, bake, words, 5, 0, signal.SIGTERM) == [75]
+    [(status, said)] = run_ranks(1, bake_a_day_earlier, words)
+    assert status == 3, said
+    assert digest(tmp_path / "tiny") == digest(finished)
+    [session] = ModelRegistry(tmp_path / "registry.db").sessions()
+    assert (session.status, sorted(session.checkpoints)) == ("FINISHED", [6, 8])
+
+
+def test_a_directory_of_a_newer_distforge_is_refused_and_stays(words, tmp_path: Path) -> None:
+    assert run_ranks(1, bake, words, 5, 0, signal.SIGTERM) == [75]
+    record = tmp_path / "tiny" / "identity.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "format": 99}))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    [(status, said)] = run_ranks(1, bake_once, [*words, "--resume", "force"])
+    assert (status, len(said.splitlines())) == (2, 1)
+    assert "was written by a newer distforge, in form 99" in said
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_second_process_gets_one_sentence(words, tmp_path: Path) -> None:

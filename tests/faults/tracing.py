@@ -6,8 +6,8 @@ import errno
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 
 from tests.faults.forking_server import Mode
 
@@ -17,8 +17,8 @@ _RANDOM = (
     (re.compile(r"/\.tmp[A-Za-z0-9]{6}$"), "/.tmp*"),
     (re.compile(r"\d+"), "N"),
 )
-# Between two of these nothing lasting happens.
-_CHANGING = ("create", "write", "fsync", "rename", "mkdir", "unlink", "truncate", "link")
+# Between two of these nothing changes that another process can see: a flush is for power cuts.
+_CHANGING = ("create", "write", "rename", "mkdir", "unlink", "truncate", "link")
 _DATABASE = "registry.db"
 
 
@@ -65,24 +65,62 @@ def read_log(path: Path) -> list[Call]:
     return calls
 
 
-def plan(calls: Sequence[Call], folder: Path) -> list[Planned]:
-    """What to inject. Every call fails once, with each of its two errors if it changes something;
-    before it does, it kills the process. Of each kind and role one fails for good.
+def plan(calls: Sequence[Call], folder: Path, database_share: int = 1) -> list[Planned]:
+    """What to inject, a call after the other.
 
-    A database makes the same calls again and again: there, one error each.
+    Every call fails once, with one of its two errors; calls of one kind on files of one `_family`
+    take turns, so that they meet both, and where there is but one it fails twice. Of each such kind
+    and family one fails for good. Before a call that changes something the process is killed; a
+    database's many writes of pages are one change.
+
+    Args:
+        database_share: only every so-manieth of a database's calls fails.
     """
-    chosen, lasting = [], set()
+    seen: dict[tuple[str, str], int] = {}
+    chosen = []
+    kills = _changes(calls)
     for call in calls:
         role = call.role(folder)
-        single = call.kind not in _CHANGING or role.startswith(_DATABASE)
-        ways = [(Mode.ONCE, choice) for choice in ((call.number % 2,) if single else (0, 1))]
-        if call.kind in _CHANGING:
+        group = call.kind, _family(role)
+        turn = seen[group] = seen.get(group, -1) + 1
+        ways = [(Mode.ONCE, turn % 2)]
+        if role.startswith(_DATABASE) and turn > 1 and turn % database_share:
+            ways = []
+        if call.number in kills:
             ways.append((Mode.KILL, 0))
-        if (call.kind, role) not in lasting:
-            lasting.add((call.kind, role))
+        if turn == 0:
             ways.append((Mode.LASTING, 0))
         chosen += [Planned(call.number, mode, choice, call.kind, role) for mode, choice in ways]
-    return chosen
+    lone = [f for f in chosen if f.mode is Mode.ONCE and not seen[f.kind, _family(f.role)]]
+    return sorted([*chosen, *(replace(f, choice=1) for f in lone)], key=lambda f: f.call)
+
+
+def _family(role: str) -> str:
+    """Files of one ending in one directory, which one piece of code writes, reads or removes."""
+    path = PurePath(role)
+    return str(path.with_stem("*")) if path.suffix else role
+
+
+def _changes(calls: Sequence[Call]) -> set[int]:
+    """The numbers of those before which the files are not as before the last one."""
+    numbers, there, gone = set(), set(), set()
+    last: tuple[str, Path] | None = None
+    for call in calls:
+        if call.kind not in _CHANGING:
+            continue
+        is_page = call.path.name.startswith(_DATABASE) and last == (call.kind, call.path)
+        is_idle = call.path in (gone if call.kind == "unlink" else there)
+        last = call.kind, call.path
+        if call.kind in ("unlink", "rename"):
+            gone.add(call.path)
+            there.discard(call.path)
+        if call.kind in ("create", "mkdir"):
+            gone.discard(call.path)
+        if call.kind == "mkdir":
+            there.add(call.path)
+        if not is_page and not (is_idle and call.kind in ("unlink", "mkdir")):
+            numbers.add(call.number)
+    return numbers
 
 
 def sample(faults: Sequence[Planned], size: int, seed: int) -> list[Planned]:

@@ -114,7 +114,7 @@ static int fault(enum kind kind, const char* path, const char* other) {
   char line[2 * PATH_MAX + 64];
   const int length = snprintf(line, sizeof line, "%ld\t%s\t%d\t%s\t%s\n", number, NAMES[kind],
                               picked ? (error ? error : -1) : 0, path, other);
-  if (mode != WHILE) syscall(SYS_write, log_fd, line, length);
+  if (mode != WHILE || picked) syscall(SYS_write, log_fd, line, length);
   if (picked && mode == KILL) syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
   return error;
 }

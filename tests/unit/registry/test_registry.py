@@ -1,7 +1,9 @@
 """The embedded registry, read back through a fresh ModelRegistry over the same file."""
 
+import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from distforge.errors import InputError
 from distforge.registry import MANIFEST_NAME, ModelRegistry, write_manifest
+from distforge.registry import store as store_module
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +213,31 @@ def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "notes.txt", tmp_path, ""):
         with pytest.raises(InputError, match="the registry"):
             ModelRegistry(path)
+
+
+def test_one_that_was_killed_while_it_was_made_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, genuine = tmp_path / "registry.db", store_module._migrate
+
+    def die(partial: Path) -> None:
+        with sqlite3.connect(partial) as half:
+            half.execute("CREATE TABLE _alembic_tmp_experiments (id INTEGER)")
+        partial.with_name(f"{partial.name}-journal").write_bytes(b"half a page")
+        os._exit(9)
+
+    if (child := os.fork()) == 0:
+        store_module._migrate = die
+        ModelRegistry(file)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert not file.exists()
+    made = []
+    monkeypatch.setattr(store_module, "_migrate", lambda it: made.append(it) or genuine(it))
+    registry = ModelRegistry(file)
+    registry.register_model(3, 1, "baked", make_model(tmp_path / "model", b"w"))
+    assert [v.version for v in ModelRegistry(file).find()] == ["baked/1"]
+    assert len(made) == 1
+    assert not list(tmp_path.glob("registry.db.tmp*"))
 
 
 def test_needs_no_network(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

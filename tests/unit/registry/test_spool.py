@@ -282,3 +282,35 @@ def test_a_folder_that_was_moved_with_its_spool(tmp_path: Path) -> None:
     assert Spool(after / "spool.jsonl").replay(registry) == 3
     assert paths == [str(after / "run" / "model"), str(tmp_path / "elsewhere")]
     assert registry.sessions[0].directory == str(after / "run")
+
+
+def test_relocate_changes_what_waits_and_nothing_that_was_sent(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    path, registry = tmp_path / "here" / "spool.jsonl", Noted()
+    spool = Spool(path)
+    sent = spool.register(2, 0, "sent", old / "sent", {})
+    assert spool.replay(registry) == 1
+    # One beside the spool, kept relative, and one elsewhere.
+    spool.register(2, 0, "first", old / "first", {})
+    spool.register(2, 0, "second", path.parent / "run" / "model", {})
+    where = {3: {"path": str(old / "run" / "step_3"), "manifest": "m"}}
+    lock = str(old / ".run.lock")
+    spool.session(Session("a", 3, 1, str(old / "run"), "host", "RUNNING", where, lock=lock))
+    spool.curves("a", old / "run" / "metrics.jsonl", 10)
+    order = [entry["key"] for entry in spool.pending()]
+    before = path.read_bytes()
+    assert spool.relocate(old, new, dry_run=True) == 3
+    assert path.read_bytes() == before
+    assert spool.relocate(old, new) == 3
+    again = Spool(path)
+    assert [entry["key"] for entry in again.pending()] == order
+    first, second, session, curves = again.pending()
+    assert (first["model_path"], second["model_path"]) == (str(new / "first"), "run/model")
+    assert session["directory"] == str(new / "run")
+    assert session["lock"] == str(new / ".run.lock")
+    assert session["checkpoints"]["3"]["path"] == str(new / "run" / "step_3")
+    assert curves["file"] == str(new / "run" / "metrics.jsonl")
+    assert again.outcome(sent) == {"version": "sent/1"}
+    assert again.relocate(path.parent, new) == 1
+    assert again.pending()[1]["model_path"] == str(new / "run" / "model")
+    assert again.relocate(old, new) == 0

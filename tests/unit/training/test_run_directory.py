@@ -1,6 +1,9 @@
 """A run's directory is held by one process; what was worked for, or is somebody's, is not lost."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,8 @@ import torch
 
 from distforge import durable
 from distforge.errors import InputError
+from distforge.locks import Held, Holder
+from distforge.training import run_directory
 from distforge.training.distributed import World
 from distforge.training.previous import forget, previous
 from distforge.training.run_directory import (
@@ -142,6 +147,31 @@ def test_two_processes_cannot_hold_one_directory(tmp_path: Path) -> None:
     ):
         pass
     assert not runs.exists(), "made for the lock alone"
+
+
+@pytest.mark.parametrize(
+    "host, is_again, waits",
+    [("here", False, [5.0]), ("here", True, [5.0, 120.0]), ("dead", False, [5.0, 120.0])],
+)
+def test_waits_for_a_last_save_and_for_a_dead_host_s_lease(
+    tmp_path: Path, monkeypatch, host: str, is_again: bool, waits: list[float]
+) -> None:
+    holder = replace(Holder.here(), **({"host": "gone"} if host == "dead" else {}))
+    waited = []
+
+    @contextmanager
+    def held(_: Path, *, what: str, wait: float) -> Iterator[None]:
+        waited.append(wait)
+        raise Held(what, holder)
+        yield
+
+    monkeypatch.setattr(run_directory, "exclusive", held)
+    with (
+        pytest.raises(InputError, match=f"is in use by process {holder.pid} on {holder.host}"),
+        holding(tmp_path / "x", ALONE, is_again=is_again),
+    ):
+        pass
+    assert waited == waits
 
 
 def test_a_directory_in_use_is_not_withdrawn_by_another(tmp_path: Path) -> None:
