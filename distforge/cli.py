@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from distforge.activity import doing, watched
 from distforge.errors import InputError, RunStopped, explain_file_error
 from distforge.extras import MissingExtra
 from distforge.training.outcome import STATUS, Outcome, tell_launcher
@@ -168,16 +169,24 @@ def _dispatch(words: list[str]) -> int:
     if name not in COMMANDS:
         raise InputError(_unknown(words, group))
     try:
-        return _call(name, words[len(name.split()) :])
+        with watched(_say), doing(name):
+            return _call(name, words[len(name.split()) :])
     except MissingExtra as missing:
         raise missing.needed_by(f"`distforge {name}`") from missing
+
+
+def _say(line: str) -> None:
+    """Rank 0 tells what goes on, where it does not mix with a command's output."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)
 
 
 def _call(name: str, words: list[str]) -> int:
     from distforge.config import load_config
 
     command = COMMANDS[name]
-    module = importlib.import_module(f"distforge.commands.{command.module}")
+    with doing("loading libraries"):
+        module = importlib.import_module(f"distforge.commands.{command.module}")
     path, overrides = split_config(words)
     config = load_config(
         getattr(module, command.config),

@@ -42,7 +42,8 @@ def load_config(
     what the file does not name. Overrides are written `--section.some-key value` or
     `--section.some_key=value`; None is `none`, a flag is `--section.flag` / `--section.no-flag`.
     Where a section's class names one of its fields as its `SHORT`, the section's own name, in the
-    file or on the command line, stands for that field.
+    file or on the command line, stands for that field. A class's `RENAMED` says what fields that
+    had another name are called now: the old name is refused with the new one.
 
     Args:
         cls: a frozen dataclass. Where `path` is given, fields without a default must be in the
@@ -59,6 +60,8 @@ def load_config(
             the message names the file and the dotted key.
         SystemExit: status 2 when an override is wrong, 0 after `--help`.
     """
+    for word in overrides:
+        _refuse_old_name(cls, word)
     words = [_long_word(cls, word) for word in overrides]
     pairs = zip(words, ["", *words], strict=False)  # the last word precedes nothing
     words = [_none_word(cls, word, before) for word, before in pairs]
@@ -171,6 +174,8 @@ def _build(cls: type[Any], base: Any, table: Mapping[str, Any], file: str, prefi
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for key in table:
         if key not in fields:
+            if new := _new_name(cls, key):
+                raise InputError(f"{file}: {prefix}{key} is called {prefix}{new} now; rename it")
             _unknown_key(key, fields, file, prefix)
     values = {}
     for key, value in table.items():
@@ -286,6 +291,19 @@ def _long_word(cls: type[Any], word: str) -> str:
     option, equals, value = word.partition("=")
     short = getattr(_type_of(cls, option), "SHORT", None)
     return f"{option}.{short}{equals}{value}" if short else word
+
+
+def _new_name(cls: type[Any], key: str) -> str:
+    """What a field that had this name is called now; empty where none had."""
+    return str(getattr(cls, "RENAMED", {}).get(key.replace("-", "_"), ""))
+
+
+def _refuse_old_name(cls: type[Any], word: str) -> None:
+    section, _, key = word.partition("=")[0].rpartition(".")
+    wanted = _type_of(cls, section) if section else cls
+    if word.startswith("--") and (new := _new_name(wanted, key.removeprefix("--"))):
+        now = f"{section}.{new}" if section else f"--{new}"
+        raise InputError(f"{word.partition('=')[0]} is called {now.replace('_', '-')} now")
 
 
 def _type_of(cls: type[Any], option: str) -> Any:

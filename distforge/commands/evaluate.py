@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -50,7 +50,7 @@ class EvaluateConfig:
     max_new_tokens: longest generation; batch_size: questions at once.
     benchmarks: public ones, asked without thoughts and, of a model with the thinking tokens, with.
     thought: how it thinks there; always greedily.
-    output: the directory that keeps ``samples.jsonl``: what was asked of the dataset, what the
+    output: the directory that keeps ``samples.jsonl``: each question as it was asked, what the
         model answered, what was expected, the verdict and why.
     dtype: to load it in. "auto" is its own where this machine computes in that, else float32.
     """
@@ -81,9 +81,14 @@ def evaluate(config: EvaluateConfig) -> int:
     champion = load_champion(config.model, config.dtype)
     with entered_world() as world:
         champion.model.to(world.device)
-        converged = not heldout or _ask_dataset(config, champion, heldout, world)
+        samples: list[dict[str, Any]] = []
+        converged = not heldout or _ask_dataset(config, champion, heldout, world, samples)
         if benchmarks:
-            _ask_benchmarks(config, champion, benchmarks, world)
+            _ask_benchmarks(config, champion, benchmarks, world, samples)
+        if world.is_main:
+            config.output.mkdir(parents=True, exist_ok=True)
+            write_samples(samples, config.output / SAMPLES_NAME)
+            Console(soft_wrap=True).print(f"answers: {config.output / SAMPLES_NAME}")
     return 0 if converged else 3
 
 
@@ -98,9 +103,13 @@ def _heldout(data: DataConfig, questions: int) -> Sequence[Example]:
 
 
 def _ask_dataset(
-    config: EvaluateConfig, champion: Champion, heldout: Sequence[Example], world: World
+    config: EvaluateConfig,
+    champion: Champion,
+    heldout: Sequence[Example],
+    world: World,
+    samples: list[dict[str, Any]],
 ) -> bool:
-    """Print accuracy and token usage, keep the answers; whether the convergence targets are met."""
+    """Print accuracy and token usage; whether the convergence targets are met."""
     answered = answer_questions(
         champion.model,
         champion.tokenizer,
@@ -125,19 +134,24 @@ def _ask_dataset(
         console.print(table)
         console.print("meets the targets" if convergence.converged else "misses: ", end="")
         console.print("; ".join(convergence.shortfalls))
-        config.output.mkdir(parents=True, exist_ok=True)
-        write_samples((one.as_dict() for one in answered), config.output / SAMPLES_NAME)
-        console.print(f"answers: {config.output / SAMPLES_NAME}")
+    samples += [one.as_dict() for one in answered]
     return convergence.converged
 
 
 def _ask_benchmarks(
-    config: EvaluateConfig, champion: Champion, benchmarks: list[Benchmark], world: World
+    config: EvaluateConfig,
+    champion: Champion,
+    benchmarks: list[Benchmark],
+    world: World,
+    samples: list[dict[str, Any]],
 ) -> None:
     """Print each measure of each benchmark with its interval."""
     table = Table("benchmark", "measure", "thoughts", "accuracy", "95% interval", "questions")
     for thinking, answerer in _answerers(config, champion, world).items():
         for scores in measure_benchmarks(benchmarks, answerer, world):
+            samples += [
+                one.as_sample(scores.name, thinking, scores.headline) for one in scores.judged
+            ]
             asked = f"{scores.count:,}"
             if scores.too_long:
                 asked += f", {scores.too_long:,} of them too long for the context"

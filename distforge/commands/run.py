@@ -7,10 +7,10 @@ import os
 from rich.console import Console
 from rich.table import Table
 
+from distforge.activity import format_seconds
 from distforge.cli import BAD_INPUT, GOAL_MISSED, OK
 from distforge.commands.dry_run import describe_pipeline
 from distforge.pipeline import Outcome, PipelineConfig, StageTime, run_pipeline
-from distforge.telemetry.console import format_seconds
 
 __all__ = ["PipelineConfig", "run"]
 

@@ -10,20 +10,29 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
+from distforge.activity import doing
 from distforge.errors import InputError
-from distforge.evaluation.greedy import write_greedily
+from distforge.evaluation.greedy import Ended, Steps, write_greedily
 from distforge.models.context import context_length
 from distforge.rendering import Renderer
 from distforge.rendering.stops import listed
 
 _LOG = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-"""Is called with (done, total) as prompts are answered."""
+Progress = Callable[[float, int], None]
+"""Is called with (done, total) as prompts are answered; of one half written, half counts."""
 
 # Room beyond the longest text of the data, so that a generation is not cut for being verbose.
 SPARE_TOKENS = 16
@@ -58,6 +67,7 @@ def generate(
     *,
     temperature: float = 0.0,
     seed: int = 0,
+    unwanted: Sequence[str] = (),
 ) -> list[Generation]:
     """Continue every prompt, greedily unless a temperature is given, in the given order of prompts.
 
@@ -68,11 +78,13 @@ def generate(
         prompts: token ids, as a `Renderer` makes them; at least one each.
         max_new_tokens: most tokens written for a prompt.
         batch_size: prompts decoded at once.
-        progress: called with (prompts done, prompts in all) after each batch.
+        progress: called with (prompts done, prompts in all) as tokens are written.
         temperature: 0 takes the likeliest token; above, tokens are sampled from the whole
             distribution, its logits divided by it.
         seed: of sampling; equal arguments write equal texts, and torch's own random state is left
             as it was.
+        unwanted: texts behind which nothing is wanted: a continuation with one of them may end
+            there, or later.
 
     Raises:
         InputError: a prompt and ``max_new_tokens`` together exceed the model's context.
@@ -84,17 +96,51 @@ def generate(
     was_training = model.training
     model.eval()
     try:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            rows = [prompts[i] for i in chosen]
-            with _random_state(model.device, seed + start, fork=temperature > 0):
-                batch = _decode(model, renderer, rows, max_new_tokens, temperature)
-            results.update(zip(chosen, batch, strict=True))
-            if progress is not None:
-                progress(len(results), len(prompts))
+        with doing("writing answers") as count:
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                rows = [prompts[i] for i in chosen]
+                told = _Told(count, progress, start, len(rows), len(prompts), max_new_tokens)
+                told(0, len(rows))
+                with _random_state(model.device, seed + start, fork=temperature > 0):
+                    batch = _decode(
+                        model, renderer, rows, max_new_tokens, temperature, unwanted, told
+                    )
+                results.update(zip(chosen, batch, strict=True))
+                told(max_new_tokens, len(rows))
     finally:
         model.train(was_training)
     return [results[index] for index in range(len(prompts))]
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Tells how many prompts are done while a batch of ``rows`` is written, ``before`` it being
+    done already."""
+
+    count: Callable[[float, float], None]
+    progress: Progress | None
+    before: int
+    rows: int
+    total: int
+    longest: int
+
+    def __call__(self, written: int, going: int) -> None:
+        done = self.before + self.rows - going + going * written / max(1, self.longest)
+        self.count(done, self.total)
+        if self.progress is not None and written:
+            self.progress(done, self.total)
+
+
+class _EachStep(StoppingCriteria):
+    """Tells transformers' own decoding's steps; ends nothing."""
+
+    def __init__(self, told: Steps, width: int) -> None:
+        self._told, self._width = told, width
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        self._told(input_ids.shape[1] - self._width, len(input_ids))
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def _require_room(
@@ -122,24 +168,32 @@ def _random_state(device: torch.device, seed: int, fork: bool) -> Iterator[None]
 
 @torch.no_grad()
 def continue_ids(
-    model: PreTrainedModel, rows: Sequence[Sequence[int]], settings: GenerationConfig
+    model: PreTrainedModel,
+    rows: Sequence[Sequence[int]],
+    settings: GenerationConfig,
+    ended: Ended | None = None,
+    steps: Steps | None = None,
 ) -> list[list[int]]:
-    """The ids written after each of ``rows``, as one batch; filled with the padding id at the end.
+    """The ids written after each of ``rows``, as one batch; an end is the last.
 
     Args:
         rows: token ids, without padding; at least one each.
         settings: with a ``pad_token_id``. What it leaves open is not taken from the model's own
             configuration, which may penalise repetition or search with beams.
+        ended, steps: see `write_greedily`; transformers' own decoding asks no ``ended``.
     """
+    stops = list(listed(settings.eos_token_id))
     if set(settings.to_diff_dict()) - {"transformers_version"} <= _PLAIN and not settings.do_sample:
         try:
             return write_greedily(
                 model,
                 rows,
                 settings.max_new_tokens,
-                stops=list(listed(settings.eos_token_id)),
+                stops=stops,
                 pad=settings.pad_token_id,
                 banned=settings.suppress_tokens or (),
+                ended=ended,
+                steps=steps,
             )
         except InputError as error:
             _LOG.info("transformers decodes, since %s", error)
@@ -149,14 +203,21 @@ def continue_ids(
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     own = model.generation_config
     model.generation_config = settings
+    told = StoppingCriteriaList([_EachStep(steps, width)] if steps else [])
     try:
         output = model.generate(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device)
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            stopping_criteria=told,
         )
     finally:
         model.generation_config = own
-    written: list[list[int]] = output[:, width:].tolist()
-    return written
+    return [_up_to_end(row, stops) for row in output[:, width:].tolist()]
+
+
+def _up_to_end(row: list[int], stops: Sequence[int]) -> list[int]:
+    end = next((place for place, index in enumerate(row) if index in stops), len(row))
+    return row[: end + 1]
 
 
 def _decode(
@@ -165,6 +226,8 @@ def _decode(
     rows: Sequence[Sequence[int]],
     max_new_tokens: int,
     temperature: float,
+    unwanted: Sequence[str],
+    steps: Steps,
 ) -> list[Generation]:
     # top_k and top_p default to a truncated distribution in transformers.
     sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
@@ -176,10 +239,15 @@ def _decode(
         suppress_tokens=list(renderer.absent) or None,
         **sampling,
     )
+
+    def ended(ids: list[int]) -> bool:
+        text = renderer.tokenizer.decode(ids)
+        return any(one in text for one in unwanted)
+
     generations = []
-    for row in continue_ids(model, rows, settings):
-        end = next((place for place, index in enumerate(row) if index in renderer.stops), None)
-        text = renderer.tokenizer.decode(row[:end], skip_special_tokens=False)
-        stop = None if end is None else row[end]
-        generations.append(Generation(text, tuple(row[:end]), stop))
+    for row in continue_ids(model, rows, settings, ended if unwanted else None, steps):
+        stop = row[-1] if row and row[-1] in renderer.stops else None
+        ids = row if stop is None else row[:-1]
+        text = renderer.tokenizer.decode(ids, skip_special_tokens=False)
+        generations.append(Generation(text, tuple(ids), stop))
     return generations

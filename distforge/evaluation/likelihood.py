@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
+from distforge.activity import doing
 from distforge.training.loss import keeps_logits
 
 
@@ -27,10 +28,12 @@ def log_likelihoods(
     was_training = model.training
     model.eval()
     try:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            nats = _batch(model, [rows[i] for i in chosen], [known[i] for i in chosen])
-            found.update(zip(chosen, nats, strict=True))
+        with doing("scoring answers") as count:
+            for start in range(0, len(order), batch_size):
+                count(start, len(order))
+                chosen = order[start : start + batch_size]
+                nats = _batch(model, [rows[i] for i in chosen], [known[i] for i in chosen])
+                found.update(zip(chosen, nats, strict=True))
     finally:
         model.train(was_training)
     return [found[index] for index in range(len(rows))]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distforge import durable
+from distforge.activity import format_seconds
 from distforge.errors import InputError
 from distforge.handoff.to_phase4 import find_faults
 from distforge.reports import canvas, page
@@ -30,7 +31,6 @@ from distforge.reports.verdict_section import (
     verdict_badge,
     verdict_section,
 )
-from distforge.telemetry.console import format_seconds
 from distforge.telemetry.jsonl import METRICS_NAME, read_metrics
 
 _STAGES = {

@@ -237,7 +237,7 @@ def _rl_optimizer() -> OptimizerConfig:
 
 
 def _some_questions() -> BenchmarksConfig:
-    return BenchmarksConfig(items=100)
+    return BenchmarksConfig(limit=100)
 
 
 @dataclass(frozen=True)

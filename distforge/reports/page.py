@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from distforge import durable
+from distforge.activity import format_seconds
 from distforge.registry.manifest import MANIFEST_NAME, manifest_id
 from distforge.reports.page_parts import Badge, Card, Link, Table
 from distforge.reports.verdict_section import VerdictSection
-from distforge.telemetry.console import format_seconds
 from distforge.telemetry.jsonl import METRICS_NAME, read_metrics
 
 REPORT_HTML, REPORT_PNG = "report.html", "report.png"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from distforge.activity import format_seconds
 from distforge.reports import canvas, page
 from distforge.reports.formats import accuracy_of, percent
 from distforge.reports.page_parts import Badge, Card, Row, Table
@@ -20,7 +21,6 @@ from distforge.reports.prompt_summary import (
 )
 from distforge.reports.step1_plots import RunPlots
 from distforge.reports.summary import SUMMARY_NAME
-from distforge.telemetry.console import format_seconds
 from distforge.telemetry.jsonl import METRICS_NAME, read_metrics
 
 _CONDITIONS = {

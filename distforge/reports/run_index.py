@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from distforge import durable
+from distforge.activity import format_seconds
 from distforge.errors import InputError
 from distforge.reports import page
 from distforge.reports.formats import accuracy_of, points
 from distforge.reports.page_parts import Link, Row, Table
 from distforge.reports.related import INDEX_NAME, peek
 from distforge.reports.unfinished import how_far, kind_of
-from distforge.telemetry.console import format_seconds
 from distforge.telemetry.jsonl import METRICS_NAME
 from distforge.training.run_directory import PIPELINE_FILE
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import (
@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from distforge.activity import format_seconds, heard, on_show
 from distforge.telemetry import metrics as names
 
 # The first of these that a run has logged is "the" accuracy of its progress line.
@@ -79,7 +80,8 @@ class RunConsole:
             stage = _LineStage(self.console, description, pace, self._interval)
         self._stage = stage
         try:
-            yield
+            with on_show() if self.console.is_terminal else nullcontext():
+                yield
         finally:
             self._stage = None
             stage.close()
@@ -119,6 +121,7 @@ class RunConsole:
 
     def say(self, text: str) -> None:
         """Prints one line as it is, above the progress bar where there is one."""
+        heard()
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -179,6 +182,7 @@ class _LineStage:
 
     def _show(self) -> None:
         if self._pending is not None:
+            heard()
             self._console.print(self._pending, markup=False, highlight=False, soft_wrap=True)
             self._pending, self._shown_at = None, self._pace.clock()
 
@@ -217,15 +221,6 @@ class _BarStage:
         self._bar.stop()
 
 
-def format_seconds(seconds: float) -> str:
-    """``1:02`` or ``3:04:05``; ``-:--`` where the time is not known."""
-    if not math.isfinite(seconds):
-        return "-:--"
-    minutes, second = divmod(round(max(seconds, 0.0)), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-
-
 def _thousands(value: float) -> str:
     return f"{value / 1000:.1f}k" if value >= 1000 else f"{value:.0f}"
 
@@ -235,7 +230,7 @@ def counting(
     what: str,
     interval_seconds: float = 10.0,
     clock: Callable[[], float] = time.monotonic,
-) -> Callable[[int, int], None]:
+) -> Callable[[float, int], None]:
     """Something to be called with (done, total) as work goes on, which says how far it is.
 
     A line at most every ``interval_seconds``, the first one that long after now; with the time left
@@ -247,15 +242,16 @@ def counting(
     """
     began = said = clock()
 
-    def count(done: int, total: int) -> None:
+    def count(done: float, total: int) -> None:
         nonlocal said
         now = clock()
         if now - said < interval_seconds:
             return
         said = now
+        heard()
         left = (now - began) / done * (total - done) if done else math.nan
         say(
-            f"{what}: {done:,} of {total:,}  elapsed {format_seconds(now - began)}  "
+            f"{what}: {int(done):,} of {total:,}  elapsed {format_seconds(now - began)}  "
             f"ETA {format_seconds(left)}"
         )
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from distforge.activity import counted
 from distforge.data.answers import ANSWER
 from distforge.data.dataset import IGNORE_INDEX
 from distforge.evaluation.benchmarks.answering import first_part
@@ -67,7 +68,7 @@ class ThinkingAnswerer:
         # Questions of like length share a batch, so that padding is small.
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         texts = [""] * len(prompts)
-        for start in range(0, len(order), self._batch_size):
+        for start in counted(range(0, len(order), self._batch_size), "thinking and answering"):
             chosen = order[start : start + self._batch_size]
             written = self._model.generate(
                 [prompts[index] for index in chosen],
@@ -85,7 +86,7 @@ class ThinkingAnswerer:
     ) -> list[list[float]]:
         """See `Answerer.log_likelihoods`; all answers to a question follow the same thought."""
         found: list[list[float]] = []
-        for start in range(0, len(asked), self._batch_size):
+        for start in counted(range(0, len(asked), self._batch_size), "thinking and scoring"):
             end = start + self._batch_size
             nats = iter(self._score(asked[start:end], answers[start:end]))
             found += [[next(nats) for _ in texts] for texts in answers[start:end]]

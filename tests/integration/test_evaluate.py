@@ -1,5 +1,7 @@
 """``distforge evaluate`` on public benchmarks, with and without thoughts."""
 
+import json
+
 import pytest
 
 from distforge.cli import BAD_INPUT, OK, main
@@ -26,24 +28,49 @@ def test_a_thinking_model_is_asked_without_and_with_thoughts(tmp_path, capsys, f
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     small = ["--benchmarks.gsm8k-shots=0", "--benchmarks.max-new-tokens=4"]
-    small.append("--thought.max-tokens=4")
+    small += ["--thought.max-tokens=4", f"--output={tmp_path / 'out'}", "--benchmarks.limit=2"]
     assert main(["evaluate", f"--model={tmp_path / 'model'}", *files, *small]) == OK
     printed = capsys.readouterr().out
     assert [row[1:3] for row in rows(printed, "gsm8k")] == [
         ["strict", "no"], ["flexible", "no"], ["strict", "yes"], ["flexible", "yes"]]  # fmt: skip
     assert [row[1:3] for row in rows(printed, "arc")] == [
         ["acc", "no"], ["acc_norm", "no"], ["acc", "yes"], ["acc_norm", "yes"]]  # fmt: skip
-    assert {row[5] for row in rows(printed, "gsm8k")} == {"3"}
+    assert {row[5] for row in rows(printed, "gsm8k")} == {"2"}
+    lines = (tmp_path / "out" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    samples = [json.loads(line) for line in lines]
+    told = [(one["benchmark"], one["thoughts"], one["question"]) for one in samples]
+    assert told == [
+        (name, thoughts, row["question"])
+        for thoughts in ("no", "yes")
+        for name, asked in (("gsm8k", GSM8K_ROWS), ("arc", ARC_ROWS))
+        for row in asked[:2]
+    ]
+    for one in samples:
+        headline = {"gsm8k": "flexible", "arc": "acc_norm"}[one["benchmark"]]
+        assert one["prompt"] == f"Question: {one['question']}\n"
+        assert one["verdict"] == ("right" if one["measures"][headline] else "wrong")
+        assert one["why"]
+        assert one["verdict"] != "right" or one["answer"] == one["expected"]
 
 
 def test_a_model_without_the_thinking_tokens_is_asked_without_thoughts(tmp_path, capsys, files):
     tokenizer = tiny_tokenizer()
     tiny_llama(len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    assert main(["evaluate", f"--model={tmp_path / 'model'}", files[1]]) == OK
+    output = f"--output={tmp_path / 'out'}"
+    assert main(["evaluate", f"--model={tmp_path / 'model'}", files[1], output]) == OK
     printed = capsys.readouterr().out
     assert "without thoughts alone: the tokenizer has no <think>" in printed
     assert [row[2] for row in rows(printed, "arc")] == ["no", "no"]
+
+
+def test_the_limits_old_name_is_refused_with_the_new_one(tmp_path, capsys, files):
+    assert main(["evaluate", "--model=any", *files, "--benchmarks.items", "2"]) == BAD_INPUT
+    assert "--benchmarks.items is called --benchmarks.limit now" in capsys.readouterr().err
+    (tmp_path / "own.toml").write_text('model = "any"\n[benchmarks]\nitems = 2\n')
+    assert main(["evaluate", "--config", str(tmp_path / "own.toml")]) == BAD_INPUT
+    told = capsys.readouterr().err
+    assert "own.toml: benchmarks.items is called benchmarks.limit now" in told
 
 
 def test_nothing_to_ask_is_said(tmp_path, capsys):

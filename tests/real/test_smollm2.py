@@ -65,6 +65,7 @@ def test_it_is_asked_gsm8k_in_its_own_dtype(champion: Path, tmp_path: Path, caps
     (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
     words = ["--model", str(champion), "--benchmarks.gsm8k", str(tmp_path / "rows.jsonl")]
     words += ["--benchmarks.gsm8k-shots", "0", "--benchmarks.max-new-tokens", "48"]
+    words += ["--output", str(tmp_path / "out")]
     assert main(["evaluate", *words]) == 0
     printed = capsys.readouterr().out
     assert "gsm8k" in printed

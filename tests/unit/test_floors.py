@@ -32,6 +32,7 @@ GROUND = -1
 FLOORS.update(
     {
         "__init__": GROUND,
+        "activity": GROUND,
         "errors": GROUND,
         "extras": GROUND,
         "durable": GROUND,

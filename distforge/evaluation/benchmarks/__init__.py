@@ -1,6 +1,6 @@
 """Public benchmarks, read from local files: GSM8K and ARC, asked as lm-evaluation-harness does."""
 
-from distforge.evaluation.benchmarks.answering import Answerer
+from distforge.evaluation.benchmarks.answering import Answerer, Judged
 from distforge.evaluation.benchmarks.config import BenchmarksConfig
 from distforge.evaluation.benchmarks.measuring import (
     Benchmark,
@@ -14,6 +14,7 @@ __all__ = [
     "Benchmark",
     "BenchmarkScores",
     "BenchmarksConfig",
+    "Judged",
     "load_benchmarks",
     "measure_benchmarks",
 ]

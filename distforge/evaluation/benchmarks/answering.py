@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from distforge.data.text import completion_text
 from distforge.rendering.plain import question_text
@@ -31,6 +32,40 @@ class Answerer(Protocol):
         """Log-probability in nats of each of the answers to each, tokens summed; the texts begin
         with the space after ``Answer:``."""
         ...
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A question of a benchmark and what became of it.
+
+    asked: all that the model read, solved examples included, up to where it answers; None where the
+        context has no room for the question. written: what it wrote or chose. answer: what counts
+        of that. right: by measure. why: in words.
+    """
+
+    question: str
+    expected: str
+    asked: str | None
+    written: str = ""
+    answer: str | None = None
+    right: dict[str, bool] = field(default_factory=dict)
+    why: str = "the context has no room for the question"
+
+    def as_sample(self, benchmark: str, thoughts: str, headline: str) -> dict[str, Any]:
+        """The row of ``samples.jsonl``; ``headline`` is the measure that its verdict is by."""
+        return {
+            "strategy": "",
+            "benchmark": benchmark,
+            "thoughts": thoughts,
+            "question": self.question,
+            "prompt": self.asked or "",
+            "generated": self.written,
+            "answer": self.answer,
+            "expected": self.expected,
+            "verdict": "right" if self.right.get(headline) else "wrong",
+            "why": self.why,
+            "measures": self.right,
+        }
 
 
 def solved(question: str, answer: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distforge.errors import InputError
-from distforge.evaluation.benchmarks.answering import Answerer, solved, with_examples
+from distforge.evaluation.benchmarks.answering import Answerer, Judged, solved, with_examples
 from distforge.evaluation.benchmarks.rows import Row, read_splits
 
 
@@ -34,14 +34,14 @@ class ARC:
     name = "arc"
     headline = "acc_norm"
 
-    def __init__(self, path: str, items: int, shots: int) -> None:
-        asked, examples = read_splits(path, items, shots)
+    def __init__(self, path: str, limit: int, shots: int) -> None:
+        asked, examples = read_splits(path, limit, shots)
         self.questions = [_question(row) for row in asked]
         worked = [_question(row) for row in examples]
         self._examples = [solved(q.question, q.choices[q.answer]) for q in worked]
 
-    def judge(self, answerer: Answerer, mine: Sequence[int]) -> list[dict[str, bool] | None]:
-        """Whether each of the chosen questions is answered rightly; None for one too long."""
+    def judge(self, answerer: Answerer, mine: Sequence[int]) -> list[Judged]:
+        """Ask the chosen questions."""
         questions = [self.questions[index] for index in mine]
         answers = [[f" {choice}" for choice in q.choices] for q in questions]
         asked = [
@@ -49,22 +49,30 @@ class ARC:
             for q, texts in zip(questions, answers, strict=True)
         ]
         fitting = [index for index, text in enumerate(asked) if text is not None]
-        likelihoods = answerer.log_likelihoods(
-            [text for text in asked if text is not None], [answers[index] for index in fitting]
-        )
-        found: list[dict[str, bool] | None] = [None] * len(questions)
-        for index, nats in zip(fitting, likelihoods, strict=True):
-            found[index] = judge(questions[index], nats)
+        texts = [text for text in asked if text is not None]
+        likelihoods = answerer.log_likelihoods(texts, [answers[index] for index in fitting])
+        found = [Judged(q.question, q.choices[q.answer], None) for q in questions]
+        for index, text, nats in zip(fitting, texts, likelihoods, strict=True):
+            found[index] = judge(questions[index], text, nats)
         return found
 
 
-def judge(question: ChoiceQuestion, nats: Sequence[float]) -> dict[str, bool]:
-    """Whether the right choice is the likeliest one, as it is and for its length."""
+def judge(question: ChoiceQuestion, asked: str, nats: Sequence[float]) -> Judged:
+    """The choice that is the likeliest, as it is and for its length."""
     each = [value / len(text) for value, text in zip(nats, question.choices, strict=True)]
-    return {
-        "acc": max(range(len(nats)), key=nats.__getitem__) == question.answer,
-        "acc_norm": max(range(len(each)), key=each.__getitem__) == question.answer,
-    }
+    whole = max(range(len(nats)), key=nats.__getitem__)
+    normed = max(range(len(each)), key=each.__getitem__)
+    told = zip(question.choices, nats, each, strict=True)
+    return Judged(
+        question.question,
+        question.choices[question.answer],
+        asked,
+        question.choices[whole],
+        question.choices[normed],
+        {"acc": whole == question.answer, "acc_norm": normed == question.answer},
+        "nats, and a character: "
+        + ", ".join(f"{text!r} {all_of_it:.2f}, {one:.3f}" for text, all_of_it, one in told),
+    )
 
 
 def _question(row: Row) -> ChoiceQuestion:

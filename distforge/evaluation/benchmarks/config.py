@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from distforge.errors import require_in
 
@@ -15,22 +16,24 @@ class BenchmarksConfig:
         test* and train* files of that kind; solved examples are taken from train*, and from the
         end of a single file (those are not asked then).
     arc: the same of ARC, as its authors or the Hugging Face hub lay it out.
-    items: the first so many questions of each; 0 asks all.
+    limit: the first so many questions of each; 0 asks all.
     gsm8k_shots, arc_shots: solved examples in front of each question; fewer where the model's
         context ends sooner.
     max_new_tokens: of a written answer, the thought not counted.
     batch_size: questions at once.
     """
 
+    RENAMED: ClassVar[dict[str, str]] = {"items": "limit"}
+
     gsm8k: str = ""
     arc: str = ""
-    items: int = 0
+    limit: int = 0
     gsm8k_shots: int = 5
     arc_shots: int = 0
     max_new_tokens: int = 256
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("items", "gsm8k_shots", "arc_shots"):
+        for name in ("limit", "gsm8k_shots", "arc_shots"):
             require_in("[0, inf]", **{name: getattr(self, name)})
         require_in("[1, inf]", max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distforge.errors import InputError
-from distforge.evaluation.benchmarks.answering import Answerer, solved, with_examples
+from distforge.evaluation.benchmarks.answering import Answerer, Judged, solved, with_examples
 from distforge.evaluation.benchmarks.rows import Row, read_splits
 
 STOPS = ("Question:", "</s>", "<|im_end|>")
@@ -41,31 +41,44 @@ class GSM8K:
     # Models that were taught here write "Answer: 18", which "strict" never counts.
     headline = "flexible"
 
-    def __init__(self, path: str, items: int, shots: int) -> None:
-        asked, examples = read_splits(path, items, shots)
+    def __init__(self, path: str, limit: int, shots: int) -> None:
+        asked, examples = read_splits(path, limit, shots)
         self.questions = [_problem(row) for row in asked]
         worked = [_problem(row) for row in examples]
         self._examples = [solved(problem.question, problem.answer) for problem in worked]
 
-    def judge(self, answerer: Answerer, mine: Sequence[int]) -> list[dict[str, bool] | None]:
-        """Whether each of the chosen questions is answered rightly; None for one too long."""
+    def judge(self, answerer: Answerer, mine: Sequence[int]) -> list[Judged]:
+        """Ask the chosen questions."""
         problems = [self.questions[index] for index in mine]
         asked = [with_examples(answerer, p.question, self._examples) for p in problems]
         written = iter(answerer.write([text for text in asked if text is not None], STOPS))
-        found: list[dict[str, bool] | None] = []
-        for problem, text in zip(problems, asked, strict=True):
-            found.append(None if text is None else judge(problem, next(written)))
-        return found
+        return [
+            Judged(problem.question, _bare(problem.answer), None)
+            if text is None
+            else judge(problem, text, next(written))
+            for problem, text in zip(problems, asked, strict=True)
+        ]
 
 
-def judge(problem: Problem, text: str) -> dict[str, bool]:
-    """Whether a written answer is right, read strictly and flexibly."""
+def judge(problem: Problem, asked: str, text: str) -> Judged:
+    """A written answer, read strictly and flexibly."""
     wanted = _bare(problem.answer)
-    strict, numbers = _STRICT.search(text), _NUMBER.findall(text)
-    return {
-        "strict": strict is not None and _bare(strict[1]) == wanted,
-        "flexible": bool(numbers) and _bare("".join(numbers[-1])) == wanted,
-    }
+    marked, numbers = _STRICT.search(text), _NUMBER.findall(text)
+    strict = None if marked is None else _bare(marked[1])
+    flexible = _bare("".join(numbers[-1])) if numbers else None
+    return Judged(
+        problem.question,
+        wanted,
+        asked,
+        text,
+        flexible,
+        {"strict": strict == wanted, "flexible": flexible == wanted},
+        f"behind the first '####' stands {_named(strict)}, the last number is {_named(flexible)}",
+    )
+
+
+def _named(value: str | None) -> str:
+    return "nothing" if value is None else repr(value)
 
 
 def _bare(answer: str) -> str:

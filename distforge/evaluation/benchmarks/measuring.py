@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
-from distforge.evaluation.benchmarks.answering import Answerer
+from distforge.activity import doing
+from distforge.evaluation.benchmarks.answering import Answerer, Judged
 from distforge.evaluation.benchmarks.arc import ARC
 from distforge.evaluation.benchmarks.config import BenchmarksConfig
 from distforge.evaluation.benchmarks.gsm8k import GSM8K
@@ -25,9 +26,8 @@ class Benchmark(Protocol):
         """All that are asked."""
         ...
 
-    def judge(self, answerer: Answerer, mine: Sequence[int]) -> list[dict[str, bool] | None]:
-        """By each measure, whether each of the chosen questions is answered rightly; None for one
-        that the model's context has no room for."""
+    def judge(self, answerer: Answerer, mine: Sequence[int]) -> list[Judged]:
+        """Ask the chosen questions."""
         ...
 
 
@@ -36,7 +36,7 @@ class BenchmarkScores:
     """What a model answered of a benchmark's ``count`` questions.
 
     measures: fraction answered rightly with its 95% interval, by measure. too_long: questions that
-    the model's context has no room for; they count as wrong.
+    the model's context has no room for; they count as wrong. judged: each question, in order.
     """
 
     name: str
@@ -44,6 +44,7 @@ class BenchmarkScores:
     count: int
     too_long: int
     measures: dict[str, Interval]
+    judged: tuple[Judged, ...] = ()
 
     @property
     def accuracy(self) -> float:
@@ -59,9 +60,9 @@ def load_benchmarks(config: BenchmarksConfig) -> list[Benchmark]:
     """
     loaded: list[Benchmark] = []
     if config.gsm8k:
-        loaded.append(GSM8K(config.gsm8k, config.items, config.gsm8k_shots))
+        loaded.append(GSM8K(config.gsm8k, config.limit, config.gsm8k_shots))
     if config.arc:
-        loaded.append(ARC(config.arc, config.items, config.arc_shots))
+        loaded.append(ARC(config.arc, config.limit, config.arc_shots))
     return loaded
 
 
@@ -73,10 +74,13 @@ def measure_benchmarks(
 
 
 def _measure(benchmark: Benchmark, answerer: Answerer, world: World) -> BenchmarkScores:
-    mine = range(len(benchmark.questions))[world.rank :: world.size]
-    shares = world.gather_objects(benchmark.judge(answerer, mine))
-    judged = [one for share in shares for one in share]
-    answered = [one for one in judged if one is not None]
+    count = len(benchmark.questions)
+    with doing(f"asking {count:,} questions of {benchmark.name}"):
+        mine = benchmark.judge(answerer, range(count)[world.rank :: world.size])
+    judged: list[Judged] = [Judged("", "", None)] * count
+    for rank, share in enumerate(world.gather_objects([asdict(one) for one in mine])):
+        judged[rank :: world.size] = [Judged(**one) for one in share]
+    answered = [one.right for one in judged if one.asked is not None]
     names = list(answered[0]) if answered else [benchmark.headline]
     return BenchmarkScores(
         name=benchmark.name,
@@ -86,4 +90,5 @@ def _measure(benchmark: Benchmark, answerer: Answerer, world: World) -> Benchmar
         measures={
             name: proportion(sum(one[name] for one in answered), len(judged)) for name in names
         },
+        judged=tuple(judged),
     )

@@ -45,7 +45,14 @@ class PlainAnswerer:
     def write(self, asked: Sequence[str], stops: Sequence[str]) -> list[str]:
         """See `Answerer.write`."""
         prompts = self._renderer.continued([f"{text}{ANSWER}" for text in asked])
-        written = generate(self._model, self._tokenizer, prompts, self._new, self._batch_size)
+        written = generate(
+            self._model,
+            self._tokenizer,
+            prompts,
+            self._new,
+            self._batch_size,
+            unwanted=stops,
+        )
         return [first_part(generation.text, stops) for generation in written]
 
     def log_likelihoods(

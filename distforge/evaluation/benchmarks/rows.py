@@ -20,8 +20,8 @@ class Row:
     where: str
 
 
-def read_splits(path: str, items: int, shots: int) -> tuple[list[Row], list[Row]]:
-    """Rows that are asked, ``items`` or (0) all, and ``shots`` that serve as solved examples.
+def read_splits(path: str, limit: int, shots: int) -> tuple[list[Row], list[Row]]:
+    """Rows that are asked, ``limit`` or (0) all, and ``shots`` that serve as solved examples.
 
     Args:
         path: a file, or a directory whose files have "test" and "train" in their names.
@@ -46,7 +46,7 @@ def read_splits(path: str, items: int, shots: int) -> tuple[list[Row], list[Row]
             f"at least one and {shots}: in a directory, files with 'test' and with 'train' in "
             f"their names ({', '.join(_SUFFIXES)})"
         )
-    return asked[: items or None], examples
+    return asked[: limit or None], examples
 
 
 def _files(directory: Path, split: str) -> list[Path]:

@@ -53,6 +53,48 @@ def test_greedy_ids_are_those_of_transformers(name, banned, eos, monkeypatch) ->
     assert continue_ids(model, rows, settings) == own
 
 
+def test_what_prompts_begin_with_alike_is_read_once() -> None:
+    """The same ids as of each prompt alone, and its beginning goes through the model once."""
+    model = tiny_llama(len(TOKENIZER))
+    shared = TOKENIZER.encode("Question: How many cups are red?\nAnswer: 2\n\n" * 2)
+    prompts = [[*shared, *ids] for ids in PROMPTS]
+    alone = [naive(model, prompt, TOKENIZER.eos_token_id) for prompt in prompts]
+    read: list[int] = []
+    hook = model.model.embed_tokens.register_forward_hook(
+        lambda _, args, __: read.append(args[0].numel())
+    )
+    assert generate(model, TOKENIZER, prompts, NEW_TOKENS, 8) == alone
+    hook.remove()
+    assert read[0] == len(shared)
+    assert read[1] == len(PROMPTS) * max(map(len, PROMPTS))
+
+
+def test_equal_prompts_and_one_that_others_begin_with() -> None:
+    model = tiny_llama(len(TOKENIZER))
+    prompts = [PROMPTS[3], PROMPTS[3], PROMPTS[3][:-4], [*PROMPTS[3], 7]]
+    alone = [naive(model, prompt, TOKENIZER.eos_token_id) for prompt in prompts]
+    assert generate(model, TOKENIZER, prompts, NEW_TOKENS, 8) == alone
+
+
+def test_nothing_is_written_far_behind_what_is_unwanted() -> None:
+    model = tiny_llama(len(TOKENIZER))
+    whole = generate(model, TOKENIZER, PROMPTS, 64, 4)
+    assert min(len(one.token_ids) for one in whole) > 40
+    stop = whole[0].text[6:9]
+    ended = generate(model, TOKENIZER, PROMPTS, 64, 4, unwanted=(stop, "never there"))
+    for one, other in zip(ended, whole, strict=True):
+        assert other.text.startswith(one.text)
+        assert (stop in other.text) == (len(one.token_ids) < len(other.token_ids))
+    assert stop in ended[0].text
+    assert len(ended[0].token_ids) <= 24
+
+
+def test_the_linear_layers_are_themselves_again() -> None:
+    model = tiny_llama(len(TOKENIZER))
+    generate(model, TOKENIZER, PROMPTS, 2, 4)
+    assert not any("forward" in vars(part) for part in model.modules())
+
+
 def refuse(*_: object, **__: object) -> None:
     raise InputError("this one cannot branch")
 
@@ -129,7 +171,8 @@ def test_mode_is_restored_and_progress_told() -> None:
         model, TOKENIZER, PROMPTS, 2, 3, progress=lambda done, total: told.append((done, total))
     )
     assert model.training
-    assert told == [(3, 4), (4, 4)]
+    # Half of a batch's two tokens is half of what it has to write.
+    assert told == [(1.5, 4), (3, 4), (3, 4), (3.5, 4), (4, 4), (4, 4)]
 
 
 def test_context_is_respected() -> None:

@@ -31,15 +31,21 @@ from tests.benchmark_files import GSM8K_ROWS, Scripted, write_lines
     ],
 )
 def test_an_answer_is_read_strictly_and_flexibly(answer, text, strict, flexible):
-    assert judge(Problem("?", answer), text) == {"strict": strict, "flexible": flexible}
+    judged = judge(Problem("?", answer), "Question: ?\n", text)
+    assert judged.right == {"strict": strict, "flexible": flexible}
+    assert (judged.question, judged.asked, judged.written) == ("?", "Question: ?\n", text)
+    assert (judged.answer == judged.expected) == flexible
+    assert repr(judged.answer) in judged.why or judged.answer is None
 
 
 def test_a_question_comes_after_solved_examples_of_the_training_split(tmp_path):
     write_lines(tmp_path / "train.jsonl", GSM8K_ROWS[1:])
     write_lines(tmp_path / "test.jsonl", GSM8K_ROWS[:1])
     model = Scripted("#### 72")
-    found = GSM8K(str(tmp_path), items=0, shots=1).judge(model, [0])
-    assert found == [{"strict": True, "flexible": True}]
+    (found,) = GSM8K(str(tmp_path), limit=0, shots=1).judge(model, [0])
+    assert found.right == {"strict": True, "flexible": True}
+    assert found.asked == model.asked[0]
+    assert found.why == "behind the first '####' stands '72', the last number is '72'"
     assert model.asked == [
         "Question: A house costs 1,000 and a shed 250. Both?\nAnswer: 1000+250\n#### 1,250\n\n"
         "Question: Natalia sold 48 clips and then half as many. How many?\n"
@@ -48,30 +54,32 @@ def test_a_question_comes_after_solved_examples_of_the_training_split(tmp_path):
 
 def test_the_end_of_a_single_file_serves_as_examples_and_is_not_asked(tmp_path):
     path = write_lines(tmp_path / "any.jsonl", GSM8K_ROWS)
-    benchmark = GSM8K(str(path), items=0, shots=1)
+    benchmark = GSM8K(str(path), limit=0, shots=1)
     assert [p.question for p in benchmark.questions] == [r["question"] for r in GSM8K_ROWS[:2]]
-    assert len(GSM8K(str(path), items=1, shots=1).questions) == 1
+    assert len(GSM8K(str(path), limit=1, shots=1).questions) == 1
 
 
 def test_parquet_holds_the_same_as_lines(tmp_path):
     lines = write_lines(tmp_path / "test.jsonl", GSM8K_ROWS)
     table = pyarrow.Table.from_pylist(GSM8K_ROWS)
     pyarrow.parquet.write_table(table, tmp_path / "other.parquet")
-    one = GSM8K(str(lines), items=0, shots=0)
-    other = GSM8K(str(tmp_path / "other.parquet"), items=0, shots=0)
+    one = GSM8K(str(lines), limit=0, shots=0)
+    other = GSM8K(str(tmp_path / "other.parquet"), limit=0, shots=0)
     assert one.questions == other.questions
 
 
 def test_examples_give_way_to_the_question_and_a_question_that_does_not_fit_is_none(tmp_path):
     path = write_lines(tmp_path / "any.jsonl", GSM8K_ROWS)
-    benchmark = GSM8K(str(path), items=0, shots=2)
+    benchmark = GSM8K(str(path), limit=0, shots=2)
     question = f"Question: {GSM8K_ROWS[0]['question']}\n"
     last = "Question: It was 3 and fell by 5. Now?\nAnswer: 3-5=-2\n#### -2\n\n"
     model = Scripted("#### 72", room=len(last + question))
-    assert benchmark.judge(model, [0]) == [{"strict": True, "flexible": True}]
+    assert [one.right["strict"] for one in benchmark.judge(model, [0])] == [True]
     assert model.asked == [last + question]
     tight = Scripted("#### 72", room=len(question) - 1)
-    assert benchmark.judge(tight, [0]) == [None]
+    (untold,) = benchmark.judge(tight, [0])
+    assert (untold.asked, untold.right) == (None, {})
+    assert "no room" in untold.why
     assert tight.asked == []
 
 
@@ -89,7 +97,7 @@ def test_what_is_no_gsm8k_is_refused_by_its_place(tmp_path, content, message):
     path = tmp_path / "test.jsonl"
     path.write_text(content)
     with pytest.raises(InputError, match=message) as error:
-        GSM8K(str(path), items=0, shots=0)
+        GSM8K(str(path), limit=0, shots=0)
     assert str(path) in str(error.value)
 
 
@@ -99,18 +107,18 @@ def test_a_line_ends_at_a_line_feed_alone(tmp_path):
     [(row, where)] = read_rows(path)
     assert row["question"] == "a\u2028b"
     assert where == f"{path}, line 1"
-    GSM8K(str(path), items=0, shots=0)
+    GSM8K(str(path), limit=0, shots=0)
 
 
 def test_a_missing_path_a_false_parquet_and_too_few_examples_are_refused(tmp_path):
     with pytest.raises(InputError, match="no benchmark at"):
-        GSM8K(str(tmp_path / "absent"), items=0, shots=0)
+        GSM8K(str(tmp_path / "absent"), limit=0, shots=0)
     (tmp_path / "test.parquet").write_text("not parquet")
     with pytest.raises(InputError, match="not a readable Parquet"):
-        GSM8K(str(tmp_path / "test.parquet"), items=0, shots=0)
+        GSM8K(str(tmp_path / "test.parquet"), limit=0, shots=0)
     path = write_lines(tmp_path / "test.jsonl", GSM8K_ROWS)
     (tmp_path / "test.parquet").unlink()
     with pytest.raises(InputError, match="3 questions and 0 solved examples"):
-        GSM8K(str(tmp_path), items=0, shots=2)
+        GSM8K(str(tmp_path), limit=0, shots=2)
     with pytest.raises(InputError, match="0 questions and 3 solved examples"):
-        GSM8K(str(path), items=0, shots=3)
+        GSM8K(str(path), limit=0, shots=3)
