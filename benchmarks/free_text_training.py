@@ -15,7 +15,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from distforge.data.free_text import TextConfig, read_documents
-from distforge.evaluation.intervals import bootstrap_mean
 from distforge.models.architectures import ArchitectureConfig, build_model
 from distforge.models.export import export_model
 from distforge.models.tokenizer import train_tokenizer
@@ -30,8 +29,9 @@ from distforge.quietstar.config import (
     RewardConfig,
 )
 from distforge.quietstar.items import text_items
+from distforge.quietstar.saved_bits import bits_a_token, bits_saved, savings
 from distforge.telemetry import RunLogger, TelemetryConfig
-from distforge.theater.conditions import ProbeResult, ThoughtProbe
+from distforge.theater.conditions import ThoughtProbe
 from distforge.thinking.items import ThoughtItem
 from distforge.thinking.positions import PositionsConfig, placed
 from distforge.thinking.tags import Tags
@@ -82,7 +82,7 @@ def measure(size: str, work: Path, *, quick: bool) -> dict[str, Any]:
     model = _new_model(size, tokenizer)
     batches = _Batches(train, BATCH * 2)
     _train_plainly(model, batches, PRETRAINING_LR, lambda: batches.drawn / pretraining)
-    continued = _copy(model, size, tokenizer)
+    continued, start = (_copy(model, size, tokenizer) for _ in range(2))
     trained, spent = _reinforce(model, tokenizer, train, steps, work / f"rl_{size}")
     began = time.process_time()
     more = _Batches(train, BATCH * 2, first=batches.drawn)
@@ -93,7 +93,7 @@ def measure(size: str, work: Path, *, quick: bool) -> dict[str, Any]:
         "cpu_seconds": spent,
         "steps": steps,
         "continued_steps": more.drawn - batches.drawn,
-        **_compare(trained, continued, heldout, Tags.from_tokenizer(tokenizer)),
+        **_compare(start, trained, continued, heldout, Tags.from_tokenizer(tokenizer)),
     }
 
 
@@ -192,9 +192,15 @@ def _reinforce(
 
 
 def _compare(
-    trained: ThinkingModel, continued: PreTrainedModel, heldout: list[ThoughtItem], tags: Tags
+    start: PreTrainedModel,
+    trained: ThinkingModel,
+    continued: PreTrainedModel,
+    heldout: list[ThoughtItem],
+    tags: Tags,
 ) -> dict[str, Any]:
-    """Bits a token of each, and what thoughts save, with intervals over files."""
+    """Bits a token of each, what thoughts save, and what reinforcement saved with them and without,
+    with intervals over files."""
+    torch.manual_seed(0)  # of the mixing head, as `_reinforce` makes it
     places = learner_config(1).positions
     items = placed(heldout, trained, places, tags)
     probe = ThoughtProbe(trained, items, tags, THOUGHT, 50)
@@ -206,21 +212,27 @@ def _compare(
         "continued": ThoughtProbe(continued, items, tags, THOUGHT, 50).ask("none"),
     }
     files = [item.source for item in items for _ in item.positions]
-    ours = _bits_a_token(results["with"])
+    before = ThoughtProbe(ThinkingModel.wrap(start), items, tags, THOUGHT, 50)
+    gained = savings(
+        {"own": before.ask("own"), "none": before.ask("none")},
+        {"own": results["with"], "none": results["without"]},
+        files,
+    )
     return {
-        "bits": {name: float(_bits_a_token(r).mean()) for name, r in results.items()},
+        "bits": {name: float(bits_a_token(r).mean()) for name, r in results.items()},
         "gains": {
-            name: asdict(bootstrap_mean(_bits_a_token(r) - ours, clusters=files))
+            name: asdict(bits_saved(r, results["with"], files))
             for name, r in results.items()
             if name != "with"
+        },
+        "reinforced": {
+            "with_thoughts": asdict(gained.with_thoughts),
+            "without": asdict(gained.without),
+            "by_thoughts": asdict(gained.by_thoughts),
         },
         "places": len(files),
         "files": len(set(files)),
     }
-
-
-def _bits_a_token(result: ProbeResult) -> Any:
-    return (result.bits / result.tokens).numpy()
 
 
 def _new_model(size: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,7 +55,7 @@ def check(config: CheckConfig) -> int:
 
 def _describe(directory: Path) -> str:
     stated = read_statement(directory)
-    low, high = stated.gain_interval
+    low, high = stated.gain_interval or (math.nan, math.nan)
     unit = "bits a token" if stated.task == "text" else "of the questions"
     lines = [
         f"baked accuracy  {_percent(stated.baked_accuracy)} {_on(stated.baked_measured_on)}",

@@ -97,7 +97,7 @@ class Statement(Part):
     before_accuracy, accuracy: on step 2's held-out questions, before and after its training; of
         free text, which has no answers, null. ``measured_on``: those items.
     gain: over the baked model: a fraction of the questions, or bits a token of free text, with its
-        95% interval.
+        95% interval; null where too few documents give none.
     verdict, theater: of the anti-theatre tests, and its whole evidence (`Verdict.as_json`); null
         where nothing was judged.
     thinking_tokens: with their ids. weights_sha256: of the weights that all this was measured of.
@@ -111,7 +111,7 @@ class Statement(Part):
     measured_on: MeasuredOn
     task: Task
     gain: Finite
-    gain_interval: tuple[Finite, Finite]
+    gain_interval: tuple[Finite, Finite] | None
     verdict: Outcome
     theater: Annotated[Evidence | None, BeforeValidator(lambda given: given or None)]
     thinking_tokens: dict[str, Count]
@@ -146,8 +146,8 @@ class AcceptedStatement(Statement):
 
     @field_validator("gain_interval")
     @classmethod
-    def _is_ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
+    def _is_ordered(cls, value: tuple[float, float] | None) -> tuple[float, float]:
+        if value is None or value[0] > value[1]:
             raise ValueError("it must be [low, high]")
         return value
 

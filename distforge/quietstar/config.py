@@ -51,16 +51,14 @@ class ObjectiveConfig:
 
     baseline: see `Advantages`.
     ema_decay: of baseline "ema".
-    clip_range: PPO's, > 0: a token whose probability moved by more than this fraction from the
-        policy that the step began with gives no further push. It acts where a batch is used for
-        several updates.
     max_importance: > 0, the most that a stale token counts, relative to a fresh one: its weight
         policy / behaviour is cut there.
-    min_ess: in [0, 1): an update on stale thoughts whose effective sample size is below this
-        fraction of their number is skipped.
+    min_ess: in [0, 1): an update on stale thoughts is skipped where the effective sample size of
+        their tokens, so weighted, is below this fraction of their number.
     kl_estimator: of the divergence from the baked model: "exact" sums over the vocabulary, in the
-        loss; "k1" is the log-ratio of the sampled tokens, taken off the reward, and needs no second
-        set of logits in the backward pass. The coefficient is the optimizer preset's
+        loss; "k1" is the log-ratio of the sampled tokens and needs no second set of logits in the
+        backward pass. Either way what a token leads to later comes off its reward, compared with
+        the other thoughts of the group. The coefficient is the optimizer preset's
         ``kl_coefficient``.
     nll_weight: >= 0, of the cross-entropy of the answer after the thought.
     entropy_bonus: >= 0, nats of policy entropy a token count so much; falls to 0 over the run.
@@ -68,7 +66,6 @@ class ObjectiveConfig:
 
     baseline: Baseline = "rloo"
     ema_decay: float = 0.9
-    clip_range: float = 0.2
     max_importance: float = 2.0
     min_ess: float = 0.3
     kl_estimator: KlEstimator = "exact"
@@ -79,7 +76,7 @@ class ObjectiveConfig:
         require_choice("baseline", self.baseline, get_args(Baseline))
         require_choice("kl_estimator", self.kl_estimator, get_args(KlEstimator))
         require_in("[0, 1)", ema_decay=self.ema_decay, min_ess=self.min_ess)
-        require_in("(0, inf]", clip_range=self.clip_range, max_importance=self.max_importance)
+        require_in("(0, inf]", max_importance=self.max_importance)
         require_in("[0, inf]", nll_weight=self.nll_weight, entropy_bonus=self.entropy_bonus)
 
 

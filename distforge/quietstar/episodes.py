@@ -11,7 +11,14 @@ from torch import Tensor
 from distforge.data.dataset import IGNORE_INDEX
 from distforge.quietstar.config import EpisodeConfig
 from distforge.quietstar.episode_plan import EpisodePlan
-from distforge.quietstar.thought_loss import ADVANTAGES, BEHAVIOUR, COPIES, OWNER, SLOT
+from distforge.quietstar.thought_loss import (
+    ADVANTAGES,
+    BEHAVIOUR,
+    COPIES,
+    GROUP,
+    OWNER,
+    SLOT,
+)
 from distforge.rollouts import Rollout
 from distforge.thinking.items import ThoughtItem
 from distforge.thinking.packing import THOUGHT, pack_thoughts, thrifty_width
@@ -68,12 +75,14 @@ def pack_episodes(episodes: Sequence[Episode], tags: Tags) -> Mapping[str, Tenso
     inside = torch.arange(joined.tokens.shape[1]) < joined.lengths[:, None]
     owner, step = inside.nonzero(as_tuple=True)
     advantages = torch.cat([episode.advantages for episode in episodes])
+    places = torch.stack([joined.rows, joined.positions], dim=1)
     return {
         **packed,
         BEHAVIOUR: joined.log_probs[owner, step],
         ADVANTAGES: advantages[owner],
         OWNER: owner,
         SLOT: _first_slots(packed, len(one))[same[owner]] + step,
+        GROUP: places.unique(dim=0, return_inverse=True)[1],
         COPIES: same.bincount(),
     }
 

@@ -26,6 +26,7 @@ from distforge.quietstar.items import answer_items, question_items, text_items
 from distforge.quietstar.step2_config import Step2Config
 from distforge.theater.conditions import ThoughtProbe
 from distforge.thinking.items import ThoughtItem
+from distforge.thinking.positions import with_places
 from distforge.thinking.tags import Tags
 
 
@@ -67,6 +68,7 @@ def load_inputs(config: Step2Config) -> Step2Inputs:
             )
             for held in (False, True)
         )
+        train, heldout = (with_places(part, config.positions) for part in (train, heldout))
         split = split_probed(heldout, config.probe.items)
         return Step2Inputs(baked, record, train, *split, [], documents_sha256(documents))
     examples = _questions(config)

@@ -26,7 +26,7 @@ from distforge.theater.thought_metrics import ThoughtMetrics, measure_thoughts
 from distforge.thinking.items import ThoughtItem
 from distforge.thinking.language_model import language_model
 from distforge.thinking.model import ThinkingModel
-from distforge.thinking.positions import placed
+from distforge.thinking.positions import placed, with_places
 from distforge.thinking.tags import Tags, heading_ids
 from distforge.training.distributed import World
 from distforge.training.supervised import StepRecord
@@ -94,7 +94,8 @@ class ProbeLog:
         self._tags = Tags.from_tokenizer(tokenizer, model=language_model(reference))
         self._headings = heading_ids(tokenizer)
         # Held-out text is thought about at the same places before and after training.
-        self._items = placed(heldout[: config.probe.items], reference, config.positions, self._tags)
+        chosen = with_places(heldout[: config.probe.items], config.positions)
+        self._items = placed(chosen, reference, config.positions, self._tags)
         if (places := sum(len(item.positions) for item in self._items)) < 2 * world.size:
             raise InputError(
                 f"there are {places} held-out places to probe thoughts at, on {world.size} ranks; "
@@ -128,6 +129,8 @@ class ProbeLog:
                 **{RL[name]: getattr(self._latest, name) for name in known},
                 names.RL_ENTROPY: statistics.entropy,
                 names.RL_ANSWER_NLL: statistics.answer_nll,
+                names.RL_GAP: statistics.gap,
+                names.RL_MAX_GAP: statistics.max_gap,
                 names.RL_REWARD_STD: float(groups.std(dim=1).mean()),
                 names.RL_STALENESS: step.step - 1 - min(experience.versions),
                 names.RL_ROLLOUT_SECONDS: experience.seconds,

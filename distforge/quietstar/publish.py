@@ -12,7 +12,9 @@ from distforge.evaluation.intervals import Interval, bootstrap_mean
 from distforge.evaluation.scoring import summarize
 from distforge.handoff.to_phase4 import write_handoff
 from distforge.handoff.verdict import Verdict
+from distforge.quietstar.saved_bits import Savings, interval_over, savings
 from distforge.quietstar.step2_config import Step2Config
+from distforge.reports.formats import interval
 from distforge.reports.samples import SAMPLES_NAME, write_samples
 from distforge.reports.step2_report import write_reinforcement_report
 from distforge.reports.step2_summary import Step2Summary
@@ -38,16 +40,13 @@ def summarize_step2(
         verdict: on the trained model.
         known: the other fields of `Step2Summary`.
     """
-    gain = _gain(before, after)
-    own = after.results["own"].hits.numpy().astype(np.float64)
-    intervals = {"gain": (gain.low, gain.high)}
-    for control in CONTROLS:
-        difference = own - after.results[control].hits.numpy()
-        found = bootstrap_mean(difference, clusters=after.sources)
-        intervals[f"ablation_{control}"] = (found.low, found.high)
+    saved = None
+    if config.task == "text":
+        saved = savings(before.results, after.results, after.sources)
+    gain = saved.with_thoughts if saved else _questions_gained(before, after)
     scores, baked = summarize(after.answered), summarize(before.answered)
     return Step2Summary(
-        improved=gain.low > 0,
+        improved=saved.improved if saved else gain.low > 0,
         accuracy_overall=scores.accuracy_overall,
         accuracy=scores.accuracy,
         token_usage=scores.token_usage,
@@ -61,15 +60,36 @@ def summarize_step2(
             for who, examined in (("baked", before), ("trained", after))
             for how, condition in _WAYS
         },
-        intervals=intervals,
+        intervals=_intervals(after, gain, saved),
         gain=gain.mean,
-        items=len(own),
+        gain_without=saved.without.mean if saved else math.nan,
+        gain_by_thoughts=saved.by_thoughts.mean if saved else math.nan,
+        note=saved.note if saved else "",
+        items=len(after.results["own"].hits),
         task=config.task,
         verdict=verdict.outcome,
         theater=verdict.as_json(),
         registry_version="",
         **known,
     )
+
+
+def _intervals(
+    after: Examined, gain: Interval, saved: Savings | None
+) -> dict[str, tuple[float, float]]:
+    """By the names that `Step2Summary` gives them."""
+    found = {"gain": gain}
+    if saved:
+        found |= {"gain_without": saved.without, "gain_by_thoughts": saved.by_thoughts}
+    own = after.results["own"].hits.numpy().astype(np.float64)
+    for control in CONTROLS:
+        difference = own - after.results[control].hits.numpy()
+        found[f"ablation_{control}"] = (
+            interval_over(difference, after.sources)
+            if saved
+            else bootstrap_mean(difference, clusters=after.sources)
+        )
+    return {name: (mean.low, mean.high) for name, mean in found.items()}
 
 
 def publish(
@@ -101,11 +121,8 @@ def publish(
     with spared("table"):
         log.show(reinforcement_table(summary))
         log.show(verdict_table(Verdict.from_json(summary.theater)))
-    low, high = summary.intervals["gain"]
-    unit = "bits a token" if config.task == "text" else "accuracy"
     log.say(
-        f"{'better than' if summary.improved else 'NOT better than'} the baked model: gain "
-        f"{summary.gain:+.4f} {unit} [{low:+.4f}, {high:+.4f}] on {summary.items} held-out items\n"
+        f"{_said(summary)}\n"
         f"model {model}  registry "
         f"{summary.registry_version or ('spooled' if config.registry.enabled else 'off')}  "
         f"{summary.episodes} episodes in {summary.seconds:.0f} s  "
@@ -114,8 +131,30 @@ def publish(
     return summary
 
 
+def _said(summary: Step2Summary) -> str:
+    """Whether it gained, and by what that was measured."""
+    word = "better than" if summary.improved else "NOT better than"
+    on = f"on {summary.items} held-out items"
+    if summary.task == "questions":
+        low, high = summary.intervals["gain"]
+        gained = f"{summary.gain:+.4f} accuracy [{low:+.4f}, {high:+.4f}]"
+        return f"{word} the baked model: gain {gained} {on}"
+    parts = (
+        ("with thoughts on both sides", summary.gain, "gain"),
+        ("without on both", summary.gain_without, "gain_without"),
+        ("by thoughts, their difference,", summary.gain_by_thoughts, "gain_by_thoughts"),
+    )
+    gained = ", ".join(
+        f"{how} {mean:+.4f} {interval(*summary.intervals[name], lambda x: f'{x:+.4f}')}"
+        for how, mean, name in parts
+    )
+    note = f"; {summary.note}" if summary.note else ""
+    return f"{word} the baked model: bits a token saved {on}: {gained}{note}"
+
+
 def _measured(summary: Step2Summary) -> dict[str, Any]:
     """What the hand-off states beside the verdict."""
+    gain = summary.intervals["gain"]
     on_baked = {"n": summary.baked_questions, "dataset_sha256": summary.baked_dataset_sha256}
     lineage = {
         "champion_sha256": summary.champion_sha256 or None,
@@ -129,7 +168,7 @@ def _measured(summary: Step2Summary) -> dict[str, Any]:
         "measured_on": {"n": summary.items, "dataset_sha256": summary.dataset_sha256},
         "task": summary.task,
         "gain": summary.gain,
-        "gain_interval": summary.intervals["gain"],
+        "gain_interval": None if math.isnan(gain[0]) else gain,
         "lineage": lineage,
         "config_sha256": summary.config_sha256,
     }
@@ -139,15 +178,10 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _gain(before: Examined, after: Examined) -> Interval:
-    """Of questions answered freely; of free text, in bits a token that the trained model with its
-    thoughts saves over the baked one without any."""
-    if after.answered:
-        pairs = zip(before.answered, after.answered, strict=True)
-        return bootstrap_mean([float(a.correct) - float(b.correct) for b, a in pairs])
-    tokens = after.results["own"].tokens.numpy()
-    saved = before.results["none"].bits.numpy() - after.results["own"].bits.numpy()
-    return bootstrap_mean(saved / tokens, clusters=after.sources)
+def _questions_gained(before: Examined, after: Examined) -> Interval:
+    """Of questions answered freely, the fraction that the trained model answers more."""
+    pairs = zip(before.answered, after.answered, strict=True)
+    return bootstrap_mean([float(a.correct) - float(b.correct) for b, a in pairs])
 
 
 def _bits(result: ProbeResult) -> float:

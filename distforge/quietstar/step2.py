@@ -64,10 +64,10 @@ def _run(config: Step2Config, world: World) -> Step2Summary:
         return summary
 
 
-def _placed_once(config: Step2Config, inputs: Step2Inputs) -> Step2Inputs:
+def _placed_once(config: Step2Config, inputs: Step2Inputs, world: World) -> Step2Inputs:
     """Held-out items with their places. Free text is thought about at the same ones by all models:
     where the baked one is unsure, if it is uncertainty that decides."""
-    model = inputs.baked.model
+    model = inputs.baked.model.to(world.device)
     tags = Tags.from_tokenizer(inputs.baked.tokenizer, model=model)
     return replace(
         inputs,
@@ -133,7 +133,7 @@ def _reinforce(
 ) -> Step2Summary:
     began = time.monotonic()
     directory, log, record = run.directory, run.log, run.record
-    inputs = _placed_once(config, inputs)
+    inputs = _placed_once(config, inputs, world)
     examine = _examiner(config, inputs, world)
     torch.manual_seed(config.seed)
     model = ThinkingModel.wrap(inputs.baked.model, mixing=config.task == "text" and config.mixing)

@@ -7,12 +7,15 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from distforge.data.dataset import IGNORE_INDEX
 from distforge.quietstar.config import ObjectiveConfig
 from distforge.quietstar.objective import (
+    divergence_to_go,
     effective_sample_fraction,
     exact_kl,
+    importance,
     k1_kl,
     policy_loss,
 )
@@ -25,17 +28,19 @@ from distforge.training.distributed import World
 
 # Beside what `pack_thoughts` makes. Thoughts that are alike are packed once and count one by one:
 # of each of their tokens the behaviour policy's log-probability, the advantage, the thought, and
-# which of the packed thought tokens it is; of each packed thought, how many thoughts it is.
+# which of the packed thought tokens it is; of each thought, the place that it is at; of each packed
+# thought, how many thoughts it is.
 BEHAVIOUR, ADVANTAGES, OWNER, SLOT = "behaviour", "advantages", "owner", "slot"
-COPIES = "copies"
-_BESIDE = (BEHAVIOUR, ADVANTAGES, OWNER, SLOT, COPIES)
+GROUP, COPIES = "group", "copies"
+_BESIDE = (BEHAVIOUR, ADVANTAGES, OWNER, SLOT, GROUP, COPIES)
 
 
 @dataclass
 class Totals:
     """Sums over the thoughts of one step, on this rank.
 
-    ``weights`` and ``squares`` are of the importance weights of whole thoughts.
+    ``weights`` and ``squares`` are of the tokens' importance weights, as the loss takes them;
+    ``gap`` of the absolute log-ratios that they come from.
     """
 
     thoughts: float = 0.0
@@ -45,6 +50,7 @@ class Totals:
     answer_nll: float = 0.0
     weights: float = 0.0
     squares: float = 0.0
+    gap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,14 +58,17 @@ class PolicyStatistics:
     """Of one step, over all ranks.
 
     kl: nats a thought token, from the reference. entropy: nats a thought token. answer_nll: nats a
-    thought. ess: effective sample size of the thoughts, a fraction in [0, 1]; 1 where none is
-    stale.
+    thought. ess: effective sample size of the thought tokens, a fraction in [0, 1]; 1 where none is
+    stale. gap, max_gap: nats by which a token's log-probability here differs from that which the
+    engine drew it with, mean and largest: of fresh thoughts that of two ways to compute the same.
     """
 
     kl: float
     entropy: float
     answer_nll: float
     ess: float
+    gap: float
+    max_gap: float
 
 
 class ThoughtLoss:
@@ -92,15 +101,17 @@ class ThoughtLoss:
         self._thought = thought
         self._reference = reference.eval().requires_grad_(False)
         self.kl_coefficient = kl_coefficient
-        self._totals = Totals()
+        self._totals, self._max_gap = Totals(), 0.0
         self.progress = 0.0
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The loss summed over the batch's thoughts, and how many are followed by the very target.
 
         ``batch`` is what `pack_episodes` makes: ``behaviour``, ``advantages``, ``owner`` and
-        ``slot`` are of shape (thought tokens,), ``copies`` (packed thoughts,).
+        ``slot`` are of shape (thought tokens,), ``group`` (thoughts,), ``copies`` (packed
+        thoughts,).
         """
+        _without_dropout(model)
         packed = {k: v for k, v in batch.items() if k not in _BESIDE}
         output: SlotOutput = model(**packed)
         slots = packed["labels"] != IGNORE_INDEX
@@ -123,23 +134,27 @@ class ThoughtLoss:
     def take_statistics(self, world: World) -> PolicyStatistics:
         """Those of the micro-batches since the last call; collective."""
         totals = self._over_ranks(world)
-        self._totals = Totals()
+        max_gap = torch.tensor(self._max_gap, device=world.device)
+        world.all_reduce_max(max_gap)
+        self._totals, self._max_gap = Totals(), 0.0
         tokens, thoughts = max(totals.tokens, 1.0), max(totals.thoughts, 1.0)
         return PolicyStatistics(
             kl=totals.kl / tokens,
             entropy=totals.entropy / tokens,
             answer_nll=totals.answer_nll / thoughts,
-            ess=effective_sample_fraction(totals.weights, totals.squares, thoughts),
+            ess=effective_sample_fraction(totals.weights, totals.squares, tokens),
+            gap=totals.gap / tokens,
+            max_gap=float(max_gap),
         )
 
     def veto(self, world: World) -> str:
         """Why the step of the micro-batches so far should not be taken, or ""; collective."""
         totals = self._over_ranks(world)
-        ess = effective_sample_fraction(totals.weights, totals.squares, max(totals.thoughts, 1.0))
+        ess = effective_sample_fraction(totals.weights, totals.squares, max(totals.tokens, 1.0))
         if ess >= self._config.min_ess:
             return ""
         return (
-            f"the effective sample size of its stale thoughts is {ess:.2f} of their number, below "
+            f"the effective sample size of its stale tokens is {ess:.2f} of their number, below "
             f"min_ess ({self._config.min_ess})"
         )
 
@@ -158,37 +173,33 @@ class ThoughtLoss:
         with torch.no_grad():
             kept = self._reference(**packed).logits[_kinds(packed) == THOUGHT]
             reference = restricted_logits(kept, self._tags, self._thought).log_softmax(dim=-1)
-        behaviour, advantages = batch[BEHAVIOUR], batch[ADVANTAGES]
-        if config.kl_estimator == "k1":
-            # In the reward: what the whole thought costs comes off every token's advantage.
-            gap = k1_kl(own.detach(), reference.gather(-1, written[:, None])[:, 0])[slot]
-            kl = gap
-            totals, number = _by_thought(gap, thought)
-            advantages = advantages - self.kl_coefficient * totals[number]
-        else:
-            kl = exact_kl(log_probs, reference)[slot]
-        spread = entropy(log_probs)[slot]
+        exact = config.kl_estimator == "exact"
+        expected = reference.gather(-1, written[:, None])[:, 0]
+        each = exact_kl(log_probs, reference) if exact else k1_kl(own.detach(), expected)
+        kl, spread = each[slot], entropy(log_probs)[slot]
+        # What a token leads to is its own doing: it comes off its reward.
+        later = divergence_to_go(kl.detach(), thought, batch[GROUP], own=not exact)
+        advantages = batch[ADVANTAGES] - self.kl_coefficient * later
         loss = policy_loss(
-            current,
-            behaviour,
-            advantages,
-            clip_range=config.clip_range,
-            max_importance=config.max_importance,
+            current, batch[BEHAVIOUR], advantages, max_importance=config.max_importance
         ).sum()
-        if config.kl_estimator == "exact":
+        if exact:
             loss = loss + self.kl_coefficient * kl.sum()
         loss = loss - config.entropy_bonus * (1 - self.progress) * spread.sum()
-        self._count(current.detach() - behaviour, thought, kl, spread)
+        self._count(current.detach(), batch[BEHAVIOUR], kl, spread)
         return loss
 
-    def _count(self, log_ratio: Tensor, thought: Tensor, kl: Tensor, spread: Tensor) -> None:
-        weights = _by_thought(log_ratio, thought)[0].exp().double()
+    def _count(self, current: Tensor, behaviour: Tensor, kl: Tensor, spread: Tensor) -> None:
+        weights = importance(current, behaviour, self._config.max_importance).double()
+        gaps = (current - behaviour).abs()
         totals = self._totals
-        totals.tokens += len(log_ratio)
+        totals.tokens += len(current)
         totals.kl += float(kl.detach().sum())
         totals.entropy += float(spread.detach().sum())
         totals.weights += float(weights.sum())
         totals.squares += float(weights.pow(2).sum())
+        totals.gap += float(gaps.sum())
+        self._max_gap = max(self._max_gap, float(gaps.max()) if len(gaps) else 0.0)
 
     def _over_ranks(self, world: World) -> Totals:
         names = [field.name for field in fields(Totals)]
@@ -201,7 +212,10 @@ def _kinds(packed: Mapping[str, Tensor]) -> Tensor:
     return packed["kind"][packed["labels"] != IGNORE_INDEX]
 
 
-def _by_thought(values: Tensor, thought: Tensor) -> tuple[Tensor, Tensor]:
-    """The total of each thought that has a value, and which of these totals each value is in."""
-    owners, number = thought.unique(return_inverse=True)
-    return values.new_zeros(len(owners)).index_add(0, number, values), number
+def _without_dropout(model: nn.Module) -> None:
+    """The policy that is learned is the one that wrote the thoughts, which knew no dropout.
+
+    Layers whose activations are computed anew in the backward pass do so only in training mode.
+    """
+    for module in model.modules():
+        module.training = isinstance(module, GradientCheckpointingLayer)

@@ -27,6 +27,7 @@ from distforge.telemetry import RunLogger
 from distforge.telemetry import metrics as names
 from distforge.thinking.items import ThoughtItem
 from distforge.thinking.model import ThinkingModel
+from distforge.thinking.positions import with_places
 from distforge.thinking.tags import Tags
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
@@ -89,7 +90,8 @@ class ThoughtTrainer:
             raise InputError("there is no held-out item to probe the thoughts with")
         self._config, self._world, self._logger = config, world, logger
         self._tokenizer, self._tags = tokenizer, Tags.from_tokenizer(tokenizer, model=model.lm)
-        tags, self._plan = self._tags, EpisodePlan(items, config.episodes)
+        tags, items = self._tags, with_places(items, config.positions)
+        self._plan = EpisodePlan(items, config.episodes)
         self._recipe = EngineRecipe(
             copy.deepcopy(model.config),
             tags,

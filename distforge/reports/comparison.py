@@ -13,6 +13,12 @@ from distforge.reports.step2_summary import (
 
 COMPARISON_HEADINGS = ("held-out items", "reached", "lead over it", "95% interval", "above 0")
 
+_SAVED = {
+    "with": "bits saved, thoughts on both sides",
+    "without": "bits saved, none on both sides",
+    "by thoughts": "bits saved by thoughts",
+}
+
 
 @dataclass(frozen=True)
 class ComparisonRow:
@@ -51,13 +57,23 @@ def lead_text(summary: Step2Summary) -> tuple[str, str]:
 
 
 def _model_rows(summary: Step2Summary) -> list[ComparisonRow]:
-    lead, between = lead_text(summary)
-    clear = _clear(summary.lead)
     if summary.task == "text":
-        return [ComparisonRow("gain over the baked model", "", lead, between, clear)]
+        # Older runs held the trained model with thoughts against the baked one without.
+        names = (
+            _SAVED if math.isfinite(summary.gain_without) else {"with": "gain over the baked model"}
+        )
+        return [
+            ComparisonRow(
+                names[how], "", bits(lead.mean), interval(lead.low, lead.high, bits), _clear(lead)
+            )
+            for how, lead in summary.leads.items()
+            if math.isfinite(lead.mean)
+        ]
+    lead, between = lead_text(summary)
+    baked = percent(summary.before_accuracy)
     return [
         ComparisonRow("trained model", percent(summary.accuracy_overall)),
-        ComparisonRow("baked model", percent(summary.before_accuracy), lead, between, clear),
+        ComparisonRow("baked model", baked, lead, between, _clear(summary.lead)),
     ]
 
 

@@ -64,6 +64,10 @@ def step2_lead(summary: Step2Summary) -> str:
     """The gain in a sentence."""
     lead, between = lead_text(summary)
     on = f"On {summary.items:,} held-out items"
+    if summary.task == "text":
+        on += ", with thoughts on both sides,"
+    if summary.note:
+        return f"{on} the difference to the baked model is {lead}; {summary.note}."
     if summary.improved:
         return (
             f"{on} the trained model gains {lead} over the baked one, which it started from; "

@@ -21,7 +21,8 @@ CONTROL_NAMES = {
 }
 CONTROLS = tuple(CONTROL_NAMES)
 BITS = ("baked_with_thoughts", "baked_without", "trained_with_thoughts", "trained_without")
-_INTERVALS = ("gain", *(f"ablation_{control}" for control in CONTROLS))
+_GAINS = ("gain", "gain_without", "gain_by_thoughts")
+_INTERVALS = (*_GAINS, *(f"ablation_{control}" for control in CONTROLS))
 
 _RENAMED = {
     "baked_accuracy": "before_accuracy",
@@ -53,7 +54,8 @@ class Step2Summary(StepSummary):
     mapping by name.
 
     improved: whether the model beats the baked one on the same held-out items: the lower bound of
-        ``intervals["gain"]`` is above 0.
+        ``intervals["gain"]`` is above 0. Of free text, it and that of "gain_by_thoughts" are above
+        what rounding could make.
     accuracy_overall, accuracy, token_usage: of free, greedy generations, as in step 1; of free
         text, which has no answers, not measured. before_accuracy: the baked model's, likewise.
     baked_accuracy: the baked model's too, but as step 1 measured it: on ``baked_questions``
@@ -62,9 +64,12 @@ class Step2Summary(StepSummary):
     controls: accuracy given a thought, by what stands in for it: ``CONTROLS``, and "own", which is
         what they are held against.
     bits: a target token, with thoughts and without, of both models.
-    intervals: 95% bootstrap over questions or documents: of "gain", and of "ablation_<control>"
-        (accuracy with the own thoughts less the control's).
-    gain: over the baked model: a fraction of the questions, or bits a token of free text.
+    intervals: 95% bootstrap over questions or documents: of the gains, and of "ablation_<control>"
+        (accuracy with the own thoughts less the control's). Too few documents give none.
+    gain: over the baked model: a fraction of the questions, or bits a token of free text, with
+        thoughts on both sides. gain_without: of free text, the same without thoughts on both.
+        gain_by_thoughts: the first less the second.
+    note: why there is no interval; empty where there is one.
     items: held-out ones that all this was measured on.
     best_step: the optimizer step of the model that was kept.
     verdict: of the anti-theatre tests; empty where they were not asked. theater: all that it rests
@@ -85,6 +90,9 @@ class Step2Summary(StepSummary):
     bits: Annotated[dict[str, Number], among(BITS)]
     intervals: Annotated[dict[str, Bounds], among(_INTERVALS)]
     gain: Number
+    gain_without: Number = math.nan
+    gain_by_thoughts: Number = math.nan
+    note: str = ""
     items: Count
     episodes: Count
     best_step: Count
@@ -127,6 +135,13 @@ class Step2Summary(StepSummary):
     def lead(self) -> Difference:
         """The gain with its interval."""
         return self._difference(self.gain, "gain")
+
+    @property
+    def leads(self) -> dict[str, Difference]:
+        """Of free text: the bits saved with thoughts on both sides, without on both, and by
+        thoughts."""
+        named = dict(zip(("with", "without", "by thoughts"), _GAINS, strict=True))
+        return {how: self._difference(getattr(self, name), name) for how, name in named.items()}
 
     @property
     def ablations(self) -> dict[str, Difference]:

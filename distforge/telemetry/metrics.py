@@ -32,9 +32,12 @@ OPTIMIZER_CLIPPED_HEADS = "optimizer/clipped_heads"
 # Prompt baking: KL(prompted teacher ‖ model without the prompt), nats a held-out response token.
 PROMPT_HELDOUT_KL = "prompt/heldout_kl"
 
-# Reinforcement learning, beside its 17: nats a thought token, nats a thought, fractions.
+# Reinforcement learning, beside its 17: nats a thought token, nats a thought, fractions. The gap is
+# between the log-probabilities that the engine drew with and those that the learner computes.
 RL_ENTROPY = "rl_detail/entropy"
 RL_ANSWER_NLL = "rl_detail/answer_nll"
+RL_GAP = "rl_detail/log_prob_gap"
+RL_MAX_GAP = "rl_detail/log_prob_gap_max"
 RL_REWARD_STD = "rl_detail/reward_std"
 RL_STALENESS = "rl_detail/staleness"
 RL_ROLLOUT_SECONDS = "rl_detail/rollout_seconds"

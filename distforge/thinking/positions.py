@@ -88,6 +88,25 @@ def choose_positions(
     return rows, positions
 
 
+def with_places(items: Sequence[ThoughtItem], config: PositionsConfig) -> list[ThoughtItem]:
+    """The items that `placed` finds a place in, whatever the model.
+
+    Raises:
+        InputError: there is none, and the texts are the reason.
+    """
+    behind = config.horizon + (config.interval - 1 if config.kind == "interval" else 0)
+    least = 0 if config.kind == "answer" else behind
+    found = [item for item in items if item.positions or len(item.text) > least]
+    if items and not found:
+        longest = max(len(item.text) for item in items)
+        raise InputError(
+            f"none of {len(items)} texts, of {longest} tokens at most, has a place to think at: "
+            f"positions.kind {config.kind!r} needs more than {least}; raise text.tokens or lower "
+            "positions.interval or positions.horizon"
+        )
+    return found
+
+
 def placed(
     items: Sequence[ThoughtItem], model: nn.Module, config: PositionsConfig, tags: Tags
 ) -> list[ThoughtItem]:

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -52,6 +53,14 @@ class Backend(ABC):
         Raises FloatingPointError, with the weights unchanged and the gradients cleared, for a norm
         that is not finite. Under float16 such a step is skipped and the loss scale lowered instead.
         """
+
+    @abstractmethod
+    def loss_scaling(self) -> dict[str, Any]:
+        """What float16's loss scale and its history are; empty for others."""
+
+    @abstractmethod
+    def restore_loss_scaling(self, state: dict[str, Any]) -> None:
+        """Set what `loss_scaling` returned."""
 
     @abstractmethod
     def save(self, directory: Path, shards: ShardWriter) -> None:
@@ -105,6 +114,12 @@ class PlainBackend(Backend):
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def loss_scaling(self) -> dict[str, Any]:
+        return self._scaler.state_dict()
+
+    def restore_loss_scaling(self, state: dict[str, Any]) -> None:
+        self._scaler.load_state_dict(state)
 
     def save(self, directory: Path, shards: ShardWriter) -> None:
         save_model(self.forward_module, str(directory / _MODEL_FILE))
@@ -182,6 +197,20 @@ class DeepSpeedBackend(Backend):
             require_finite(norm)
         self._engine.step()
         return norm
+
+    def loss_scaling(self) -> dict[str, Any]:
+        scaler = self._engine.torch_autocast_z0_gradscaler
+        if scaler is not None:
+            return dict(scaler.state_dict())
+        own = getattr(self._engine.optimizer, "loss_scaler", None)
+        return {} if own is None else dict(vars(own))
+
+    def restore_loss_scaling(self, state: dict[str, Any]) -> None:
+        scaler = self._engine.torch_autocast_z0_gradscaler
+        if scaler is not None:
+            scaler.load_state_dict(state)
+        elif state:
+            vars(self._engine.optimizer.loss_scaler).update(state)
 
     def save(self, directory: Path, shards: ShardWriter) -> None:
         self._engine.checkpoint_engine.save = shards.save

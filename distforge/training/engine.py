@@ -141,7 +141,12 @@ class TrainingEngine:
         mean = loss_sum / global_target_tokens
         lr = float(self._backend.optimizer.param_groups[0]["lr"])
         clipped = self._clip_attention() if sampled and not refused else 0
+        # A step that is refused for a finite loss says nothing of what float16 holds.
+        fits = refused and math.isfinite(loss_sum)
+        scaling = self._backend.loss_scaling() if fits else {}
         norm, optimizer, taken = self._update()
+        if fits:
+            self._backend.restore_loss_scaling(scaling)
         self._steps += 1
         accuracy = correct / global_target_tokens
         if refused or not taken:

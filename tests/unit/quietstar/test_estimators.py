@@ -13,6 +13,7 @@ from distforge.errors import InputError
 from distforge.quietstar.advantages import Advantages
 from distforge.quietstar.config import Baseline
 from distforge.quietstar.objective import (
+    divergence_to_go,
     effective_sample_fraction,
     exact_kl,
     k1_kl,
@@ -75,7 +76,6 @@ def sampled_gradients(
             token_log_probs(leaf, thoughts),
             token_log_probs(source, thoughts),
             advantages,
-            clip_range=0.2,
             max_importance=max_importance,
         )
         (gradient,) = torch.autograd.grad(loss.sum() / len(index), leaf)
@@ -121,7 +121,7 @@ def test_the_published_relu_is_biased(policy, rewards):
 
 
 def test_importance_weights_correct_a_stale_policy(policy, rewards):
-    """One token a thought, since weights are by token: then they are exact."""
+    """Of the first token, whose weight is that of all that it depends on: then it is exact."""
     stale = policy + 0.3 * torch.randn(policy.shape, generator=torch.Generator().manual_seed(2))
     stale[1:] = policy[1:]
     expected = exact_gradient(policy, rewards)
@@ -136,26 +136,88 @@ def test_importance_weights_correct_a_stale_policy(policy, rewards):
 def test_weights_are_cut_from_above():
     current = torch.zeros(3, requires_grad=True)
     behaviour = torch.tensor([0.0, -1.0, -10.0])
-    loss = policy_loss(current, behaviour, torch.ones(3), clip_range=0.2, max_importance=2.0)
+    loss = policy_loss(current, behaviour, torch.ones(3), max_importance=2.0)
     assert torch.allclose(loss.detach(), torch.tensor([-1.0, -2.0, -2.0]))
 
 
-@pytest.mark.parametrize(
-    ("moved", "advantage", "moves"),
-    [(0.3, 1.0, False), (0.1, 1.0, True), (-0.3, -1.0, False), (0.3, -1.0, True)],
-)
-def test_the_clip_stops_what_has_moved_enough(moved, advantage, moves):
-    current = torch.tensor([moved], requires_grad=True)
-    zero = torch.zeros(1)
-    policy_loss(
-        current,
-        zero,
-        torch.tensor([advantage]),
-        clip_range=0.2,
-        max_importance=2.0,
-        proximal=zero,
-    ).sum().backward()
-    assert bool(current.grad.abs() > 0) is moves
+KL = 0.7
+
+
+def divergence(table: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """KL of whole thoughts, by enumeration; differentiable in the log-probabilities ``table``."""
+    rows = (table.exp() * (table - reference)).sum(dim=-1)
+    return rows[0] + (table[0].exp() * rows[1:]).sum()
+
+
+def kl_gradients(policy, reference, estimator: str, *, to_go: bool = True) -> torch.Tensor:
+    """(batches, ...) descent directions of ``KL`` times the divergence, as the loss makes them."""
+    generator = torch.Generator().manual_seed(5)
+    drawn_from = token_log_probs(policy, THOUGHTS).sum(dim=1).exp()
+    found, groups = [], 2500
+    for _ in range(40):
+        index = torch.multinomial(drawn_from, groups * GROUP, replacement=True, generator=generator)
+        thoughts = THOUGHTS[index]
+        leaf = policy.clone().requires_grad_()
+        states = torch.stack([torch.zeros_like(thoughts[:, 0]), 1 + thoughts[:, 0]], dim=1)
+        table = leaf.log_softmax(dim=-1)[states].flatten(0, 1)
+        own = table.gather(-1, thoughts.reshape(-1, 1))[:, 0]
+        expected = reference[states].flatten(0, 1)
+        exact = estimator == "exact"
+        cost = (
+            exact_kl(table, expected)
+            if exact
+            else k1_kl(own.detach(), expected.gather(-1, thoughts.reshape(-1, 1))[:, 0])
+        )
+        owner = torch.arange(len(index)).repeat_interleave(LENGTH)
+        group = torch.arange(groups).repeat_interleave(GROUP)
+        later = divergence_to_go(cost.detach(), owner, group, own=not exact) * to_go
+        loss = policy_loss(own, own.detach(), -KL * later, max_importance=2.0).sum()
+        if exact:
+            loss = loss + KL * cost.sum()
+        (gradient,) = torch.autograd.grad(loss / len(index), leaf)
+        found.append(gradient)
+    return torch.stack(found)
+
+
+@pytest.fixture
+def reference() -> torch.Tensor:
+    logits = torch.randn(1 + TOKENS, TOKENS, generator=torch.Generator().manual_seed(9)).double()
+    return logits.log_softmax(dim=-1)
+
+
+def enumerated(policy: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    leaf = policy.clone().requires_grad_()
+    whole = KL * divergence(leaf.log_softmax(dim=-1), reference)
+    (gradient,) = torch.autograd.grad(whole, leaf)
+    return gradient
+
+
+@pytest.mark.parametrize("estimator", ["exact", "k1"])
+def test_the_divergence_of_whole_thoughts_has_its_whole_gradient(policy, reference, estimator):
+    sampled = kl_gradients(policy, reference, estimator)
+    assert z_scores(sampled, enumerated(policy, reference)).max() < 3
+
+
+def test_without_what_a_token_leads_to_the_divergence_is_biased(policy, reference):
+    sampled = kl_gradients(policy, reference, "exact", to_go=False)
+    assert z_scores(sampled, enumerated(policy, reference))[0].max() > 10
+
+
+def test_what_all_thoughts_of_a_group_have_to_come_pushes_none(policy):
+    costs = torch.full((6,), 0.3)
+    owner, group = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 0])
+    assert not divergence_to_go(costs, owner, group, own=True).any()
+
+
+def test_divergence_to_come_by_hand():
+    """Thoughts of 3, 1 and 0 tokens at one place, and one alone at another."""
+    costs = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    owner, group = torch.tensor([0, 0, 0, 1, 3, 3]), torch.tensor([0, 0, 0, 1])
+    # To come: 7, 6, 4 of the first, 8 of the second, 0 of the third; alone, nothing is compared.
+    with_own = divergence_to_go(costs, owner, group, own=True)
+    assert with_own.tolist() == [7 - 8 / 2, 6, 4, 8 - 7 / 2, 48, 32]
+    without = divergence_to_go(costs, owner, group, own=False)
+    assert without.tolist() == [6, 4, 0, 0 - 6 / 2, 32, 0]
 
 
 def test_exact_kl_is_the_mean_of_k1(policy):

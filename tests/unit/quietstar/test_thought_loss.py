@@ -11,10 +11,12 @@ from distforge.quietstar.config import ObjectiveConfig
 from distforge.quietstar.episodes import Episode, pack_episodes
 from distforge.quietstar.objective import effective_sample_fraction
 from distforge.quietstar.thought_loss import ThoughtLoss
+from distforge.thinking.model import ThinkingModel
 from distforge.thinking.tags import Tags
 from distforge.thinking.thoughts import ThoughtConfig, sample_thoughts
 from distforge.training.distributed import World
 from tests.thinking_cases import question_like_items, thinking_pair
+from tests.tiny_models import tiny_gpt2
 
 WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 THOUGHT = ThoughtConfig(max_tokens=4, closing="learned", temperature=1.3)
@@ -57,6 +59,7 @@ def naive_loss(model, reference, tags: Tags, episodes, config: ObjectiveConfig) 
     banned = list(tags.banned(close=False))
     total = torch.zeros(())
     for episode in episodes:
+        parts: list = []
         for index in range(PER_ITEM):
             length = int(episode.thoughts.lengths[index])
             written = episode.thoughts.tokens[index, :length].tolist()
@@ -75,19 +78,23 @@ def naive_loss(model, reference, tags: Tags, episodes, config: ObjectiveConfig) 
             own = log_probs[range(length), written]
             before = episode.thoughts.log_probs[index, :length]
             weight = (own.detach() - before).exp().clamp(max=config.max_importance)
-            advantage = episode.advantages[index]
             if config.kl_estimator == "k1":
-                gap = own.detach() - expected[range(length), written]
-                advantage = advantage - KL * gap.sum()
+                kl = own.detach() - expected[range(length), written]
+                to_go = [float(kl[step:].detach().sum()) for step in range(length)]
             else:
                 kl = (log_probs.exp() * (log_probs - expected)).sum(dim=-1)
                 total = total + KL * kl.sum()
-            # The gradient of the ratio at 1 is that of the log-probability; its value is 1.
-            score = own - own.detach() + 1
-            total = total - (weight * advantage * score).sum()
+                to_go = [float(kl[step + 1 :].detach().sum()) for step in range(length)]
+            parts.append((own, weight, float(episode.advantages[index]), to_go))
             total = total + config.entropy_bonus * 0.5 * (log_probs.exp() * log_probs).sum()
             nll = -after.log_softmax(dim=-1)[range(len(target)), target].sum()
             total = total + config.nll_weight * nll
+        for own, weight, advantage, to_go in parts:
+            for step, mine in enumerate(to_go):
+                peers = sum(sum(other[3][step : step + 1]) for other in parts) - mine
+                earned = advantage - KL * (mine - peers / (PER_ITEM - 1))
+                # The gradient of the ratio at 1 is that of the log-probability; its value is 1.
+                total = total - weight[step] * earned * (own[step] - own[step].detach() + 1)
     return total
 
 
@@ -113,6 +120,22 @@ def test_value_and_gradient_are_those_of_the_naive_form(setting, estimator):
         assert (found[name] - gradient).abs().max() <= 1e-5 * largest, name
 
 
+def apart(episodes, tags: Tags) -> dict[str, Tensor]:
+    """The batch with each thought packed by itself, in a row of its own, and groups as they are."""
+    single = [
+        dataclasses.replace(
+            episode,
+            thoughts=episode.thoughts.at(slice(i, i + 1)),
+            targets=episode.targets[i : i + 1],
+            advantages=episode.advantages[i : i + 1],
+        )
+        for episode in episodes
+        for i in range(len(episode.thoughts))
+    ]
+    groups = torch.tensor([n for n, e in enumerate(episodes) for _ in range(len(e.thoughts))])
+    return {**pack_episodes(single, tags), "group": groups}
+
+
 @pytest.mark.parametrize("estimator", ["exact", "k1"])
 def test_thoughts_that_are_alike_are_packed_once_and_count_each(setting, estimator):
     model, reference, tags, episodes = setting
@@ -127,24 +150,15 @@ def test_thoughts_that_are_alike_are_packed_once_and_count_each(setting, estimat
     ]
     # Alike but for what was expected of its tokens: each is weighed by its own.
     doubled[0].thoughts.log_probs[4] -= 0.1
-    apart = [
-        dataclasses.replace(
-            episode,
-            thoughts=episode.thoughts.at(slice(i, i + 1)),
-            targets=episode.targets[i : i + 1],
-            advantages=episode.advantages[i : i + 1],
-        )
-        for episode in doubled
-        for i in range(5)
-    ]
     packed = pack_episodes(doubled, tags)
     assert len(packed["copies"]) == 3 * PER_ITEM
-    assert packed["input_ids"].numel() < pack_episodes(apart, tags)["input_ids"].numel()
+    alone = apart(doubled, tags)
+    assert packed["input_ids"].numel() < alone["input_ids"].numel()
     found = []
-    for parts in ([doubled], [[episode] for episode in apart]):
+    for batch in (packed, alone):
         loss = ThoughtLoss(ObjectiveConfig(kl_estimator=estimator), tags, THOUGHT, reference, KL)
         model.zero_grad()
-        results = [loss(model, pack_episodes(part, tags)) for part in parts]
+        results = [loss(model, batch)]
         value = sum(result[0] for result in results)
         value.backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
@@ -180,26 +194,25 @@ def test_fresh_thoughts_have_full_effective_size_and_stale_ones_less(setting):
     assert loss.veto(WORLD) == ""
     ess = loss.take_statistics(WORLD).ess
     assert 0.3 < ess < 1
-    # As if one thought had become a hundred times likelier than all the others.
+    # As if all thoughts but one of nine had become a hundred times less likely than they were.
+    left = torch.full((3, PER_ITEM, 1), 5.0)
+    left[0, 0] = 0.0
     far = [
         dataclasses.replace(
-            episodes[0],
+            episode,
             thoughts=dataclasses.replace(
-                episodes[0].thoughts,
-                log_probs=episodes[0].thoughts.log_probs - torch.tensor([[5.0], [0.0], [0.0]]),
+                episode.thoughts, log_probs=episode.thoughts.log_probs + gone
             ),
-        ),
-        *episodes[1:],
+        )
+        for episode, gone in zip(episodes, left, strict=True)
     ]
     loss(model, pack_episodes(far, tags))
     assert "below min_ess (0.3)" in loss.veto(WORLD)
 
 
-def test_the_effective_size_is_of_whole_thoughts(setting):
-    model, reference, tags, episodes = setting
-    loss = ThoughtLoss(ObjectiveConfig(), tags, THOUGHT, reference, KL)
-    loss(model, pack_episodes(episodes, tags))
-    ratios = []
+def log_ratios(model, tags: Tags, episodes) -> Tensor:
+    """Of every thought token, the model's log-probability less the writer's; one by one."""
+    found = []
     for episode in episodes:
         for index in range(PER_ITEM):
             length = int(episode.thoughts.lengths[index])
@@ -209,8 +222,58 @@ def test_the_effective_size_is_of_whole_thoughts(setting):
             restricted = logits[len(episode.item.text) : -1] / THOUGHT.temperature
             restricted[:, list(tags.banned(close=False))] = -torch.inf
             own = restricted.log_softmax(dim=-1)[range(length), ids[-length:]]
-            ratios.append(float((own - episode.thoughts.log_probs[index, :length]).sum().exp()))
+            found.append(own - episode.thoughts.log_probs[index, :length])
+    return torch.cat(found)
+
+
+def test_the_effective_size_is_that_of_the_weights_that_the_loss_uses(setting):
+    model, reference, tags, episodes = setting
+    loss = ThoughtLoss(ObjectiveConfig(max_importance=1.1), tags, THOUGHT, reference, KL)
+    loss(model, pack_episodes(episodes, tags))
+    gaps = log_ratios(model, tags, episodes)
+    weights = gaps.exp().clamp(max=1.1)
+    statistics = loss.take_statistics(WORLD)
     expected = effective_sample_fraction(
-        sum(ratios), sum(ratio**2 for ratio in ratios), len(ratios)
+        float(weights.sum()), float(weights.square().sum()), len(weights)
     )
-    assert loss.take_statistics(WORLD).ess == pytest.approx(expected, rel=1e-4)
+    assert statistics.ess == pytest.approx(expected, rel=1e-4)
+    assert statistics.gap == pytest.approx(float(gaps.abs().mean()), rel=1e-3)
+    assert statistics.max_gap == pytest.approx(float(gaps.abs().max()), rel=1e-3)
+
+
+def test_rounding_of_a_long_thought_vetoes_nothing(setting):
+    """0.03 nats of noise a token, as 16 bits make them, over thoughts of 1,000 tokens."""
+    weights = (0.03 * torch.randn(64_000, generator=torch.Generator().manual_seed(0))).exp()
+    ess = effective_sample_fraction(float(weights.sum()), float(weights.square().sum()), 64_000)
+    assert ess > 0.99
+    # Of whole thoughts, as it was once counted.
+    whole = weights.log().view(64, 1000).sum(dim=1).exp()
+    assert effective_sample_fraction(float(whole.sum()), float(whole.square().sum()), 64) < 0.6
+
+
+def test_a_model_with_dropout_is_learned_as_it_wrote():
+    tokenizer = thinking_pair()[1]
+    lm = tiny_gpt2(len(tokenizer))
+    assert lm.config.resid_pdrop > 0
+    model = ThinkingModel.wrap(lm, mixing=False)
+    reference, tags = copy.deepcopy(model), Tags.from_tokenizer(tokenizer)
+    generator, episodes = torch.Generator().manual_seed(0), []
+    for item in question_like_items(2):
+        rows = torch.zeros(PER_ITEM, dtype=torch.int64)
+        text = torch.tensor([item.text])
+        places = (rows, rows + item.positions[0])
+        thoughts = sample_thoughts(
+            model, text, torch.ones_like(text), *places, tags, THOUGHT, generator
+        )
+        targets = torch.tensor([item.targets[0]] * PER_ITEM)
+        episodes.append(
+            Episode(item, thoughts, targets, torch.rand(PER_ITEM), torch.zeros(PER_ITEM))
+        )
+    loss = ThoughtLoss(ObjectiveConfig(), tags, THOUGHT, reference, KL)
+    model.train()
+    model.lm.activation_checkpointing_enable()
+    loss(model, pack_episodes(episodes, tags))[0].backward()
+    statistics = loss.take_statistics(WORLD)
+    assert statistics.ess == pytest.approx(1, abs=1e-6)
+    assert statistics.max_gap < 1e-4
+    assert abs(statistics.kl) < 1e-6

@@ -1,6 +1,7 @@
 """The engine in one plain process, against torch alone."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -164,6 +165,26 @@ def test_a_vetoed_step_changes_nothing_and_the_next_is_taken():
     assert all(torch.equal(value, before[name]) for name, value in weights(engine).items())
     train(engine, WORLD, range(1))
     assert any(not torch.equal(value, before[name]) for name, value in weights(engine).items())
+
+
+@pytest.mark.parametrize("objection", ["too stale", ""])
+def test_a_veto_leaves_the_loss_scale_and_an_infinite_gradient_halves_it(objection):
+    engine = TrainingEngine(
+        tiny_llama(VOCAB),
+        lambda model: build_optimizer(model, ADAMW),
+        engine_config(),
+        WORLD,
+        MICRO_BATCHES,
+        veto=lambda world: objection,
+    )
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    engine._backend._scaler = scaler
+    if not objection:
+        weight = engine._module.model.layers[0].mlp.up_proj.weight
+        weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(VetoedStepError) if objection else nullcontext():
+        train(engine, WORLD, range(1))
+    assert scaler.get_scale() == (1024 if objection else 512)
 
 
 def test_micro_batches_must_divide_by_the_ranks():
