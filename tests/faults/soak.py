@@ -66,7 +66,7 @@ def soak(seconds: float, directory: Path) -> Soaked:
     """Run for about ``seconds``."""
     began = time.monotonic()
     with serving(directory) as server:
-        steps = _steps_in(server, directory, seconds / 3)
+        shortest, steps = _steps_in(server, directory, seconds / 3)
         done = Soaked(steps=steps)
         straight, broken = directory / "straight", directory / "broken"
         straight.mkdir()
@@ -75,7 +75,8 @@ def soak(seconds: float, directory: Path) -> Soaked:
         sessions: list[list[_Sample]] = []
         while not done.runs or time.monotonic() < began + seconds:
             broken.mkdir()
-            sessions += _disturb(server, broken, done, began + seconds, first.seconds)
+            spans = shortest, first.seconds
+            sessions += _disturb(server, broken, done, began + seconds, spans)
             done.runs += 1
             done.same_weights &= weights(broken) == weights(straight)
             done.registered &= _is_registered(broken)
@@ -95,8 +96,8 @@ def _words(steps: int) -> list[str]:
     ]
 
 
-def _steps_in(server: Server, directory: Path, seconds: float) -> int:
-    """How many steps take so long, by two short runs."""
+def _steps_in(server: Server, directory: Path, seconds: float) -> tuple[float, int]:
+    """How long a run of few steps takes, and how many take ``seconds``."""
     took = []
     for steps in (20, 120):
         folder = directory / f"trial{steps}"
@@ -104,7 +105,7 @@ def _steps_in(server: Server, directory: Path, seconds: float) -> int:
         took.append(server.run(step1, folder, *_words(steps)).seconds)
         shutil.rmtree(folder)
     each = max(1e-4, (took[1] - took[0]) / 100)
-    return max(120, round((seconds - took[0]) / each))
+    return took[0], max(120, round((seconds - took[0]) / each))
 
 
 @dataclass
@@ -115,20 +116,24 @@ class _Sample:
 
 
 def _disturb(
-    server: Server, folder: Path, done: Soaked, deadline: float, span: float
+    server: Server, folder: Path, done: Soaked, deadline: float, spans: tuple[float, float]
 ) -> list[list[_Sample]]:
-    """Sessions until the run has ended; at the deadline the faults end, and one session goes on."""
+    """Sessions until the run has ended; after the deadline one goes on, in which only comes what
+    has not been yet.
+
+    spans: how long a run of few steps takes, and this one.
+    """
     rng = random.Random(SEED + done.runs)
     flag, log = folder.with_suffix(".full"), folder.with_suffix(".log")
     log.unlink(missing_ok=True)
-    weather = _Weather(rng, folder, flag, done, min(60.0, span))
+    weather = _Weather(rng, folder, flag, done, min(60.0, spans[1]))
     sessions: list[list[_Sample]] = []
     while not is_finished(folder):
-        calm = bool(sessions) and weather.is_over_all and time.monotonic() > deadline
+        calm = done.kills > 0 and time.monotonic() > deadline
         fault = Fault(folder, log, Mode.WHILE, full_while=flag)
         # Most sessions are killed early; some live long enough to show what they hold on to.
-        share = rng.choice((0.1, 0.2, 0.4, 1.0)) * rng.random() if sessions else 0.25
-        patience = None if calm else share * span
+        share = rng.choice((0.1, 0.2, 0.4, 1.0)) * rng.random() if sessions else 0.1
+        patience = None if calm else spans[0] * rng.random() + spans[1] * share
         with weather.around(calm), _watched(server) as samples:
             ended = server.run(step1, folder, *_words(done.steps), fault=fault, kill_after=patience)
         sessions.append(samples)
@@ -144,54 +149,49 @@ def _disturb(
 
 
 class _Weather:
-    """Beside sessions, the disk fills and the registry goes, for seconds each.
-
-    is_over_all: both have been.
-    """
+    """Beside sessions, the disk fills and the registry goes, for seconds each."""
 
     def __init__(
         self, rng: random.Random, folder: Path, flag: Path, done: Soaked, span: float
     ) -> None:
         self._rng, self._flag, self._done, self._span = rng, flag, done, span
         self._registry, self._away = folder / REGISTRY_FILE, folder / "registry.away"
-        self._met: set[str] = set()
-
-    @property
-    def is_over_all(self) -> bool:
-        return len(self._met) == 2
+        self._is_new = {"disk": True, "registry": True}
 
     @contextmanager
     def around(self, calm: bool) -> Iterator[None]:
         over = threading.Event()
-        thread = threading.Thread(target=self._change, args=(over,))
-        if not calm:
-            thread.start()
+        thread = threading.Thread(target=self._change, args=(over, calm))
+        thread.start()
         try:
             yield
         finally:
             over.set()
-            if not calm:
-                thread.join()
+            thread.join()
 
-    def _change(self, over: threading.Event) -> None:
-        while not over.is_set():
-            if "disk" not in self._met or self._rng.random() < 0.3:
+    def _change(self, over: threading.Event, calm: bool) -> None:
+        while not over.is_set() and not (calm and not any(self._is_new.values())):
+            if self._is_new["disk"]:
                 self._fill(over)
-            elif self._registry.is_file():
-                self._lose(over)
-            # What has not been yet comes as soon as it can.
-            pause = self._rng.uniform(0.01, 0.1) * self._span if self.is_over_all else 0.05
-            over.wait(pause)
+            elif self._is_new["registry"]:  # until there is one, the disk has room for it
+                if self._registry.is_file():
+                    self._lose(over)
+                over.wait(0.05)
+            else:
+                over.wait(self._rng.uniform(0.01, 0.1) * self._span)
+                change = self._fill if self._rng.random() < 0.3 else self._lose
+                if self._registry.is_file() and not over.is_set():
+                    change(over)
 
     def _fill(self, over: threading.Event) -> None:
-        self._met.add("disk")
+        self._is_new["disk"] = False
         self._done.full_disks += 1
         self._flag.touch()
         over.wait(self._rng.uniform(0.1, 1.0))
         self._flag.unlink()
 
     def _lose(self, over: threading.Event) -> None:
-        self._met.add("registry")
+        self._is_new["registry"] = False
         self._done.lost_registries += 1
         self._registry.rename(self._away)
         self._registry.mkdir()

@@ -83,7 +83,8 @@ def finish(launcher: Launcher, folder: Path) -> float:
     return time.monotonic() - began
 
 
-def kill(launcher: Launcher, folder: Path, seconds: float, rng: random.Random) -> None:
+def kill(launcher: Launcher, folder: Path, seconds: float, rng: random.Random) -> int:
+    """How many processes were killed; none if the command had ended by then."""
     with started(launcher, folder) as process:
         try:
             process.wait(seconds)
@@ -93,6 +94,8 @@ def kill(launcher: Launcher, folder: Path, seconds: float, rng: random.Random) -
             for member in chosen:
                 member.send_signal(signal.SIGKILL)
             process.wait(DEADLINE)
+            return len(chosen)
+    return 0
 
 
 def faults_in(checkpoints: Sequence[Path]) -> list[str]:
@@ -112,12 +115,15 @@ def test_killed_under_a_launcher(launcher: Launcher, tmp_path: Path) -> None:
     straight = tmp_path / "straight"
     seconds = finish(launcher, straight)
     expected = weights(straight)
-    for number in range(KILLS):
-        folder = tmp_path / f"broken{number}"
-        kill(launcher, folder, rng.uniform(0.3, 1.0) * seconds, rng)
+    killed: list[int] = []
+    while sum(map(bool, killed)) < KILLS:
+        assert len(killed) < 3 * KILLS, f"most commands ended before their moment: {killed}"
+        folder = tmp_path / f"broken{len(killed)}"
+        killed.append(kill(launcher, folder, rng.uniform(0.3, 0.9) * seconds, rng))
         root = folder / NAME / "checkpoints"
         faults = faults_in([p for p in root.glob("step_*") if p.suffix != ".tmp"])
         assert not faults, faults
         if not is_finished(folder):
             finish(launcher, folder)
         assert weights(folder) == expected
+    print(f"{launcher.__name__}: processes killed, by run: {killed}")
