@@ -39,9 +39,8 @@ def number(prompts, **kwargs):
 def text(prompts, **kwargs):
     return ["good"] * len(prompts)
 """
-BATCH = Written(
-    ["row 1", "row 2"], ["a", "b"], ["x", "y"], [[1], [2, 3]], {"ground_truth": ["x", "z"]}
-)
+TRUTHS = {"ground_truth": ["x", "z"]}
+BATCH = Written(["row 1", "row 2"], ["a", "b"], ["x", "y"], [[1], [2, 3]], TRUTHS)
 
 
 @pytest.fixture
@@ -100,9 +99,7 @@ def test_a_function_that_never_ends_has_a_deadline(monkeypatch):
 def test_a_column_that_the_data_lack(file):
     functions = RewardFunctions([f"{file}:reward_func"])
     functions.require_columns(["ground_truth"])
-    with pytest.raises(
-        InputError, match="wants the column 'ground_truth', and the data have answer"
-    ):
+    with pytest.raises(InputError, match="wants the column 'ground_truth', and the data have"):
         functions.require_columns(["answer"])
 
 
