@@ -39,10 +39,11 @@ class AskedItem(ThoughtItem):
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the data: the question in it, and its columns."""
+    """A row of the data: the question in it, its columns, and whether it is a conversation."""
 
     example: Example
     columns: dict[str, Any]
+    talks: bool = False
 
 
 def read_questions(config: DataConfig) -> list[Row]:
@@ -67,7 +68,7 @@ def _row(row: Mapping[str, Any], where: str, split: str | None) -> Row:
     columns = {name: value for name, value in row.items() if name not in _TURNS}
     if example.answer != _NO_ANSWER:
         columns["expected"] = example.answer
-    return Row(example, columns)
+    return Row(example, columns, isinstance(row.get("messages") or row.get("prompt"), list))
 
 
 def _answered(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -110,7 +111,7 @@ def asked_items(
             text=tuple(prompt[:-1]),
             positions=(len(prompt) - 2,),
             targets=((),),
-            prompt=_prompt(row.example, bool(tokenizer.chat_template)),
+            prompt=_prompt(row),
             columns=row.columns,
         )
         for row, prompt in zip(rows, prompts, strict=True)
@@ -169,7 +170,9 @@ def in_lists(items: Sequence[AskedItem]) -> dict[str, list[Any]]:
     return {name: [item.columns.get(name) for item in items] for name in names}
 
 
-def _prompt(example: Example, conversational: bool) -> Any:
-    if not conversational and not example.context:
-        return example.question
-    return [*example.turns, {"role": "user", "content": example.question}]
+def _prompt(row: Row) -> Any:
+    """As the data have it: messages of a conversation, else a text."""
+    example = row.example
+    if row.talks or example.context:
+        return [*example.turns, {"role": "user", "content": example.question}]
+    return example.question

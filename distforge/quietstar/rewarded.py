@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ _UNJUDGED = "the model writes thought and answer as one, which `distforge judge`
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class RewardedInputs:
     """``probed`` items pick the weights, ``heldout`` ones are examined."""
 
     baked: Champion
@@ -60,7 +61,7 @@ def run_rewarded(config: Step2Config, world: World) -> Step2Summary:
     The model may be any: one without thinking tokens writes as its chat template has it write.
     """
     config = replace(config, thought=replace(config.thought, closing="learned"))
-    inputs = _load(config)
+    inputs = load_rewarded(config)
     with open_run(config, 2, NOT_IDENTITY, world) as run:
         run.start_from(data=rows_sha256(inputs.rows), baked_model=inputs.baked.sha256)
         summary = _reinforce(config, inputs, run, world)
@@ -68,13 +69,21 @@ def run_rewarded(config: Step2Config, world: World) -> Step2Summary:
         return summary
 
 
-def _load(config: Step2Config) -> _Inputs:
-    """All of it; refuses what cannot be used before anything is written."""
+def load_rewarded(config: Step2Config) -> RewardedInputs:
+    """All that such a run starts from.
+
+    Raises:
+        InputError: what cannot be used, before anything is written.
+    """
     functions = RewardFunctions(
         config.reward.function, config.reward.weights, config.reward.deadline_seconds
     )
     baked = load_champion(str(find_model(config.baked)))
-    rows = read_questions(config.data)
+    own = Path(config.baked).expanduser() / "data"
+    data = config.data
+    if not data.is_given and own.is_dir():
+        data = replace(data, path=str(own))
+    rows = read_questions(data)
     functions.require_columns(columns_of(rows))
     tokenizer, told = baked.tokenizer, config.reward.instruction
     tags = AnswerTags.of(tokenizer, baked.model, opening_of(rows, tokenizer, told))
@@ -87,7 +96,7 @@ def _load(config: Step2Config) -> _Inputs:
     # Every question is a source of its own, so this cuts the list in two.
     cut = len(split_probed(heldout, config.probe.items)[0])
     probed, examined = heldout[:cut], heldout[cut:]
-    return _Inputs(
+    return RewardedInputs(
         baked,
         read_baked_record(baked, config.baked_accuracy),
         rows,
@@ -98,7 +107,7 @@ def _load(config: Step2Config) -> _Inputs:
     )
 
 
-def _reinforce(config: Step2Config, inputs: _Inputs, run: Run, world: World) -> Step2Summary:
+def _reinforce(config: Step2Config, inputs: RewardedInputs, run: Run, world: World) -> Step2Summary:
     began = time.monotonic()
     torch.manual_seed(config.seed)
     model = ThinkingModel.wrap(inputs.baked.model, mixing=False).to(world.device)
@@ -150,7 +159,7 @@ def _reinforce(config: Step2Config, inputs: _Inputs, run: Run, world: World) -> 
 
 def _summarize(
     config: Step2Config,
-    inputs: _Inputs,
+    inputs: RewardedInputs,
     before: Sequence[Answer],
     after: Sequence[Answer],
     outcome: ThoughtOutcome,

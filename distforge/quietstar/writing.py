@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distforge.errors import InputError
 from distforge.quietstar.asked import AskedItem, in_lists
 from distforge.rendering import Renderer
 from distforge.rewards import RewardFunctions, Written
@@ -92,7 +93,8 @@ class Writing:
         """
         lengths = thoughts.content_lengths.tolist()
         ids = [row[:n] for row, n in zip(thoughts.tokens.tolist(), lengths, strict=True)]
-        texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
+        # The end of the turn is not among them; thinking tokens are for the reward to see.
+        texts = self._tokenizer.batch_decode(ids, skip_special_tokens=False)
         asked = [items[row] for row in thoughts.rows.tolist()]
         talks = [not isinstance(item.prompt, str) for item in asked]
         written = Written(
@@ -116,16 +118,33 @@ class Writing:
     def answer(
         self, model: nn.Module, items: Sequence[AskedItem], batch_size: int, world: World, step: int
     ) -> list[Answer]:
-        """The greedy answer to each item; collective, ranks share the items."""
-        mine = items[world.rank :: world.size]
+        """The greedy answer to each item; collective, ranks share the items.
+
+        Raises:
+            InputError: on every rank, where a reward function broke its promise on one.
+        """
+        mine, fault = items[world.rank :: world.size], ""
+        try:
+            own = [list(answer) for answer in self._answer(model, mine, batch_size, step)]
+        except InputError as error:
+            own, fault = [], str(error)
+        gathered = world.gather_objects([fault, own])
+        if faults := [fault for fault, _ in gathered if fault]:
+            raise InputError(faults[0])
+        by_rank = [answers for _, answers in gathered]
+        return [Answer(*by_rank[n % world.size][n // world.size]) for n in range(len(items))]
+
+    def _answer(
+        self, model: nn.Module, mine: Sequence[AskedItem], batch_size: int, step: int
+    ) -> list[Answer]:
+        """In order, but questions of like length share a batch."""
         order = sorted(range(len(mine)), key=lambda n: len(mine[n].text))
         found: dict[int, Answer] = {}
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             answers = self._greedy(model, [mine[n] for n in chosen], step)
             found |= dict(zip(chosen, answers, strict=True))
-        gathered = world.gather_objects([list(found[n]) for n in range(len(mine))])
-        return [Answer(*gathered[n % world.size][n // world.size]) for n in range(len(items))]
+        return [found[n] for n in range(len(mine))]
 
     def _greedy(self, model: nn.Module, items: Sequence[AskedItem], step: int) -> list[Answer]:
         greedy = replace(self.thought, greedy=True)
