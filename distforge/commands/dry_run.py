@@ -19,6 +19,7 @@ from distforge.optim import OptimizerConfig
 from distforge.pipeline import PipelineConfig, Stage, phase_3
 from distforge.quietstar import Step2Config
 from distforge.quietstar.inputs import load_inputs
+from distforge.quietstar.rewarded import load_rewarded
 from distforge.training.deepspeed_config import deepspeed_config
 from distforge.training.distributed import World, read_world_size
 from distforge.training.engine_config import EngineConfig, resolve_dtype
@@ -58,7 +59,8 @@ def describe_step2(config: Step2Config) -> str:
     Raises:
         InputError: the baked model or the data cannot be used.
     """
-    inputs, episodes = load_inputs(config), config.episodes
+    inputs = load_rewarded(config) if config.reward.function else load_inputs(config)
+    episodes = config.episodes
     longest = max(len(item.text) for item in inputs.items)
     return _describe(
         config,

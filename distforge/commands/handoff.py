@@ -56,7 +56,7 @@ def check(config: CheckConfig) -> int:
 def _describe(directory: Path) -> str:
     stated = read_statement(directory)
     low, high = stated.gain_interval or (math.nan, math.nan)
-    unit = "bits a token" if stated.task == "text" else "of the questions"
+    unit = {"text": "bits a token", "reward": "reward"}.get(stated.task, "of the questions")
     lines = [
         f"baked accuracy  {_percent(stated.baked_accuracy)} {_on(stated.baked_measured_on)}",
         f"after step 2    {_percent(stated.accuracy)} {_on(stated.measured_on)}, before it "

@@ -26,8 +26,10 @@ MINIMUM_ACCURACY = 0.85
 """Fraction of held-out questions that the baked model must have answered rightly."""
 
 # Plain numbers: JSON's null stands for what was not measured, never NaN.
-# What step 2 thinks about.
-Task = Annotated[Literal["questions", "text"], must_be("one of 'questions', 'text'")]
+# What step 2 thinks about; "reward": questions whose answers reward functions judge.
+Task = Annotated[
+    Literal["questions", "text", "reward"], must_be("one of 'questions', 'text', 'reward'")
+]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -1,9 +1,9 @@
 """Baselines: what a reward is compared with before it steers the thoughts.
 
 Rewards come in groups: ``thoughts`` thoughts at one place of one text share everything but chance,
-so the group tells luck of the place from merit of the thought. No reward is divided by its group's
-standard deviation: at most places all thoughts gain nearly nothing, and dividing by nearly nothing
-amplifies noise.
+so the group tells luck of the place from merit of the thought. By default no reward is divided by
+its group's standard deviation: in free text all thoughts of most places gain nearly nothing, and
+dividing by nearly nothing amplifies noise.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from distforge.quietstar.config import Baseline
 
 # Below this spread of a whole batch's rewards there is nothing to learn from it.
 _SMALLEST_STD = 1e-6
+# As TRL divides.
+_GRPO_EPSILON = 1e-4
 
 
 class Advantages:
@@ -27,11 +29,13 @@ class Advantages:
     Args:
         baseline: "rloo" compares with the mean of the *other* thoughts of the group: unbiased.
             "group_mean" with the mean of the group, itself included: the gradient is
-            (thoughts - 1) / thoughts of the true one. "reinforce_pp" is "rloo" divided by the
-            standard deviation over the whole batch (REINFORCE++): the step's size no longer
-            depends on the reward's scale. "ema" with a running mean of earlier batches: unbiased,
-            and needs no group. "quietstar_relu" keeps only what is above the group's mean, as
-            Quiet-STaR's published code does (arXiv 2403.09629): biased, for comparison.
+            (thoughts - 1) / thoughts of the true one; "dr_grpo" is another name of it (arXiv
+            2503.20783). "grpo" divides that by the group's standard deviation (arXiv 2402.03300):
+            groups where chance decides little count as much as others. "reinforce_pp" is "rloo"
+            divided by the standard deviation over the whole batch (REINFORCE++): the step's size
+            no longer depends on the reward's scale. "ema" with a running mean of earlier batches:
+            unbiased, and needs no group. "quietstar_relu" keeps only what is above the group's
+            mean, as Quiet-STaR's published code does (arXiv 2403.09629): biased, for comparison.
         ema_decay: of the running mean, in [0, 1).
 
     Raises:
@@ -88,6 +92,10 @@ def _group_mean(rewards: Tensor) -> Tensor:
     return rewards - rewards.mean(dim=1, keepdim=True)
 
 
+def _grpo(rewards: Tensor) -> Tensor:
+    return _group_mean(rewards) / (rewards.std(dim=1, keepdim=True) + _GRPO_EPSILON)
+
+
 def _reinforce_pp(rewards: Tensor) -> Tensor:
     advantages = rloo(rewards)
     spread = advantages.pow(2).mean().sqrt()
@@ -103,6 +111,8 @@ def _relu(rewards: Tensor) -> Tensor:
 _IN_GROUP: dict[str, Callable[[Tensor], Tensor]] = {
     "rloo": rloo,
     "group_mean": _group_mean,
+    "dr_grpo": _group_mean,
+    "grpo": _grpo,
     "reinforce_pp": _reinforce_pp,
     "quietstar_relu": _relu,
 }

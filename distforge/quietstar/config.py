@@ -17,7 +17,7 @@ from distforge.training.engine_config import EngineConfig
 from distforge.training.guards import GuardConfig
 from distforge.training.supervised import SupervisedConfig
 
-Baseline = Literal["rloo", "group_mean", "reinforce_pp", "ema", "quietstar_relu"]
+Baseline = Literal["rloo", "group_mean", "dr_grpo", "grpo", "reinforce_pp", "ema", "quietstar_relu"]
 Reward = Literal["answer_probability", "exact_match", "prediction_gain"]
 KlEstimator = Literal["exact", "k1"]
 Change = Literal["kl", "lr", "seed"]
@@ -31,17 +31,31 @@ class RewardConfig:
         token of the answer is the likeliest, suit questions. "prediction_gain" suits free text:
         how many nats likelier the next tokens are, by the mixture where there is a mixing head,
         than without a thought under a slowly moving average of the model (`scorer_decay`).
+    function: rewards of what the model writes, thought and answer, instead of ``kind``: "math",
+        "exact", "choice", "task", "regex:PATTERN", or functions of one's own in TRL's calling
+        convention, "rewards.py:score" or "package.module:score". Several are added up.
+    weights: of these, one each; by default 1.
+    deadline_seconds: that a call of a function may take.
+    instruction: what the model is told before each question.
+    signal_steps: a run in whose first so many steps no group holds two different rewards stops.
     floor: a token's log-probability counts as no less than this (nats, < 0) in "prediction_gain".
     scorer_decay: of that moving average, an optimizer step at a time, in [0, 1).
     """
 
     kind: Reward = "answer_probability"
+    function: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    deadline_seconds: float = 60.0
+    instruction: str = ""
+    signal_steps: int = 10
     floor: float = -3.0
     scorer_decay: float = 0.99
 
     def __post_init__(self) -> None:
         require_choice("kind", self.kind, get_args(Reward))
         require_in("(-inf, 0)", floor=self.floor)
+        require_in("(0, inf)", deadline_seconds=self.deadline_seconds)
+        require_in("[1, inf]", signal_steps=self.signal_steps)
         require_in("[0, 1)", scorer_decay=self.scorer_decay)
 
 
@@ -158,6 +172,8 @@ class ProbeConfig:
     items: held-out items probed each time, at most half of them; they pick the best weights. The
         final figures are over the others.
     batch_size: items probed at once.
+    exam_items: other held-out ones that reward functions examine the models on at the end; 0 takes
+        all.
     coherence_items: of them, those whose thoughts' coherence is measured.
     min_sampled_accuracy: fraction of held-out items that the baked model must answer with sampled
         thoughts before reinforcement learning starts; from less, small models collapse.
@@ -167,11 +183,13 @@ class ProbeConfig:
     items: int = 350
     batch_size: int = 128
     coherence_items: int = 64
+    exam_items: int = 0
     min_sampled_accuracy: float = 0.6
 
     def __post_init__(self) -> None:
         for name in ("every_steps", "items", "batch_size", "coherence_items"):
             require_in("[1, inf]", **{name: getattr(self, name)})
+        require_in("[0, inf]", exam_items=self.exam_items)
         require_in("[0, 1]", min_sampled_accuracy=self.min_sampled_accuracy)
 
 

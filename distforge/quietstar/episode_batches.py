@@ -6,23 +6,33 @@ published, then the step's rollouts are taken; rank 0 does both, and all ranks g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from distforge.data.dataset import IGNORE_INDEX
+from distforge.errors import InputError
 from distforge.quietstar.advantages import Advantages
+from distforge.quietstar.asked import AskedItem
 from distforge.quietstar.config import EpisodeConfig
 from distforge.quietstar.episode_plan import EpisodePlan
-from distforge.quietstar.episodes import Episode, by_episode, pack_episodes, told_apart
+from distforge.quietstar.episodes import (
+    Episode,
+    by_episode,
+    pack_episodes,
+    thoughts_of,
+    told_apart,
+)
 from distforge.quietstar.rollout_sharing import share_rollouts
 from distforge.quietstar.scorer import Scorer
+from distforge.quietstar.writing import Writing, without_silence
 from distforge.rollouts import Rollout, RolloutPool, gather_weights
 from distforge.thinking.tags import Tags
-from distforge.training.distributed import World
+from distforge.training.distributed import World, on_main
 from distforge.training.engine import TrainingEngine
 from distforge.training.supervised import StepBatch
 
@@ -33,7 +43,9 @@ class StepExperience:
 
     rewards, lengths: (N,), of all thoughts of the step. trained_tokens: that the learner reads, on
     all ranks: texts with their thoughts and targets, padding not counted. versions: of the policies
-    that wrote the rollouts. seconds: that engines took for them, summed.
+    that wrote the rollouts. seconds: that engines took for them, summed. components: the mean of
+    each reward function, by name; NaN where it said nothing. finished: share of the thoughts that
+    the model ended itself.
     """
 
     rewards: Tensor
@@ -41,6 +53,8 @@ class StepExperience:
     trained_tokens: int
     versions: tuple[int, ...]
     seconds: float
+    components: Mapping[str, float] = field(default_factory=dict)
+    finished: float = 1.0
 
 
 class EpisodeBatches:
@@ -49,6 +63,8 @@ class EpisodeBatches:
     Args:
         pool: on rank 0; None on the others.
         scorer: the moving average that is published beside the policy, where the reward wants it.
+        writing: judges what engines wrote, where reward functions do.
+        signal_steps: see `RewardConfig`.
     """
 
     def __init__(
@@ -62,19 +78,24 @@ class EpisodeBatches:
         world: World,
         steps_per_epoch: int,
         scorer: Scorer | None = None,
+        writing: Writing | None = None,
+        signal_steps: int = 10,
     ) -> None:
         self.steps_per_epoch = steps_per_epoch
         self.last: StepExperience | None = None
         self._plan, self._pool, self._engine = plan, pool, engine
         self._advantages, self._config, self._tags = advantages, config, tags
-        self._world, self._scorer = world, scorer
+        self._world, self._scorer, self._writing = world, scorer, writing
+        self._signal_steps, self._has_signal = signal_steps, False
 
     def steps(self, first: int) -> Iterator[StepBatch]:
         """See `BatchSource`."""
         for step in count(first):
             self._publish(step)
             rollouts = self._pool.take(step) if self._pool is not None else []
-            yield self._batch(share_rollouts(rollouts, self._world))
+            shared, components = self._judged(share_rollouts(rollouts, self._world), step)
+            self._require_signal(shared, step, first)
+            yield self._batch(shared, components)
 
     def _publish(self, version: int) -> None:
         weights = dict(gather_weights(self._engine))
@@ -83,7 +104,50 @@ class EpisodeBatches:
         if self._pool is not None:
             self._pool.publish(version, weights)
 
-    def _batch(self, rollouts: Sequence[Rollout]) -> StepBatch:
+    def _judged(
+        self, rollouts: Sequence[Rollout], step: int
+    ) -> tuple[Sequence[Rollout], dict[str, float]]:
+        """The rollouts with what reward functions say of them, on rank 0; and the mean of each."""
+        writing = self._writing
+        if writing is None:
+            return rollouts, {}
+
+        def judge() -> list[Any]:
+            found = []
+            for rollout in rollouts:
+                items = cast("list[AskedItem]", self._plan.payload(rollout.id))
+                answers = writing.judge(items, thoughts_of(rollout.result), step)
+                components = {name: v.tolist() for name, v in answers.components.items()}
+                found.append([answers.rewards.tolist(), components])
+            return found
+
+        answered = on_main(self._world, judge)
+        judged = []
+        for rollout, (rewards, _) in zip(rollouts, answered, strict=True):
+            heard = without_silence(torch.tensor(rewards), self._config.thoughts)
+            judged.append(replace(rollout, result={**rollout.result, "rewards": heard}))
+        said = {
+            name: float(torch.tensor([v for _, parts in answered for v in parts[name]]).nanmean())
+            for name in answered[0][1]
+        }
+        return judged, said
+
+    def _require_signal(self, rollouts: Sequence[Rollout], step: int, first: int) -> None:
+        """Refuse to go on where nothing was told apart since the start of the run."""
+        rewards = torch.cat([rollout.result["rewards"] for rollout in rollouts])
+        groups = rewards.view(-1, self._config.thoughts)
+        self._has_signal |= bool((groups != groups[:, :1]).any()) or self._config.thoughts == 1
+        if self._has_signal or first > 0 or step + 1 < self._signal_steps:
+            return
+        raise InputError(
+            f"in {step + 1} steps no group of {self._config.thoughts} holds two different rewards "
+            f"(all of the last step are {float(rewards.min()):g} to {float(rewards.max()):g}), so "
+            "there is nothing to learn from; give easier questions where all are wrong and harder "
+            "ones where all are right, raise episodes.thoughts or thought.max_tokens, or add a "
+            "reward that tells answers apart"
+        )
+
+    def _batch(self, rollouts: Sequence[Rollout], components: Mapping[str, float]) -> StepBatch:
         """This rank's micro-batches: the episodes of the step, dealt out in turn."""
         rewards = torch.cat([rollout.result["rewards"] for rollout in rollouts])
         advantages = self._advantages(rewards.view(-1, self._config.thoughts)).reshape(-1)
@@ -95,6 +159,8 @@ class EpisodeBatches:
             trained_tokens=sum(_trained_tokens(episode) for episode in episodes),
             versions=tuple(rollout.policy_version for rollout in rollouts),
             seconds=sum(rollout.seconds for rollout in rollouts),
+            components=components,
+            finished=float(torch.cat([r.result["closed"] for r in rollouts]).float().mean()),
         )
         portions = [
             episodes[i :: self._config.micro_batches] for i in range(self._config.micro_batches)

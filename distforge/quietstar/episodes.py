@@ -107,6 +107,11 @@ def _first_slots(packed: Mapping[str, Tensor], thoughts: int) -> Tensor:
     )
 
 
+def thoughts_of(result: Mapping[str, Tensor]) -> Thoughts:
+    """Those of a rollout."""
+    return Thoughts(**{field.name: result[field.name] for field in fields(Thoughts)})
+
+
 def by_episode(rollouts: Sequence[Rollout], plan: EpisodePlan, advantages: Tensor) -> list[Episode]:
     """The rollouts' items one by one, each with the advantages of its thoughts (N,), in order."""
     episodes, start = [], 0
@@ -114,7 +119,7 @@ def by_episode(rollouts: Sequence[Rollout], plan: EpisodePlan, advantages: Tenso
         result = rollout.result
         own = advantages[start : start + len(result["rewards"])]
         start += len(own)
-        thoughts = Thoughts(**{field.name: result[field.name] for field in fields(Thoughts)})
+        thoughts = thoughts_of(result)
         for row, item in enumerate(plan.payload(rollout.id)):
             chosen = thoughts.rows == row
             episodes.append(

@@ -1,12 +1,10 @@
-"""What is seen of a run of reinforcement learning: each step, and the held-out items at probes."""
+"""What probes see of a run of reinforcement learning: held-out items, thought about."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -15,11 +13,10 @@ from distforge.errors import InputError
 from distforge.evaluation.benchmarks import load_benchmarks, measure_benchmarks
 from distforge.evaluation.intervals import Interval
 from distforge.quietstar.config import LearnerConfig
-from distforge.quietstar.episode_batches import StepExperience
-from distforge.quietstar.thought_loss import PolicyStatistics
+from distforge.quietstar.step_log import StepLog
 from distforge.telemetry import RunLogger
 from distforge.telemetry import metrics as names
-from distforge.telemetry.metrics import RL, RLMetrics
+from distforge.telemetry.metrics import RL
 from distforge.theater.answering import ThinkingAnswerer
 from distforge.theater.conditions import CONTROLS, Condition, ThoughtProbe
 from distforge.theater.thought_metrics import ThoughtMetrics, measure_thoughts
@@ -29,11 +26,6 @@ from distforge.thinking.model import ThinkingModel
 from distforge.thinking.positions import placed, with_places
 from distforge.thinking.tags import Tags, heading_ids
 from distforge.training.distributed import World
-from distforge.training.supervised import StepRecord
-
-_AVERAGED_EPISODES = 100
-# What writing a token costs, where training on one costs 1: forward without backward.
-_FORWARD = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -65,11 +57,8 @@ class ProbeScores:
         return self.accuracy["own"] - max(self.accuracy[control] for control in CONTROLS)
 
 
-class ProbeLog:
+class ProbeLog(StepLog):
     """Measures and logs; holds what the averages need.
-
-    Attributes:
-        training_tokens: what the run has cost so far, in tokens trained on.
 
     Args:
         heldout: items; the first ``config.probe.items`` are probed.
@@ -89,7 +78,8 @@ class ProbeLog:
         world: World,
         logger: RunLogger,
     ) -> None:
-        self._config, self._world, self._logger = config, world, logger
+        super().__init__(config, logger)
+        self._world = world
         self._benchmarks, self._tokenizer = load_benchmarks(config.benchmarks), tokenizer
         self._tags = Tags.from_tokenizer(tokenizer, model=language_model(reference))
         self._headings = heading_ids(tokenizer)
@@ -102,40 +92,12 @@ class ProbeLog:
                 "two a rank are needed: raise probe.items, or give more held-out data"
             )
         self._reference = reference
-        self._rewards: deque[float] = deque(maxlen=_AVERAGED_EPISODES)
-        self._latest: RLMetrics | None = None
-        self.training_tokens = 0.0
 
-    def log_step(
-        self, step: StepRecord, experience: StepExperience, statistics: PolicyStatistics
-    ) -> None:
-        """Log one optimizer step."""
-        groups = experience.rewards.view(-1, self._config.episodes.thoughts)
-        self._rewards.extend(groups.mean(dim=1).tolist())
-        self.training_tokens += experience.trained_tokens + _FORWARD * int(experience.lengths.sum())
-        self._latest = RLMetrics(
-            episode=step.step * self._config.episodes.batch_size,
-            reward=float(experience.rewards.mean()),
-            avg_reward=sum(self._rewards) / len(self._rewards),
-            thought_length=float(experience.lengths.float().mean()),
-            kl_divergence=statistics.kl,
-            ess=statistics.ess,
-        )
-        known = ("episode", "reward", "avg_reward", "thought_length", "kl_divergence", "ess")
-        self._logger.log(
-            step.step,
-            {
-                **step.as_metrics(),
-                **{RL[name]: getattr(self._latest, name) for name in known},
-                names.RL_ENTROPY: statistics.entropy,
-                names.RL_ANSWER_NLL: statistics.answer_nll,
-                names.RL_GAP: statistics.gap,
-                names.RL_MAX_GAP: statistics.max_gap,
-                names.RL_REWARD_STD: float(groups.std(dim=1).mean()),
-                names.RL_STALENESS: step.step - 1 - min(experience.versions),
-                names.RL_ROLLOUT_SECONDS: experience.seconds,
-            },
-        )
+    def look(self, model: ThinkingModel, step: int) -> float:
+        """Probe, log, and say how good the weights are; collective."""
+        scores = self.probe(model)
+        self.log_probe(step, scores)
+        return scores.score
 
     def probe(self, model: ThinkingModel) -> ProbeScores:
         """Examine ``model`` on the probed items; collective, ranks share them."""
@@ -223,13 +185,3 @@ class ProbeLog:
                 names.RL_BITS_WITHOUT: scores.bits_without,
             },
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs; JSON."""
-        return {"rewards": list(self._rewards), "training_tokens": self.training_tokens}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as the object that `state_dict` was taken from."""
-        self._rewards = deque(state["rewards"], maxlen=_AVERAGED_EPISODES)
-        # What a branch that was left has cost stays spent.
-        self.training_tokens = max(self.training_tokens, state.get("training_tokens", 0.0))

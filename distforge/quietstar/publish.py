@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def _intervals(
 def publish(
     config: Step2Config,
     summary: Step2Summary,
-    after: Examined,
+    samples: Iterable[dict[str, Any]],
     directory: Path,
     log: RunLogger,
     record: RunRecord,
@@ -108,7 +109,7 @@ def publish(
     model = Path(summary.model_dir)
     write_handoff(model, summary.verdict, summary.theater, **_measured(summary))
     with spared("samples"):
-        write_samples((row.as_dict() for row in after.answered), directory / SAMPLES_NAME)
+        write_samples(samples, directory / SAMPLES_NAME)
     if config.registry.enabled:
         with spared("registry entry"):
             version = _register(summary, record)
@@ -135,9 +136,10 @@ def _said(summary: Step2Summary) -> str:
     """Whether it gained, and by what that was measured."""
     word = "better than" if summary.improved else "NOT better than"
     on = f"on {summary.items} held-out items"
-    if summary.task == "questions":
+    if summary.task != "text":
         low, high = summary.intervals["gain"]
-        gained = f"{summary.gain:+.4f} accuracy [{low:+.4f}, {high:+.4f}]"
+        unit = "accuracy" if summary.task == "questions" else "reward"
+        gained = f"{summary.gain:+.4f} {unit} [{low:+.4f}, {high:+.4f}]"
         return f"{word} the baked model: gain {gained} {on}"
     parts = (
         ("with thoughts on both sides", summary.gain, "gain"),

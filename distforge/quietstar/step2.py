@@ -17,6 +17,7 @@ from distforge.models.loading import load_champion
 from distforge.quietstar.inputs import Step2Inputs, load_inputs, require_baked
 from distforge.quietstar.looks import Looks
 from distforge.quietstar.publish import publish, summarize_step2
+from distforge.quietstar.rewarded import run_rewarded
 from distforge.quietstar.screening import screen
 from distforge.quietstar.step2_config import NOT_IDENTITY, Step2Config
 from distforge.quietstar.trainer import ThoughtTrainer
@@ -55,6 +56,8 @@ def run_step2_rl(config: Step2Config, world: World | None = None) -> Step2Summar
 def _run(config: Step2Config, world: World) -> Step2Summary:
     if (directory := finished_run(config, NOT_IDENTITY, world)) is not None:
         return Step2Summary.read(directory / SUMMARY_FILE)
+    if config.reward.function:
+        return run_rewarded(config, world)
     inputs = load_inputs(config)
     with open_run(config, 2, NOT_IDENTITY, world) as run:
         run.start_from(data=inputs.dataset_sha256, baked_model=inputs.baked.sha256)
@@ -180,6 +183,7 @@ def _reinforce(
         **inputs.record.as_fields(),
     )
     if world.is_main:
-        summary = publish(config, summary, after, directory, log, record)
+        samples = [row.as_dict() for row in after.answered]
+        summary = publish(config, summary, samples, directory, log, record)
     world.barrier()
     return summary

@@ -80,6 +80,8 @@ class Step2Config(LearnerConfig):
                 f"task is {self.task!r} with the reward {self.reward.kind!r}; 'text' goes with "
                 "'prediction_gain', 'questions' with the others"
             )
+        if self.reward.function:
+            self._check_writing()
         if self.task == "text" and not self.text.path:
             raise InputError("task is 'text' and text.path is empty; name a file or a directory")
         if self.task == "text" and self.screening.items:
@@ -91,4 +93,16 @@ class Step2Config(LearnerConfig):
             raise InputError(
                 f"positions.kind is {self.positions.kind!r} with task 'questions', which thinks "
                 "before the answer; set it to 'answer'"
+            )
+
+    def _check_writing(self) -> None:
+        if self.task == "text":
+            raise InputError(
+                "reward.function judges answers to questions, and task is 'text'; set it to "
+                "'questions'"
+            )
+        if self.screening.items or self.rollback.every_steps:
+            raise InputError(
+                "reward.function judges whole answers: screening.items and rollback.every_steps, "
+                "which look at thoughts alone, have to be 0"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +14,12 @@ from distforge.data.dataset import IGNORE_INDEX
 from distforge.quietstar.config import RewardConfig
 from distforge.quietstar.rewards import compute_rewards
 from distforge.rollouts import RolloutRequest
-from distforge.thinking.items import grouped, pad_targets, pad_texts
+from distforge.thinking.items import ThoughtItem, grouped, pad_targets, pad_texts
 from distforge.thinking.model import ThinkingModel
 from distforge.thinking.places import Places
 from distforge.thinking.positions import PositionsConfig, placed
 from distforge.thinking.tags import Tags
-from distforge.thinking.thoughts import ThoughtConfig, Thoughts
+from distforge.thinking.thoughts import ThoughtConfig, Thoughts, sample_thoughts
 
 SCORER_PREFIX = "scorer."
 """Of the scorer's weights, where they travel beside the policy's."""
@@ -32,7 +32,7 @@ class EngineRecipe:
     config: of the thinking model.
     tags, thought, reward: see their classes.
     thoughts: of each group, written at one place.
-    device: where the engine computes.
+    device, dtype: where the engine computes, and how precisely.
     """
 
     config: PretrainedConfig
@@ -42,6 +42,7 @@ class EngineRecipe:
     positions: PositionsConfig
     thoughts: int
     device: str = "cpu"
+    dtype: str = "float32"
 
     def __call__(self) -> ThoughtEngine:
         return ThoughtEngine(self)
@@ -52,7 +53,10 @@ class ThoughtEngine:
 
     def __init__(self, recipe: EngineRecipe) -> None:
         self._recipe = recipe
-        self._model = ThinkingModel(copy.deepcopy(recipe.config)).to(recipe.device).eval()
+        self._model = ThinkingModel(copy.deepcopy(recipe.config)).to(
+            recipe.device, getattr(torch, recipe.dtype)
+        )
+        self._model.eval()
         self._scorer: ThinkingModel | None = None
         if recipe.reward.kind == "prediction_gain":
             self._scorer = ThinkingModel(copy.deepcopy(recipe.config)).to(recipe.device).eval()
@@ -73,12 +77,14 @@ class ThoughtEngine:
         ``closed`` and ``log_probs`` as in `Thoughts`; ``targets`` (N, n) and ``rewards`` (N,).
         """
         recipe, device = self._recipe, self._recipe.device
+        generator = torch.Generator().manual_seed(request.seed)
+        if recipe.reward.function:
+            return self._write(request.payload, generator)
         items = placed(request.payload, self._model, recipe.positions, recipe.tags)
         ids, mask = (part.to(device) for part in pad_texts(items, recipe.tags.pad))
         rows, positions, groups = grouped(items, recipe.thoughts)
         by_group = [target for item in items for target in item.targets]
         targets = pad_targets([by_group[group] for group in groups]).to(device)
-        generator = torch.Generator().manual_seed(request.seed)
         places = Places(self._model, ids, mask, rows, positions, targets, recipe.tags)
         thoughts, scores = places.think(recipe.thought, generator)
         without = None
@@ -86,6 +92,17 @@ class ThoughtEngine:
             without = self._score_without(ids, mask, thoughts, targets)
         rewards = compute_rewards(recipe.reward, scores, targets, without)
         return _on_cpu(thoughts, targets, rewards)
+
+    def _write(self, items: Sequence[ThoughtItem], generator: torch.Generator) -> dict[str, Tensor]:
+        """Whole answers; the learner judges them."""
+        recipe, device = self._recipe, self._recipe.device
+        ids, mask = (part.to(device) for part in pad_texts(items, recipe.tags.pad))
+        rows, positions, _ = grouped(items, recipe.thoughts)
+        thoughts = sample_thoughts(
+            self._model, ids, mask, rows, positions, recipe.tags, recipe.thought, generator
+        )
+        nothing = torch.zeros(len(thoughts), 0, dtype=torch.int64)
+        return _on_cpu(thoughts, nothing, torch.zeros(len(thoughts)))
 
     def _score_without(
         self, ids: Tensor, mask: Tensor, thoughts: Thoughts, targets: Tensor

@@ -22,6 +22,8 @@ from distforge.quietstar.rollback import VERDICT_VALUES, Course, Judge, Rollback
 from distforge.quietstar.scorer import Scorer
 from distforge.quietstar.thought_engine import EngineRecipe
 from distforge.quietstar.thought_loss import ThoughtLoss
+from distforge.quietstar.writing import Writing
+from distforge.quietstar.writing_log import WritingLog
 from distforge.rollouts import RolloutConfig, RolloutPool, open_pool
 from distforge.telemetry import RunLogger
 from distforge.telemetry import metrics as names
@@ -67,6 +69,8 @@ class ThoughtTrainer:
         record: is told of every checkpoint.
         judge: is asked on the way, as ``config.rollback`` says.
         reference: the baked model as it stays, where the caller has a copy; one is made otherwise.
+        writing: how answers are written and judged, where reward functions do that; then items are
+            `AskedItem`.
 
     Raises:
         InputError: no items of a kind, or micro-batches that do not divide by the ranks.
@@ -85,11 +89,13 @@ class ThoughtTrainer:
         record: RunRecord | None = None,
         judge: Judge | None = None,
         reference: ThinkingModel | None = None,
+        writing: Writing | None = None,
     ) -> None:
         if not heldout:
             raise InputError("there is no held-out item to probe the thoughts with")
         self._config, self._world, self._logger = config, world, logger
-        self._tokenizer, self._tags = tokenizer, Tags.from_tokenizer(tokenizer, model=model.lm)
+        self._tokenizer, self._writing = tokenizer, writing
+        self._tags = writing.tags if writing else Tags.from_tokenizer(tokenizer, model=model.lm)
         tags, items = self._tags, with_places(items, config.positions)
         self._plan = EpisodePlan(items, config.episodes)
         self._recipe = EngineRecipe(
@@ -100,11 +106,16 @@ class ThoughtTrainer:
             config.positions,
             config.episodes.thoughts,
             _rollout_device(config.rollouts, world),
+            config.rollouts.dtype,
         )
         reference = (reference or copy.deepcopy(model)).to(world.device)
         kl_coefficient = config.optimizer.muon_grokfast.kl_coefficient
         self.loss = ThoughtLoss(config.objective, tags, config.thought, reference, kl_coefficient)
-        self.probe_log = ProbeLog(config, tokenizer, heldout, reference, world, logger)
+        self.probe_log = (
+            WritingLog(config, writing, heldout, world, logger)
+            if writing
+            else ProbeLog(config, tokenizer, heldout, reference, world, logger)
+        )
         loop = config.episodes.loop
         self.engine = TrainingEngine(
             model,
@@ -150,6 +161,8 @@ class ThoughtTrainer:
                 self._world,
                 self._epoch,
                 self._scorer,
+                self._writing,
+                self._config.reward.signal_steps,
             )
             loop = TrainingLoop(self.engine, source, self._config.episodes.loop, self._guard)
             self._loop = loop
@@ -225,10 +238,9 @@ class ThoughtTrainer:
     def _probe(self, step: int, *, keep: bool) -> None:
         with self.engine.whole_model() as model:
             assert isinstance(model, ThinkingModel)
-            scores = self.probe_log.probe(model)
-            self.probe_log.log_probe(step, scores)
-            if keep or self._keeper.is_best(scores.score):
-                self._keeper.keep(scores.score, model, self._tokenizer)
+            score = self.probe_log.look(model, step)
+            if keep or self._keeper.is_best(score):
+                self._keeper.keep(score, model, self._tokenizer)
 
     def is_verdict_due(self, step: int) -> bool:
         """See `Judged`."""

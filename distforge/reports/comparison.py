@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-from distforge.reports.formats import bits, interval, percent, points
+from distforge.reports.formats import bits, interval, percent, plain, points
 from distforge.reports.step2_summary import (
     CONTROL_NAMES,
     CONTROLS,
@@ -52,7 +52,7 @@ def comparison_rows(summary: Step2Summary) -> list[ComparisonRow]:
 
 def lead_text(summary: Step2Summary) -> tuple[str, str]:
     """The gain over the baked model and its interval, in the unit of the task."""
-    show = points if summary.task == "questions" else bits
+    show = {"questions": points, "text": bits, "reward": plain}[summary.task]
     return show(summary.lead.mean), interval(summary.lead.low, summary.lead.high, show)
 
 

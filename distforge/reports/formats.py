@@ -21,6 +21,11 @@ def bits(difference: float) -> str:
     return f"{difference:+.3f} bits" if math.isfinite(difference) else "–"
 
 
+def plain(difference: float) -> str:
+    """``0.215`` as ``+0.215``; a dash where nothing was measured."""
+    return f"{difference:+.3f}" if math.isfinite(difference) else "–"
+
+
 def interval(low: float, high: float, show: Callable[[float], str]) -> str:
     """``[+19.8, +23.2]``: numbers as ``show`` writes them, without the unit."""
     if not math.isfinite(low + high):

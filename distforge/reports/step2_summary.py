@@ -66,9 +66,9 @@ class Step2Summary(StepSummary):
     bits: a target token, with thoughts and without, of both models.
     intervals: 95% bootstrap over questions or documents: of the gains, and of "ablation_<control>"
         (accuracy with the own thoughts less the control's). Too few documents give none.
-    gain: over the baked model: a fraction of the questions, or bits a token of free text, with
-        thoughts on both sides. gain_without: of free text, the same without thoughts on both.
-        gain_by_thoughts: the first less the second.
+    gain: over the baked model: a fraction of the questions, reward where functions judge, or bits
+        a token of free text, with thoughts on both sides. gain_without: of free text, the
+        same without thoughts on both. gain_by_thoughts: the first less the second.
     note: why there is no interval; empty where there is one.
     items: held-out ones that all this was measured on.
     best_step: the optimizer step of the model that was kept.
@@ -127,7 +127,8 @@ class Step2Summary(StepSummary):
     @property
     def is_goal_reached(self) -> bool:
         """Whether it beats the baked model with thoughts that do the work. Free text has no control
-        of equal compute, so no verdict on it can be PASS: it must not be THEATRE."""
+        of equal compute, and whole answers no thought that could be taken away, so no verdict on
+        them can be PASS: it must not be THEATRE."""
         fine = ("PASS",) if self.task == "questions" else ("PASS", "INCONCLUSIVE")
         return self.improved and self.verdict in fine and not self.ended_by_verdict
 

@@ -39,6 +39,12 @@ RL_ANSWER_NLL = "rl_detail/answer_nll"
 RL_GAP = "rl_detail/log_prob_gap"
 RL_MAX_GAP = "rl_detail/log_prob_gap_max"
 RL_REWARD_STD = "rl_detail/reward_std"
+# Shares: of answers that the model ended itself, of groups that hold two different rewards. Then
+# the mean of each reward function, the rest of the name, and the mean reward of held-out answers.
+RL_FINISHED = "rl_detail/finished"
+RL_TOLD_APART = "rl_detail/groups_told_apart"
+RL_REWARD_PART = "rl_detail/reward_of_"
+RL_HELDOUT_REWARD = "rl_detail/heldout_reward"
 RL_STALENESS = "rl_detail/staleness"
 RL_ROLLOUT_SECONDS = "rl_detail/rollout_seconds"
 RL_ACCURACY = {

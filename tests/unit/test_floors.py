@@ -22,7 +22,7 @@ FLOORS = {
     **dict.fromkeys(
         ["optim", "data", "rendering", "handoff", "models", "registry", "telemetry", "config"], 1
     ),
-    **dict.fromkeys(["thinking", "rollouts", "training", "evaluation", "reports"], 2),
+    **dict.fromkeys(["thinking", "rewards", "rollouts", "training", "evaluation", "reports"], 2),
     **dict.fromkeys(["champion", "baking", "quietstar", "theater"], 3),
     **dict.fromkeys(["pipeline"], 4),
     **dict.fromkeys(["cli", "commands", "__main__"], 5),

@@ -269,3 +269,12 @@ def test_the_running_mean_survives_a_checkpoint():
     second.load_state_dict(first.state_dict())
     rewards = torch.tensor([[0.0, 1.0]])
     assert torch.equal(first(rewards), second(rewards))
+
+
+def test_names_that_people_know():
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [2.0, 2.0, 2.0, 2.0]])
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    assert torch.equal(Advantages("dr_grpo")(rewards), centred)
+    # A standard deviation of 1 / sqrt(3) in the first group, of 0 in the second.
+    expected = torch.tensor([[1.0, -1.0, -1.0, 1.0], [0.0] * 4]) * 3**0.5 / 2
+    assert torch.allclose(Advantages("grpo")(rewards), expected, atol=1e-3)

@@ -1,0 +1,214 @@
+"""Step 2 from questions and rewards alone: no gold answers are trained on, no traces are needed."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distforge.config import config_sha256
+from distforge.data.files import write_examples
+from distforge.evaluation.intervals import bootstrap_mean
+from distforge.models.context import context_length
+from distforge.models.loading import Champion, load_champion
+from distforge.quietstar.asked import (
+    AskedItem,
+    Row,
+    asked_items,
+    columns_of,
+    opening_of,
+    read_questions,
+    rows_sha256,
+)
+from distforge.quietstar.baked_record import BakedRecord, read_baked_record
+from distforge.quietstar.inputs import find_model, split_probed
+from distforge.quietstar.publish import publish
+from distforge.quietstar.step2_config import NOT_IDENTITY, Step2Config
+from distforge.quietstar.trainer import ThoughtOutcome, ThoughtTrainer
+from distforge.quietstar.writing import Answer, AnswerTags, Writing
+from distforge.reports.step2_summary import Step2Summary
+from distforge.rewards import RewardFunctions
+from distforge.theater.measures import unknown_verdict
+from distforge.thinking.model import ThinkingModel
+from distforge.training.distributed import World
+from distforge.training.open_run import Run, open_run
+
+_UNJUDGED = "the model writes thought and answer as one, which `distforge judge` can take apart"
+
+
+@dataclass(frozen=True)
+class RewardedInputs:
+    """``probed`` items pick the weights, ``heldout`` ones are examined."""
+
+    baked: Champion
+    record: BakedRecord
+    rows: list[Row]
+    items: list[AskedItem]
+    probed: list[AskedItem]
+    heldout: list[AskedItem]
+    writing: Writing
+
+
+def run_rewarded(config: Step2Config, world: World) -> Step2Summary:
+    """As `run_step2_rl`, which calls it where ``config.reward.function`` names functions.
+
+    The model may be any: one without thinking tokens writes as its chat template has it write.
+    """
+    config = replace(config, thought=replace(config.thought, closing="learned"))
+    inputs = load_rewarded(config)
+    with open_run(config, 2, NOT_IDENTITY, world) as run:
+        run.start_from(data=rows_sha256(inputs.rows), baked_model=inputs.baked.sha256)
+        summary = _reinforce(config, inputs, run, world)
+        run.end(summary.is_goal_reached, "not shown to be better than the baked model")
+        return summary
+
+
+def load_rewarded(config: Step2Config) -> RewardedInputs:
+    """All that such a run starts from.
+
+    Raises:
+        InputError: what cannot be used, before anything is written.
+    """
+    functions = RewardFunctions(
+        config.reward.function, config.reward.weights, config.reward.deadline_seconds
+    )
+    baked = load_champion(str(find_model(config.baked)))
+    own = Path(config.baked).expanduser() / "data"
+    data = config.data
+    if not data.is_given and own.is_dir():
+        data = replace(data, path=str(own))
+    rows = read_questions(data)
+    functions.require_columns(columns_of(rows))
+    tokenizer, told = baked.tokenizer, config.reward.instruction
+    tags = AnswerTags.of(tokenizer, baked.model, opening_of(rows, tokenizer, told))
+    context = context_length(baked.model) or config.data.max_length
+    longest = min(config.data.max_length, context - 1) - config.thought.max_tokens - 1
+    train, heldout = (
+        asked_items([r for r in rows if r.example.split == split], tokenizer, told, longest)
+        for split in ("train", "heldout")
+    )
+    # Every question is a source of its own, so this cuts the list in two.
+    cut = len(split_probed(heldout, config.probe.items)[0])
+    probed, examined = heldout[:cut], heldout[cut:]
+    return RewardedInputs(
+        baked,
+        read_baked_record(baked, config.baked_accuracy),
+        rows,
+        train,
+        probed,
+        examined[: config.probe.exam_items or None],
+        Writing(tokenizer, tags, config.thought, functions),
+    )
+
+
+def _reinforce(config: Step2Config, inputs: RewardedInputs, run: Run, world: World) -> Step2Summary:
+    began = time.monotonic()
+    torch.manual_seed(config.seed)
+    model = ThinkingModel.wrap(inputs.baked.model, mixing=False).to(world.device)
+    reference, parameters = copy.deepcopy(model), model.num_parameters()
+    run.log.say(f"examining the baked model on {len(inputs.heldout)} held-out questions")
+    batch, writing = config.probe.batch_size, inputs.writing
+    before = writing.answer(model, inputs.heldout, batch, world, 0)
+    trainer = ThoughtTrainer(
+        model,
+        inputs.baked.tokenizer,
+        inputs.items,
+        inputs.probed,
+        config,
+        world,
+        run.log,
+        run.directory,
+        run.record,
+        reference=reference,
+        writing=writing,
+    )
+    heldout = run.directory / "data" / "heldout.jsonl"
+    if world.is_main:
+        write_examples(
+            (row.example for row in inputs.rows if row.example.split == "heldout"), heldout
+        )
+    run.record.start()
+    outcome = trainer.train()
+    model_dir = trainer.save_model(run.directory / "model")
+    run.log.say(f"examining the exported model on {len(inputs.heldout)} held-out questions")
+    exported = ThinkingModel.from_pretrained(model_dir).to(world.device)
+    after = writing.answer(exported, inputs.heldout, batch, world, outcome.steps)
+    summary = _summarize(
+        config,
+        inputs,
+        before,
+        after,
+        outcome,
+        parameters=parameters,
+        seconds=round(time.monotonic() - began, 1),
+        model_dir=str(run.directory / "model"),
+        heldout=str(heldout),
+    )
+    if world.is_main:
+        samples = [_sample(*pair) for pair in zip(inputs.heldout, after, strict=True)]
+        summary = publish(config, summary, samples, run.directory, run.log, run.record)
+    world.barrier()
+    return summary
+
+
+def _summarize(
+    config: Step2Config,
+    inputs: RewardedInputs,
+    before: Sequence[Answer],
+    after: Sequence[Answer],
+    outcome: ThoughtOutcome,
+    **known: Any,
+) -> Step2Summary:
+    """The gain is in reward, over questions; a reward in [0, 1] is an accuracy as well."""
+    old, new = ([answer.reward for answer in answers] for answers in (before, after))
+    gain = bootstrap_mean([b - a for a, b in zip(old, new, strict=True)])
+    fraction = all(0 <= reward <= 1 for reward in (*old, *new))
+    # There is no thought that could be taken away before the answer is written.
+    verdict = unknown_verdict(config.theater, len(new), _UNJUDGED)
+    return Step2Summary(
+        improved=gain.low > 0,
+        accuracy_overall=sum(new) / len(new) if fraction else math.nan,
+        accuracy={},
+        token_usage={},
+        before_accuracy=sum(old) / len(old) if fraction else math.nan,
+        before_accuracy_by_strategy={},
+        controls={},
+        bits={},
+        intervals={"gain": (gain.low, gain.high)},
+        gain=gain.mean,
+        items=len(new),
+        task="reward",
+        verdict=verdict.outcome,
+        theater=verdict.as_json(),
+        registry_version="",
+        episodes=outcome.episodes,
+        steps=outcome.steps,
+        best_step=outcome.best.step,
+        config_sha256=config_sha256(config, exclude=NOT_IDENTITY),
+        dataset_sha256=rows_sha256(inputs.rows),
+        baked=inputs.baked.source,
+        baked_sha256=inputs.baked.sha256,
+        **inputs.record.as_fields(),
+        **known,
+    )
+
+
+def _sample(item: AskedItem, answer: Answer) -> dict[str, Any]:
+    prompt = item.prompt
+    asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    return {
+        "strategy": "",
+        "question": asked,
+        "prompt": asked,
+        "generated": answer.text,
+        "answer": None,
+        "expected": str(item.columns.get("expected", "")),
+        "verdict": "right" if answer.reward > 0 else "wrong",
+        "why": f"reward {answer.reward:g}{'' if answer.finished else ', cut at the cap'}",
+    }

@@ -1,0 +1,80 @@
+"""What is seen of every step of reinforcement learning, and the averages that it needs."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from typing import Any
+
+from distforge.quietstar.config import LearnerConfig
+from distforge.quietstar.episode_batches import StepExperience
+from distforge.quietstar.thought_loss import PolicyStatistics
+from distforge.telemetry import RunLogger
+from distforge.telemetry import metrics as names
+from distforge.telemetry.metrics import RL, RLMetrics
+from distforge.training.supervised import StepRecord
+
+_AVERAGED_EPISODES = 100
+# What writing a token costs, where training on one costs 1: forward without backward.
+_FORWARD = 1 / 3
+
+
+class StepLog:
+    """Logs steps.
+
+    Attributes:
+        training_tokens: what the run has cost so far, in tokens trained on.
+    """
+
+    def __init__(self, config: LearnerConfig, logger: RunLogger) -> None:
+        self._config, self._logger = config, logger
+        self._rewards: deque[float] = deque(maxlen=_AVERAGED_EPISODES)
+        self._latest: RLMetrics | None = None
+        self.training_tokens = 0.0
+
+    def log_step(
+        self, step: StepRecord, experience: StepExperience, statistics: PolicyStatistics
+    ) -> None:
+        """Log one optimizer step."""
+        groups = experience.rewards.view(-1, self._config.episodes.thoughts)
+        self._rewards.extend(groups.mean(dim=1).tolist())
+        self.training_tokens += experience.trained_tokens + _FORWARD * int(experience.lengths.sum())
+        self._latest = RLMetrics(
+            episode=step.step * self._config.episodes.batch_size,
+            reward=float(experience.rewards.mean()),
+            avg_reward=sum(self._rewards) / len(self._rewards),
+            thought_length=float(experience.lengths.float().mean()),
+            kl_divergence=statistics.kl,
+            ess=statistics.ess,
+        )
+        known = ("episode", "reward", "avg_reward", "thought_length", "kl_divergence", "ess")
+        self._logger.log(
+            step.step,
+            {
+                **step.as_metrics(),
+                **{RL[name]: getattr(self._latest, name) for name in known},
+                names.RL_ENTROPY: statistics.entropy,
+                names.RL_ANSWER_NLL: statistics.answer_nll,
+                names.RL_GAP: statistics.gap,
+                names.RL_MAX_GAP: statistics.max_gap,
+                names.RL_REWARD_STD: float(groups.std(dim=1).mean()),
+                names.RL_STALENESS: step.step - 1 - min(experience.versions),
+                names.RL_ROLLOUT_SECONDS: experience.seconds,
+                names.RL_FINISHED: experience.finished,
+                names.RL_TOLD_APART: float((groups != groups[:, :1]).any(dim=1).float().mean()),
+                **{
+                    f"{names.RL_REWARD_PART}{re.sub(r'[^A-Za-z0-9]+', '_', name)}": value
+                    for name, value in experience.components.items()
+                },
+            },
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs; JSON."""
+        return {"rewards": list(self._rewards), "training_tokens": self.training_tokens}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as the object that `state_dict` was taken from."""
+        self._rewards = deque(state["rewards"], maxlen=_AVERAGED_EPISODES)
+        # What a branch that was left has cost stays spent.
+        self.training_tokens = max(self.training_tokens, state.get("training_tokens", 0.0))

@@ -1,0 +1,88 @@
+"""Questions from rows of any form, and the answers that are written to them."""
+
+import json
+
+import pytest
+import torch
+
+from distforge.data import DataConfig
+from distforge.errors import InputError
+from distforge.quietstar.asked import asked_items, columns_of, opening_of, read_questions
+from distforge.quietstar.writing import AnswerTags, without_silence
+from distforge.rendering import Asked, Renderer
+from distforge.thinking.items import grouped, pad_texts
+from distforge.thinking.sampling import ThoughtConfig
+from distforge.thinking.thoughts import sample_thoughts
+from tests.thinking_cases import thinking_pair
+from tests.tiny_models import tiny_llama, tiny_tokenizer
+
+
+@pytest.fixture
+def rows(tmp_path):
+    written = [
+        {"question": "What is 1 + 2?", "answer": "1 + 2 = 3\n#### 3", "level": 1},
+        {"prompt": "What is 2 + 2?", "solution": "4", "level": 2},
+        {"prompt": [{"role": "user", "content": "What is 5?"}], "answer": "5", "level": 3},
+        {"question": "What do you think?", "level": 4},
+        # It comes again.
+        {"question": "What is 1 + 2?", "answer": "3", "level": 1},
+    ]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in written))
+    return read_questions(DataConfig(path=str(path)))
+
+
+def test_rows_keep_their_columns_and_say_what_is_expected(rows):
+    found = {row.columns["level"]: row for row in rows}
+    assert sorted(found) == [1, 2, 3, 4]
+    assert [found[n].columns.get("expected") for n in (1, 2, 3, 4)] == ["3", "4", "5", None]
+    assert [found[n].talks for n in (1, 2, 3, 4)] == [False, False, True, False]
+    assert found[2].example.question == "What is 2 + 2?"
+    assert columns_of(rows) == ["level"]
+    tokenizer = tiny_tokenizer()
+    prompts = {i.columns["level"]: i.prompt for i in asked_items(rows, tokenizer, "", 500)}
+    assert prompts[2] == "What is 2 + 2?"
+    assert prompts[3] == [{"role": "user", "content": "What is 5?"}]
+
+
+def test_a_prompt_is_the_renderers_and_thinking_models_are_shown_where_to_think(rows):
+    for tokenizer in (tiny_tokenizer(), thinking_pair()[1]):
+        opening = opening_of(rows, tokenizer, "")
+        for item, row in zip(asked_items(rows, tokenizer, "", 500), rows, strict=True):
+            (whole,) = Renderer(tokenizer).prompts([Asked(row.example.question)])
+            thinks = "<think>" in tokenizer.get_vocab()
+            shown = [*whole, tokenizer.get_vocab()["<think>"]] if thinks else whole
+            assert [*item.text, opening] == shown
+    with pytest.raises(InputError, match=r"none of 4 questions fits 3 tokens"):
+        asked_items(rows, tiny_tokenizer(), "", 3)
+
+
+def test_answers_are_drawn_as_transformers_would_compute_them(rows):
+    """One by one, from the whole sequence: nothing but other ends and padding is left out."""
+    tokenizer = tiny_tokenizer()
+    model = tiny_llama(len(tokenizer))
+    opening = opening_of(rows, tokenizer, "")
+    tags = AnswerTags.of(tokenizer, model, opening)
+    items = asked_items(rows, tokenizer, "", 500)
+    ids, mask = pad_texts(items, tags.pad)
+    places, positions, _ = grouped(items, 6)
+    config = ThoughtConfig(max_tokens=8, closing="learned", temperature=0.7)
+    written = sample_thoughts(
+        model, ids, mask, places, positions, tags, config, torch.Generator().manual_seed(0)
+    )
+    for n, row in enumerate(written.rows.tolist()):
+        length = int(written.lengths[n])
+        answer = written.tokens[n, :length].tolist()
+        assert (answer[-1] == tokenizer.eos_token_id) is bool(written.closed[n])
+        whole = torch.tensor([[*items[row].text, opening, *answer]])
+        with torch.no_grad():
+            logits = model(input_ids=whole).logits[0, len(items[row].text) : -1] / 0.7
+        logits[:, tokenizer.pad_token_id] = -torch.inf
+        expected = logits.log_softmax(dim=-1)[range(length), answer]
+        torch.testing.assert_close(written.log_probs[n, :length], expected, atol=1e-4, rtol=0)
+
+
+def test_an_answer_of_which_nothing_is_said_is_an_average_one():
+    nan = float("nan")
+    rewards = torch.tensor([1.0, nan, 0.0, nan, nan, nan])
+    assert without_silence(rewards, 3).tolist() == [1.0, 0.5, 0.0, 0.0, 0.0, 0.0]
