@@ -109,6 +109,7 @@ def faults_in(checkpoints: Sequence[Path]) -> list[str]:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("launcher", [torchrun, deepspeed])
 def test_killed_under_a_launcher(launcher: Launcher, tmp_path: Path) -> None:
     rng = random.Random(SEED)
@@ -119,7 +120,7 @@ def test_killed_under_a_launcher(launcher: Launcher, tmp_path: Path) -> None:
     while sum(map(bool, killed)) < KILLS:
         assert len(killed) < 3 * KILLS, f"most commands ended before their moment: {killed}"
         folder = tmp_path / f"broken{len(killed)}"
-        killed.append(kill(launcher, folder, rng.uniform(0.3, 0.9) * seconds, rng))
+        killed.append(kill(launcher, folder, rng.uniform(0.2, 0.8) * seconds, rng))
         root = folder / NAME / "checkpoints"
         faults = faults_in([p for p in root.glob("step_*") if p.suffix != ".tmp"])
         assert not faults, faults
