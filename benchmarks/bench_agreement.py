@@ -121,8 +121,12 @@ def theirs(case: Case, model: Path, data: Path, options: argparse.Namespace) -> 
     return found
 
 
-def ours(case: Case, model: Path, data: Path, options: argparse.Namespace) -> list[dict[str, bool]]:
-    """Our verdicts, by measure."""
+def ours(case: Case, model: Path, data: Path, options: argparse.Namespace) -> list[Any]:
+    """Our verdicts, laid out as the harness's."""
+    part = options.work / f"{case.name}-ours.json"
+    if part.exists():
+        kept: list[Any] = json.loads(part.read_text(encoding="utf-8"))
+        return kept
     config = BenchmarksConfig(
         limit=options.items,
         gsm8k_shots=case.shots,
@@ -135,7 +139,9 @@ def ours(case: Case, model: Path, data: Path, options: argparse.Namespace) -> li
     )
     (benchmark,) = load_benchmarks(config)
     judged = benchmark.judge(answerer, range(options.items))
-    return [one.right for one in judged]
+    found = [{**one.right, "answered": one.written} for one in judged]
+    durable.write_json(part, found)
+    return found
 
 
 def rows_of(options: argparse.Namespace) -> list[Row]:
@@ -153,15 +159,16 @@ def rows_of(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def agreement(case: Case, mine: Sequence[dict[str, bool]], peer: Sequence[dict[str, Any]]) -> Row:
-    """How many questions have the same verdict by every measure."""
-    alike = sum(
-        all(other[name] == value for name, value in one.items())
-        for one, other in zip(mine, peer, strict=True)
-    )
-    right = {name: sum(one[name] for one in mine) for name in mine[0]}
-    told = ", ".join(f"{name} {count}" for name, count in right.items())
-    work = f"{case.name}, {case.shots} shots ({told} right)"
+def agreement(case: Case, mine: Sequence[dict[str, Any]], peer: Sequence[dict[str, Any]]) -> Row:
+    """How many questions have the same verdict by every measure; equal texts are told beside."""
+    measures = {"gsm8k": ("strict", "flexible"), "arc": ("acc", "acc_norm")}[case.task]
+    pairs = list(zip(mine, peer, strict=True))
+    alike = sum(all(one[name] == other[name] for name in measures) for one, other in pairs)
+    told = ", ".join(f"{sum(one[name] for one in mine)} right by {name}" for name in measures)
+    if case.task == "gsm8k":
+        texts = sum(one["answered"] == other["answered"] for one, other in pairs)
+        told += f", {texts} texts the same"
+    work = f"{case.name}, {case.shots} shots: {told}"
     return Row(work, alike, "lm_eval 0.4.13", len(mine), "same verdicts", alike / len(mine))
 
 

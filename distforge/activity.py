@@ -1,29 +1,30 @@
 """What this process is doing, for whoever waits for it.
 
 Long work names itself with `doing`, wherever it is. A command that is `watched` says what goes on
-as soon as ten seconds have brought no other output, and every ten seconds from then on, with the
-time left where that is known. Nobody watches a library call: there `doing` only keeps a name.
+as soon as some seconds have brought no other output, and again after as many, with the time left
+where that is known. Nobody watches a library call: there `doing` only keeps a name.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 T = TypeVar("T")
-
-SILENCE_SECONDS = 10.0
+P = ParamSpec("P")
 
 Count = Callable[[float, float], None]
 """Is called with (done, total), in whatever is counted; a total of 0 is not known."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Activity:
     what: str
     began: float
@@ -51,10 +52,12 @@ _on_show = 0
 def doing(what: str) -> Iterator[Count]:
     """Names the work of the block, in words such as "reading data/mine"; yields what counts it.
 
-    Blocks nest: the innermost is what goes on.
+    Blocks nest: the innermost is what goes on. What another thread than the main one does is not
+    told: nobody waits for it.
     """
     mine = _Activity(what, time.monotonic())
-    _doing.append(mine)
+    if threading.current_thread() is threading.main_thread():
+        _doing.append(mine)
 
     def count(done: float, total: float = 0.0) -> None:
         mine.done, mine.total = done, total
@@ -62,15 +65,42 @@ def doing(what: str) -> Iterator[Count]:
     try:
         yield count
     finally:
-        _doing.remove(mine)
+        if mine in _doing:  # else what it was part of has ended before, by a failure
+            del _doing[_doing.index(mine) :]
 
 
-def counted(parts: Sequence[T], what: str) -> Iterator[T]:
-    """The parts one after another, each of which is so much of the work."""
+def counted(parts: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """The parts one after another, each of which is as much of the work as any.
+
+    Args:
+        total: how many they are, where they cannot say; unknown without it.
+    """
+    many = len(parts) if total is None and isinstance(parts, Sized) else total or 0
     with doing(what) as count:
         for number, part in enumerate(parts):
-            count(number, len(parts))
+            count(number, many)
             yield part
+
+
+def named(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """A function whose work has a name; ``{argument}`` in it is that argument of the call."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(function)
+
+        def called(*args: P.args, **kwargs: P.kwargs) -> str:
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            return what.format_map(given.arguments)
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            with doing(called(*args, **kwargs)):
+                return function(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 def heard() -> None:
@@ -91,7 +121,7 @@ def on_show() -> Iterator[None]:
 
 
 @contextmanager
-def watched(say: Callable[[str], None], silence_seconds: float = SILENCE_SECONDS) -> Iterator[None]:
+def watched(say: Callable[[str], None], silence_seconds: float) -> Iterator[None]:
     """Inside, ``say`` gets a line, from a thread, whenever it was silent for so long."""
     ended = threading.Event()
 
@@ -114,10 +144,14 @@ def watched(say: Callable[[str], None], silence_seconds: float = SILENCE_SECONDS
 
 
 def what_goes_on(now: float) -> str:
-    """The innermost work at a time of the monotonic clock; empty where there is none, or where it
-    is on show."""
-    current = _doing[-1:]  # a copy: the work may end meanwhile
-    return current[0].line(now) if current and not _on_show else ""
+    """The innermost work at a time of the monotonic clock, and how far the innermost is that is
+    counted; empty where there is none, or where it is on show."""
+    current = list(_doing)  # a copy: the work may end meanwhile
+    if not current or _on_show:
+        return ""
+    line, counted_ones = current[-1].line(now), [one for one in current if one.total]
+    around = counted_ones[-1] if counted_ones else current[-1]
+    return line if around is current[-1] else f"{line}  ({around.line(now)})"
 
 
 def format_seconds(seconds: float) -> str:

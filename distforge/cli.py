@@ -26,6 +26,8 @@ GOAL_MISSED, STOPPED = STATUS["missed"], STATUS["stopped"]
 HELP = ("-h", "--help")
 # What a shell tells of a program that a closed pipe ended: 128 and the signal's number.
 OUTPUT_CLOSED = 141
+# After so many seconds without output, 10 by default, a command says what it does.
+SILENCE_VARIABLE = "DISTFORGE_SILENCE_SECONDS"
 
 
 @dataclass(frozen=True)
@@ -169,10 +171,19 @@ def _dispatch(words: list[str]) -> int:
     if name not in COMMANDS:
         raise InputError(_unknown(words, group))
     try:
-        with watched(_say), doing(name):
+        with watched(_say, _silence_seconds()), doing(name):
             return _call(name, words[len(name.split()) :])
     except MissingExtra as missing:
         raise missing.needed_by(f"`distforge {name}`") from missing
+
+
+def _silence_seconds() -> float:
+    text = os.environ.get(SILENCE_VARIABLE, "") or "10"
+    if not text.isdecimal() or not int(text):
+        raise InputError(
+            f"{SILENCE_VARIABLE} is {text!r} in the environment; expected whole seconds, 1 or more"
+        )
+    return float(text)
 
 
 def _say(line: str) -> None:

@@ -173,9 +173,10 @@ def _build(cls: type[Any], base: Any, table: Mapping[str, Any], file: str, prefi
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for key in table:
+        if new := _new_name(cls, key):
+            raise InputError(f"{file}: {prefix}{key} is called {prefix}{new} now; rename it")
+    for key in table:
         if key not in fields:
-            if new := _new_name(cls, key):
-                raise InputError(f"{file}: {prefix}{key} is called {prefix}{new} now; rename it")
             _unknown_key(key, fields, file, prefix)
     values = {}
     for key, value in table.items():

@@ -21,6 +21,8 @@ os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 # A test that reaches for the network fails at once instead of waiting for a time-out.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+# What a slow machine has a command say of itself is no error of it.
+os.environ.setdefault("DISTFORGE_SILENCE_SECONDS", "86400")
 # A worker has one core: threads of more than that only wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from distforge.activity import counted, doing
 from distforge.data import (
     STRATEGIES,
     DataConfig,
@@ -98,7 +99,7 @@ def check(config: CheckConfig) -> int:
     examples = read_examples(config.path)
     seen: dict[int, int] = {}
     verified, untold, kinds = 0, list[int](), Counter[str]()
-    for position, example in enumerate(examples):
+    for position, example in enumerate(counted(examples, "verifying examples")):
         try:
             verified += "answer" in verify_trace(example)
         except TraceError as error:
@@ -115,7 +116,8 @@ def check(config: CheckConfig) -> int:
         kinds[answer_kind(example.answer)] += 1
         if not example.reasoning:
             untold.append(position)
-    leaks = find_leaks(examples)
+    with doing("looking for held-out problems in training"):
+        leaks = find_leaks(examples)
     if leaks:
         raise InputError(
             f"{config.path}: {len(leaks)} held-out problems are in training: {leaks[0]!r}"

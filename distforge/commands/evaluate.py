@@ -77,8 +77,9 @@ def evaluate(config: EvaluateConfig) -> int:
         raise InputError(
             "nothing to ask: give --data, or --benchmarks.gsm8k or --benchmarks.arc with a file"
         )
-    heldout = _heldout(config.data, config.questions) if config.data.is_given else []
+    # Before the data, which may take minutes to read: a model that is not there is refused at once.
     champion = load_champion(config.model, config.dtype)
+    heldout = _heldout(config.data, config.questions) if config.data.is_given else []
     with entered_world() as world:
         champion.model.to(world.device)
         samples: list[dict[str, Any]] = []

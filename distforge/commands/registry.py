@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from distforge.activity import counted
 from distforge.errors import InputError
 from distforge.registry import ModelRegistry, ModelVersion, server
 from distforge.registry.publisher import replay_spool
@@ -190,7 +191,7 @@ def verify(config: VerifyConfig) -> int:
     registry = _open(config.uri)
     wanted = [config.version] if config.version else [v.version for v in registry.find()]
     faults = 0
-    for version in wanted:
+    for version in counted(wanted, "verifying versions"):
         try:
             print(f"{version}: {registry.verify(version)[:12]} verified")
         except InputError as error:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from distforge.activity import counted
 from distforge.data.examples import at, blocks
 from distforge.data.schema import Example
 from distforge.data.strategies import STRATEGIES, STRATEGY_PROMPTS
@@ -108,7 +109,8 @@ class ReasoningDataset(TokenRows):
         def fitting() -> Iterator[tuple[list[int], int]]:
             nonlocal shortest, name
             written = self._written(examples, prompted or (), direct or ())
-            for position, (example, ids, asked) in enumerate(written):
+            told = counted(written, "tokenizing examples", len(examples))
+            for position, (example, ids, asked) in enumerate(told):
                 if len(ids) < shortest:
                     shortest, name = len(ids), example.id
                 if len(ids) <= max_length:

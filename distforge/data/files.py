@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from distforge import durable
+from distforge.activity import counted
 from distforge.data.examples import Examples, blocks, of_split, open_examples
 from distforge.data.schema import Example
 from distforge.data.splits import SUFFIXES, parts_of
@@ -68,7 +69,7 @@ def read_examples(path: Path, *, split: str | None = None) -> Examples:
 def dataset_sha256(examples: Iterable[Example]) -> str:
     """Hex sha256 over the rows in order: equal datasets have equal hashes in any file format."""
     digest = hashlib.sha256()
-    for example in examples:
+    for example in counted(examples, "computing the sha256 of the data"):
         digest.update(json.dumps(example.as_dict(), sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from distforge.activity import counted
 from distforge.data.examples import of_split
 from distforge.data.files import read_examples
 from distforge.data.schema import Example
@@ -170,7 +171,8 @@ def make_examples(
     distinct questions.
     """
     examples: list[Example] = []
-    for index, strategy in enumerate(STRATEGIES):
+    told = counted(STRATEGIES, f"making {num_examples:,} examples, strategies done")
+    for index, strategy in enumerate(told):
         count = num_examples // len(STRATEGIES) + (index < num_examples % len(STRATEGIES))
         heldout = max(1, round(count * HELDOUT_PERCENT / 100))
         examples += _fill(

@@ -44,7 +44,7 @@ def parts_of(path: Path, split: str | None) -> tuple[list[Part], str]:
     if (path / _SAVED_STATE).is_file():
         parts = [Part(open_rows(file), split) for file in _saved_files(path)]
         return parts, f"read the saved dataset {path.name}"
-    found = _saved_splits(path) if (path / _SAVED_SPLITS).is_file() else _named_files(path)
+    found = saved_splits(path) or _named_files(path)
     if not found:
         there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise InputError(
@@ -86,7 +86,15 @@ def _named_files(directory: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _saved_splits(directory: Path) -> dict[str, list[Path]]:
+def saved_splits(directory: Path) -> dict[str, list[Path]]:
+    """By split, the files of a dictionary of datasets that ``datasets.save_to_disk`` wrote; empty
+    where it wrote none.
+
+    Raises:
+        InputError: what it wrote is broken.
+    """
+    if not (directory / _SAVED_SPLITS).is_file():
+        return {}
     names = _read_json(directory / _SAVED_SPLITS).get("splits", [])
     return {name: _saved_files(directory / name) for name in names if name in _NAMES}
 

@@ -21,7 +21,7 @@ from distforge.thinking.sampling import without_ids
 _FULL_ENOUGH = 0.9
 # A shared beginning is read apart when that saves at least this share of all tokens that are read:
 # what is read behind it attends more slowly.
-_WORTH_SHARING = 0.3
+_WORTH_SHARING = 0.15
 # Tokens after which rows are asked whether they have ended of themselves.
 _ASKED_EVERY = 8
 

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge import durable
+from distforge.activity import named
 from distforge.errors import InputError, explain_file_error
 from distforge.models.quiet import quiet_transformers
 from distforge.models.storage import save_weights
@@ -22,6 +23,7 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _OWN_SUBDIRECTORY = "additional_chat_templates"
 
 
+@named("writing the model to {directory}")
 def export_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write a Hugging Face directory: safetensors, tokenizer, generation config.
 

@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from distforge.activity import named
 from distforge.errors import InputError, first_line
 from distforge.models.loading import check_model, check_pairing, complete_tokenizer
 from distforge.models.quiet import quiet_transformers
@@ -46,6 +47,7 @@ class GgufModel:
     description: dict[str, str]
 
 
+@named("reading {path}")
 def read_gguf(path: Path, dtype: LoadDtype = "auto") -> GgufModel:
     """Read a ``.gguf`` file, quantized or not.
 

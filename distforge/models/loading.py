@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,8 +27,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from distforge.activity import named
 from distforge.errors import InputError, first_line
-from distforge.models.champion_file import READERS, ChampionParts
+from distforge.models.champion_file import READERS, ChampionParts, read_json
 from distforge.models.quiet import quiet_transformers
 from distforge.models.storage import (
     LoadDtype,
@@ -66,6 +69,7 @@ class Champion:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
+@named("loading the model {source}")
 def load_champion(source: str, dtype: LoadDtype = "float32") -> Champion:
     """Load from a path, or from the hub where ``source`` is ``hf://NAME`` or ``hf://NAME@REVISION``.
 
@@ -128,6 +132,12 @@ def fetch_from_hub(source: str, files: Sequence[str] = _HUB_FILES) -> Path:
                 ignore_patterns=list(_HUB_EXCLUDED),
             )
         )
+    except GatedRepoError as error:
+        raise InputError(
+            f"champion {source!r} is gated: the hub gives it to accounts that accepted its "
+            "conditions; accept them on its page and log in with `hf auth login`, or download it "
+            "where you have it and give its directory"
+        ) from error
     except Exception as error:  # the hub's client raises its own and its network library's types
         raise InputError(
             f"champion {source!r} cannot be had from the hub ({first_line(error)}); check the "
@@ -142,6 +152,7 @@ def load_model(directory: Path, source: str, dtype: LoadDtype = "float32") -> Pr
         InputError: broken or incomplete weights, or a model that cannot be trained as it is.
     """
     files = weight_files(directory)
+    _check_no_code(directory, source)
     try:
         with quiet_transformers():
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -169,6 +180,17 @@ def load_model(directory: Path, source: str, dtype: LoadDtype = "float32") -> Pr
         )
     check_model(model, source)
     return model
+
+
+def _check_no_code(directory: Path, source: str) -> None:
+    config = read_json(directory / "config.json")
+    kind, code = config.get("model_type"), config.get("auto_map")
+    if code and kind not in CONFIG_MAPPING:
+        raise InputError(
+            f"champion {source!r} is of the type {kind!r}, which this transformers does not know, "
+            f"and brings code for it ({some(sorted(map(str, code)))}), which is never run; use a "
+            "model of a type that transformers has, or a version of it that has this one"
+        )
 
 
 def _build(parts: ChampionParts, path: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -12,12 +12,14 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from distforge.activity import named
 from distforge.data.strategies import THINKING_TOKENS
 
 PAD, EOS = "<pad>", "<eos>"
 _PIECES = Regex(r"\d|[A-Z](?![a-z])| ?[A-Z]?[a-z]+|[^\sA-Za-z\d]|\s")
 
 
+@named("training a tokenizer")
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Train on ``texts``; at most ``vocab_size`` ids, the eight thinking tokens on top of them.
 

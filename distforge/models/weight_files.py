@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from distforge.activity import named
 from distforge.errors import InputError
 from distforge.models.champion_file import check_config, read_json
 
@@ -63,6 +64,7 @@ def _check_shards(directory: Path, names: set[str]) -> None:
             )
 
 
+@named("computing the sha256 of the weights")
 def files_sha256(files: list[Path]) -> str:
     """Hex sha256 of one file, or of the list of several with their hashes and names."""
     digests = []

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from distforge import durable
+from distforge.activity import named
 from distforge.errors import InputError
 
 MANIFEST_NAME = "manifest.json"
@@ -184,6 +185,7 @@ def _why_not_plain(path: Path) -> str:
     )
 
 
+@named("computing the sha256 of {file}")
 def _measure(file: Path) -> tuple[int, str]:
     with open(file, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from distforge.activity import named
 from distforge.errors import InputError
 from distforge.registry.registry import ModelRegistry
 from distforge.registry.spool import Spool
@@ -55,6 +56,7 @@ class Publisher:
             self._asked += 1
             self._state.notify_all()
 
+    @named("sending to the registry")
     def flush(self, seconds: float) -> bool:
         """Have what is pending sent and wait for the attempt to end; whether nothing is left.
 
@@ -130,6 +132,7 @@ class Publisher:
         self._pieces += 1
 
 
+@named("sending to {uri} what an earlier run could not")
 def replay_spool(uri: str, path: Path) -> str:
     """Try once to send what an earlier run left in the spool at ``path``; a line about what is left
     there, or an empty string."""

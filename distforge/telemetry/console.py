@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from distforge.activity import format_seconds, heard, on_show
+from distforge.activity import doing, format_seconds, heard, on_show
 from distforge.telemetry import metrics as names
 
 # The first of these that a run has logged is "the" accuracy of its progress line.
@@ -58,6 +58,7 @@ class RunConsole:
         self._clock = clock
         self._latest: dict[str, float] = {}
         self._stage: _LineStage | _BarStage | None = None
+        self._count: Callable[[int], None] | None = None
 
     @contextmanager
     def progress(
@@ -80,15 +81,21 @@ class RunConsole:
             stage = _LineStage(self.console, description, pace, self._interval)
         self._stage = stage
         try:
-            with on_show() if self.console.is_terminal else nullcontext():
+            with (
+                doing(description) as count,
+                on_show() if self.console.is_terminal else nullcontext(),
+            ):
+                self._count = lambda step: count(step - start_step, total_steps - start_step)
                 yield
         finally:
-            self._stage = None
+            self._stage = self._count = None
             stage.close()
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Takes the metrics of a step; outside ``progress`` nothing is shown."""
         self._latest.update((name, metrics[name]) for name in _SHOWN if name in metrics)
+        if self._count is not None:
+            self._count(step)
         if self._stage is not None:
             self._stage.advance(step, describe_metrics(self._latest))
 

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from distforge.activity import counted
 from distforge.data.dataset import IGNORE_INDEX
 from distforge.errors import InputError
 from distforge.theater import substitutes
@@ -79,7 +80,8 @@ class ThoughtProbe:
         Raises:
             InputError: "gold" where an item has no true thought.
         """
-        parts = [batch.ask(condition) for batch in self._batches]
+        what = f"asking with thoughts of the kind {condition!r}, in batches"
+        parts = [batch.ask(condition) for batch in counted(self._batches, what)]
         return ProbeResult(
             hits=torch.cat([part.hits for part in parts]),
             bits=torch.cat([part.bits for part in parts]),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from distforge.activity import counted
 from distforge.data.dataset import IGNORE_INDEX
 from distforge.errors import InputError
 from distforge.theater import substitutes
@@ -111,7 +112,7 @@ def gather_evidence(
         raise InputError(f"there is {len(places)} place to think at; judge on two at the least")
     batches = in_batches(places, config.batch_size)
     mine: list[tuple[int, list[PlaceEvidence]]] = []
-    for number in range(world.rank, len(batches), world.size):
+    for number in counted(range(world.rank, len(batches), world.size), "judging batches"):
         # A batch draws its own numbers: the same ones on any number of ranks.
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
         mine.append((number, _Batch(who, batches[number], config.thoughts, generator).evidence()))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from distforge.activity import named
 from distforge.handoff.verdict import MEASURES, WANTED_ITEMS, Measure, Verdict
 from distforge.theater.coherence import ranks, spearman
 from distforge.theater.config import STRICT_CORRELATION, TheaterConfig
@@ -38,6 +39,7 @@ def unknown_verdict(config: TheaterConfig, items: int, missing: str) -> Verdict:
 _CONTROL = "control_"
 
 
+@named("computing the intervals of the verdict")
 def reach_verdict(
     evidence: Sequence[PlaceEvidence],
     config: TheaterConfig,

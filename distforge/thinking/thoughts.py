@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
+from distforge.activity import named
 from distforge.errors import InputError
 from distforge.thinking.branches import Branches
 from distforge.thinking.language_model import evaluating
@@ -97,6 +98,7 @@ def contents_of(thoughts: Thoughts) -> list[tuple[int, ...]]:
     return [tuple(row[:length]) for row, length in rows]
 
 
+@named("writing thoughts")
 def sample_thoughts(
     model: nn.Module,
     input_ids: Tensor,

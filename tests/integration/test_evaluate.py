@@ -73,6 +73,14 @@ def test_the_limits_old_name_is_refused_with_the_new_one(tmp_path, capsys, files
     assert "own.toml: benchmarks.items is called benchmarks.limit now" in told
 
 
+def test_a_model_that_is_not_there_is_refused_before_data_is_read(tmp_path, capsys):
+    words = ["--model", str(tmp_path / "absent"), "--data", str(tmp_path / "neither.jsonl")]
+    assert main(["evaluate", *words]) == BAD_INPUT
+    told = capsys.readouterr().err
+    assert f"champion {str(tmp_path / 'absent')!r} does not exist; give a Hugging Face" in told
+    assert "neither" not in told
+
+
 def test_nothing_to_ask_is_said(tmp_path, capsys):
     assert main(["evaluate", "--model=anything"]) == BAD_INPUT
     assert "nothing to ask" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import re
 import threading
 import time
 
-from distforge.activity import doing, heard, on_show, watched, what_goes_on
+from distforge.activity import counted, doing, heard, named, on_show, watched, what_goes_on
 
 DEADLINE = 20.0
 
@@ -31,7 +31,7 @@ def test_the_innermost_work_is_told_with_how_far_it_is() -> None:
     with watched(listener, 0.05), doing("bake"):
         assert re.fullmatch(r"bake  elapsed \d:\d\d", listener.next())
         with doing("reading rows") as count:
-            count(1200)
+            count(1200, 0)
             assert listener.next().startswith("reading rows: 1,200  elapsed ")
             count(0, 2000)
             assert re.search(r"reading rows: 0 of 2,000  .*ETA -:--$", listener.next())
@@ -74,3 +74,43 @@ def test_the_watch_ends_with_the_block_and_work_with_its_failure() -> None:
     except ZeroDivisionError:
         pass
     assert threading.active_count() == before
+
+
+def test_what_is_counted_around_the_innermost_work_is_told_too() -> None:
+    now = time.monotonic() + 30.0
+    with doing("verify"):
+        parts = counted(["a", "b", "c"], "verifying versions")
+        assert next(parts) == "a"
+        assert next(parts) == "b"
+        with doing("hashing weights"):
+            told = what_goes_on(now)
+        assert re.match(r"hashing weights  elapsed 0:30  \(verifying versions: 1 of 3  ", told)
+        assert list(parts) == ["c"]
+        assert what_goes_on(now) == "verify  elapsed 0:30"
+
+
+def test_what_another_thread_does_is_not_told() -> None:
+    seen = []
+
+    def work() -> None:
+        with doing("sending") as count:
+            count(1, 2)
+            seen.append(what_goes_on(time.monotonic()))
+
+    with doing("training"):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(DEADLINE)
+    assert seen == ["training  elapsed 0:00"]
+
+
+def test_a_named_function_is_called_as_it_is() -> None:
+    @named("loading {source} as {dtype}")
+    def load(source: str, dtype: str = "auto") -> str:
+        """Says what is told of it."""
+        return f"{source}|{dtype}|{what_goes_on(time.monotonic())}"
+
+    told = "m|float32|loading m as float32  elapsed 0:00"
+    assert load("m", dtype="float32") == told
+    assert load.__doc__ == "Says what is told of it."
+    assert load("m") == "m|auto|loading m as auto  elapsed 0:00"

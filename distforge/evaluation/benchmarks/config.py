@@ -12,9 +12,9 @@ from distforge.errors import require_in
 class BenchmarksConfig:
     """Public benchmarks from local files; one whose path is empty is not asked.
 
-    gsm8k: a JSONL or Parquet file of questions and answers ("… #### 18"), or a directory with
-        test* and train* files of that kind; solved examples are taken from train*, and from the
-        end of a single file (those are not asked then).
+    gsm8k: a JSONL or Parquet file of questions and answers ("… #### 18"), or a directory with such
+        files called test and train, or a saved ``datasets`` directory; solved examples are taken
+        from train, and from the end of a single file (those are not asked then).
     arc: the same of ARC, as its authors or the Hugging Face hub lay it out.
     limit: the first so many questions of each; 0 asks all.
     gsm8k_shots, arc_shots: solved examples in front of each question; fewer where the model's

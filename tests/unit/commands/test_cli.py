@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from distforge.activity import doing
 from distforge.cli import BAD_INPUT, OK, OUTPUT_CLOSED, main
 from distforge.errors import InputError, RunStopped
 
@@ -34,6 +36,37 @@ def test_the_exit_status_tells_how_a_command_ended(
     monkeypatch.setattr("distforge.commands.doctor.doctor", end)
     assert main(["doctor"]) == status
     assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_silent_command_says_what_it_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    told = threading.Event()
+
+    def wait(_config: object) -> int:
+        with doing("waiting for a line") as count:
+            count(1, 4)
+            return int(not told.wait(60))
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+        if line.startswith("waiting"):
+            told.set()
+
+    monkeypatch.setattr("distforge.commands.doctor.doctor", wait)
+    monkeypatch.setattr("distforge.cli._say", say)
+    monkeypatch.setenv("DISTFORGE_SILENCE_SECONDS", "1")
+    assert main(["doctor"]) == OK
+    assert "waiting for a line: 1 of 4  elapsed 0:0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "1.5", "soon"])
+def test_how_long_silence_may_last_is_a_number(
+    seconds: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("DISTFORGE_SILENCE_SECONDS", seconds)
+    assert main(["doctor"]) == BAD_INPUT
+    assert f"DISTFORGE_SILENCE_SECONDS is '{seconds}'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["bake", "--help"], ["--help"]], ids=" ".join)

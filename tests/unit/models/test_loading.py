@@ -10,6 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
@@ -163,8 +164,27 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
     content = json.loads(file.read_text()) | {"model_type": "nonesuch"}
     content["auto_map"] = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
     file.write_text(json.dumps(content))
-    refused(directory, str(directory))
+    refused(directory, "type 'nonesuch'", "AutoModelForCausalLM", "never run; use a model")
     assert not created.exists()
+
+
+def test_a_known_type_that_also_brings_code_is_loaded_without_it(tmp_path: Path) -> None:
+    model = tiny_llama(ROWS)
+    directory = directory_of(model, tmp_path)
+    file = directory / "config.json"
+    content = json.loads(file.read_text()) | {"auto_map": {"AutoModelForCausalLM": "evil.Model"}}
+    file.write_text(json.dumps(content))
+    assert torch.equal(load_champion(str(directory)).model(INPUT).logits, model(INPUT).logits)
+
+
+def test_a_gated_model_is_refused_with_the_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(*_: Any, **__: Any) -> str:
+        error = GatedRepoError.__new__(GatedRepoError)
+        Exception.__init__(error, "403 Client Error.\nAccess to model x/y is restricted.")
+        raise error
+
+    monkeypatch.setattr(loading, "snapshot_download", snapshot_download)
+    refused("hf://x/y", "'hf://x/y' is gated", "accept them on its page", "hf auth login")
 
 
 def test_what_is_not_a_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

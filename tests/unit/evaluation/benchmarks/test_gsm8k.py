@@ -68,6 +68,42 @@ def test_parquet_holds_the_same_as_lines(tmp_path):
     assert one.questions == other.questions
 
 
+def test_the_folder_as_published_is_read_once(tmp_path):
+    """It holds every split a second time, in Socratic form; and names only end with a split's."""
+    write_lines(tmp_path / "test.jsonl", GSM8K_ROWS[:2])
+    for other in ("test_socratic", "train_socratic", "latest", "contest"):
+        write_lines(tmp_path / f"{other}.jsonl", GSM8K_ROWS)
+    write_lines(tmp_path / "train.jsonl", GSM8K_ROWS[2:])
+    benchmark = GSM8K(str(tmp_path), limit=0, shots=1)
+    assert [p.question for p in benchmark.questions] == [r["question"] for r in GSM8K_ROWS[:2]]
+    write_lines(tmp_path / "main_test.jsonl", GSM8K_ROWS)
+    with pytest.raises(InputError, match=r"split test: main_test\.jsonl, test\.jsonl; keep one"):
+        GSM8K(str(tmp_path), limit=0, shots=0)
+
+
+def test_the_parts_of_the_hub_and_saved_datasets_are_read_in_order(tmp_path):
+    hub, saved = tmp_path / "hub", tmp_path / "saved"
+    for directory in (hub, saved / "test", saved / "train"):
+        directory.mkdir(parents=True)
+    for number, row in enumerate(GSM8K_ROWS):
+        part = pyarrow.Table.from_pylist([row])
+        pyarrow.parquet.write_table(part, hub / f"test-0000{number}-of-00003.parquet")
+    (saved / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    for split in ("train", "test"):
+        table = pyarrow.Table.from_pylist(GSM8K_ROWS)
+        with (
+            pyarrow.OSFile(str(saved / split / "data-0.arrow"), "wb") as file,
+            pyarrow.ipc.new_stream(file, table.schema) as stream,
+        ):
+            stream.write_table(table)
+        state = '{"_data_files": [{"filename": "data-0.arrow"}]}'
+        (saved / split / "state.json").write_text(state)
+    for path in (hub, saved):
+        found = GSM8K(str(path), limit=0, shots=0).questions
+        assert [p.question for p in found] == [row["question"] for row in GSM8K_ROWS]
+    assert len(GSM8K(str(saved), limit=1, shots=2).questions) == 1
+
+
 def test_examples_give_way_to_the_question_and_a_question_that_does_not_fit_is_none(tmp_path):
     path = write_lines(tmp_path / "any.jsonl", GSM8K_ROWS)
     benchmark = GSM8K(str(path), limit=0, shots=2)
