@@ -8,11 +8,12 @@ import torch
 from distforge.data import DataConfig
 from distforge.errors import InputError
 from distforge.quietstar.asked import asked_items, columns_of, opening_of, read_questions
-from distforge.quietstar.writing import AnswerTags, without_silence
+from distforge.quietstar.writing import AnswerTags, Writing, without_silence
 from distforge.rendering import Asked, Renderer
+from distforge.rewards import RewardFunctions
 from distforge.thinking.items import grouped, pad_texts
 from distforge.thinking.sampling import ThoughtConfig
-from distforge.thinking.thoughts import sample_thoughts
+from distforge.thinking.thoughts import Thoughts, sample_thoughts
 from tests.thinking_cases import thinking_pair
 from tests.tiny_models import tiny_llama, tiny_tokenizer
 
@@ -80,6 +81,30 @@ def test_answers_are_drawn_as_transformers_would_compute_them(rows):
         logits[:, tokenizer.pad_token_id] = -torch.inf
         expected = logits.log_softmax(dim=-1)[range(length), answer]
         torch.testing.assert_close(written.log_probs[n, :length], expected, atol=1e-4, rtol=0)
+
+
+def test_each_answer_is_judged_by_its_own_question(rows):
+    tokenizer = tiny_tokenizer()
+    tags = AnswerTags.of(tokenizer, tiny_llama(len(tokenizer)), 5)
+    items = asked_items(rows[:3], tokenizer, "", 500)
+    wanted = [str(item.columns["expected"]) for item in items]
+    encoded = [tokenizer(f"Answer: {text}")["input_ids"] for text in (wanted[2], *wanted[1:])]
+    width = max(map(len, encoded))
+    rows_of = torch.tensor([2, 1, 0])
+    thoughts = Thoughts(
+        rows_of,
+        rows_of,
+        torch.tensor([ids + [0] * (width - len(ids)) for ids in encoded]),
+        torch.tensor([len(ids) for ids in encoded]),
+        torch.zeros(3, dtype=torch.bool),
+        torch.zeros(3, width),
+    )
+    config = ThoughtConfig(max_tokens=width, closing="learned")
+    writing = Writing(tokenizer, tags, config, RewardFunctions(["math", "exact"], [1.0, 0.5]))
+    answers = writing.judge(items, thoughts, 0)
+    assert answers.texts == [f"Answer: {text}" for text in (wanted[2], wanted[1], wanted[2])]
+    assert answers.rewards.tolist() == [1.5, 1.5, 0.0]
+    assert answers.components["exact"].tolist() == [1.0, 1.0, 0.0]
 
 
 def test_an_answer_of_which_nothing_is_said_is_an_average_one():
