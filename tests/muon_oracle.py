@@ -45,7 +45,9 @@ def is_hidden_matrix(name: str) -> bool:
     return name.endswith("_proj.weight")
 
 
-def muon_oracle(steps: int = STEPS, lamb: float = LAMBDA) -> dict[str, torch.Tensor]:
+def muon_oracle(
+    steps: int = STEPS, lamb: float = LAMBDA, max_norm: float = MAX_GRAD_NORM
+) -> dict[str, torch.Tensor]:
     """The weights after ``steps`` of the tiny problem, in float64."""
     model = tiny_llama(VOCAB).train()
     model = model.double()
@@ -66,7 +68,7 @@ def muon_oracle(steps: int = STEPS, lamb: float = LAMBDA) -> dict[str, torch.Ten
         else:
             oracles[name] = AdamWOracle(weight, decay=WEIGHT_DECAY if weight.ndim > 1 else 0.0)
     for step in range(steps):
-        gradients = _clipped_gradients(model, step)
+        gradients = _clipped_gradients(model, step, max_norm)
         for name, parameter in model.named_parameters():
             oracle = oracles[name]
             base = MUON_LR if is_hidden_matrix(name) else ADAMW_LR
@@ -75,7 +77,7 @@ def muon_oracle(steps: int = STEPS, lamb: float = LAMBDA) -> dict[str, torch.Ten
     return {name: value.detach() for name, value in model.state_dict().items()}
 
 
-def _clipped_gradients(model: nn.Module, step: int) -> dict[str, np.ndarray]:
+def _clipped_gradients(model: nn.Module, step: int, max_norm: float) -> dict[str, np.ndarray]:
     total = torch.zeros((), dtype=torch.float64)
     for ids, prompt in examples(step):
         logits = model(input_ids=ids[None]).logits[0]
@@ -86,4 +88,4 @@ def _clipped_gradients(model: nn.Module, step: int) -> dict[str, np.ndarray]:
     (total / count_targets(step)).backward()
     gradients = {name: p.grad.numpy() for name, p in model.named_parameters()}
     norm = np.sqrt(sum((g**2).sum() for g in gradients.values()))
-    return {name: g * min(1.0, MAX_GRAD_NORM / norm) for name, g in gradients.items()}
+    return {name: g * min(1.0, max_norm / norm) for name, g in gradients.items()}

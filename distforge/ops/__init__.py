@@ -14,6 +14,7 @@ from distforge.ops.dispatch import (
 )
 from distforge.ops.native import Backend, backend, build_info, check_kernels
 from distforge.ops.reference import COEFFICIENTS, coefficient_schedule
+from distforge.ops.rounding import round_stochastically_
 
 __all__ = [
     "COEFFICIENTS",
@@ -26,4 +27,5 @@ __all__ = [
     "grokfast_momentum_into_",
     "newton_schulz",
     "orthogonal_update_",
+    "round_stochastically_",
 ]

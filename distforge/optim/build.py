@@ -13,6 +13,7 @@ from distforge.optim.config import (
     MuonGrokfastConfig,
     require_betas,
 )
+from distforge.optim.layout import whole_shape
 from distforge.optim.muon_grokfast import MuonGrokfast
 from distforge.optim.param_groups import NamedParameters, split_parameters
 
@@ -64,7 +65,10 @@ def build_optimizer(
     """
     if config.name == "muon_grokfast":
         groups = split_parameters(source, config.muon_grokfast)
-        return MuonGrokfast(groups, config.muon_grokfast)
+        optimizer = MuonGrokfast(groups, config.muon_grokfast)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
     return _build_adamw(source, config.adamw)
 
 
@@ -75,8 +79,8 @@ def _build_adamw(source: nn.Module | NamedParameters, config: AdamWConfig) -> to
         raise InputError(
             "there is no trainable parameter: give a model with requires_grad parameters."
         )
-    matrices = [pair for pair in unique.values() if pair[1].ndim >= 2]
-    vectors = [pair for pair in unique.values() if pair[1].ndim < 2]
+    matrices = [pair for pair in unique.values() if len(whole_shape(pair[1])) >= 2]
+    vectors = [pair for pair in unique.values() if len(whole_shape(pair[1])) < 2]
     groups = [
         {"params": members, "weight_decay": decay, "initial_lr": config.lr}
         for members, decay in ((matrices, config.weight_decay), (vectors, 0.0))

@@ -40,7 +40,13 @@ class MuonGrokfastConfig:
             hardware, float16 on a GPU that has tensor cores for that alone, float32 on others (GTX
             16). Ranks on processors of several kinds take what suits the least able.
         scale: factor of the orthogonalised update of an m x n matrix: "spectral" is
-            sqrt(max(1, m/n)), "match_rms_adamw" is 0.2 sqrt(max(m, n)).
+            sqrt(max(1, m/n)), "match_rms_adamw" is 0.2 sqrt(max(m, n)). In Python it may also be a
+            function of (m, n), for a weight that maps n inputs to m outputs; like a scheduler's
+            functions it is not saved with the state.
+        neuron_beta: decay of the second moment by which NorMuon evens out the neurons (rows) of an
+            update (Li et al. 2025, arXiv 2510.05491; its norm stays), [0, 1). Zero switches it off.
+            It needs whole matrices on one process.
+        split_heads: orthogonalise each head of query, key and value by itself. It needs the model.
 
     Grokfast (Lee et al. 2024, EMA variant: g + lambda h amplifies the slow part of the gradient)
         grokfast_alpha: decay of the gradient's EMA, [0, 1).
@@ -54,6 +60,9 @@ class MuonGrokfastConfig:
 
     Both
         weight_decay: decoupled, >= 0, on matrices only; vectors (norms, biases) are not decayed.
+        cautious_weight_decay: decay only where it has the direction of the update.
+        stochastic_rounding: of 16-bit weights, which rounding to nearest would not move at small
+            learning rates. seed: what the roundings depend on, with step and place.
         muon_patterns, adamw_patterns: shell patterns of parameter names ("*.router.weight") that
             overrule the choice of algorithm.
 
@@ -77,6 +86,8 @@ class MuonGrokfastConfig:
     ns_coefficients: NewtonSchulzCoefficients = "quintic"
     ns_dtype: NewtonSchulzDtype = "auto"
     scale: UpdateScale = "spectral"
+    neuron_beta: float = 0.0
+    split_heads: bool = False
     grokfast_alpha: float = 0.98
     grokfast_lambda: float = 0.2
     grokfast_on_adamw: bool = False
@@ -84,6 +95,9 @@ class MuonGrokfastConfig:
     adamw_betas: tuple[float, float] = (0.9, 0.95)
     adamw_eps: float = 1e-8
     weight_decay: float = 0.01
+    cautious_weight_decay: bool = False
+    stochastic_rounding: bool = True
+    seed: int = 0
     muon_patterns: tuple[str, ...] = ()
     adamw_patterns: tuple[str, ...] = ()
     bucket_cap_mb: float = 256.0
@@ -100,17 +114,27 @@ class MuonGrokfastConfig:
             "kl_coefficient",
         ):
             require_in("[0, inf)", **{field: getattr(self, field)})
-        require_in("[0, 1)", momentum=self.momentum, grokfast_alpha=self.grokfast_alpha)
+        for field in ("momentum", "grokfast_alpha", "neuron_beta"):
+            require_in("[0, 1)", **{field: getattr(self, field)})
         require_betas("adamw_betas", self.adamw_betas)
-        require_bool("nesterov", self.nesterov)
-        require_bool("grokfast_on_adamw", self.grokfast_on_adamw)
+        for field in (
+            "nesterov",
+            "split_heads",
+            "grokfast_on_adamw",
+            "cautious_weight_decay",
+            "stochastic_rounding",
+        ):
+            require_bool(field, getattr(self, field))
         if not isinstance(self.ns_steps, int):
             raise InputError(f"ns_steps = {self.ns_steps!r} is not a whole number: give 1 to 100.")
+        if not isinstance(self.seed, int):
+            raise InputError(f"seed = {self.seed!r} is not a whole number: give one.")
         require_in("[1, 100]", ns_steps=self.ns_steps)
         require_in("[0.001, inf)", bucket_cap_mb=self.bucket_cap_mb)
         require_choice("ns_coefficients", self.ns_coefficients, get_args(NewtonSchulzCoefficients))
         require_choice("ns_dtype", self.ns_dtype, get_args(NewtonSchulzDtype))
-        require_choice("scale", self.scale, get_args(UpdateScale))
+        if not callable(self.scale):
+            require_choice("scale", self.scale, get_args(UpdateScale))
         if self.qk_clip_threshold is not None:
             require_in("[0, inf)", qk_clip_threshold=self.qk_clip_threshold)
         for field in ("muon_patterns", "adamw_patterns"):

@@ -6,8 +6,8 @@ begin the same transfers in the same order, since they follow the same plan.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -21,6 +21,9 @@ from distforge.optim.precision import Peers
 Parts = list[tuple[Fragment, Tensor]]
 Route = list[tuple[int, Fragment]]
 
+# Elements; a message of fewer is all latency.
+_NARROWEST = 1024
+
 
 @dataclass(frozen=True)
 class Routes:
@@ -28,16 +31,19 @@ class Routes:
 
     held: the fragments on this rank.
     owned: the matrices that this rank orthogonalises. batches: the same, by shape.
-    lent: by peer, the matrices that the peer owns and of which fragments are held here.
-    outgoing: by peer, those fragments.
-    incoming: by peer, fragments held there of matrices that this rank owns.
+    outgoing: by peer, the fragments here of what the peer owns and puts together from them.
+    incoming: by peer, the fragments there of which this rank puts together what it owns.
+    answers: by peer, all fragments there of what this rank owns; more than came from there where
+        several ranks hold the same elements. awaited: by peer, all fragments here of what it owns.
     replicated: every rank holds everything.
     silent: no rank sends anything.
+    window: elements of which what all ranks have may be gathered at a time.
     """
 
     bucket: Bucket
     rank: int
     size: int
+    window: int = 2**62
 
     @cached_property
     def held(self) -> Route:
@@ -56,16 +62,25 @@ class Routes:
         return batches({i: self.bucket.matrices[i] for i in self.owned})
 
     @cached_property
-    def lent(self) -> list[list[int]]:
-        return [list(dict.fromkeys(i for i, _ in route)) for route in self.outgoing]
-
-    @cached_property
     def outgoing(self) -> list[Route]:
-        return [self._route(self.rank, peer) for peer in range(self.size)]
+        return [self._route(self.rank, peer, lent=True) for peer in range(self.size)]
 
     @cached_property
     def incoming(self) -> list[Route]:
+        return [self._route(peer, self.rank, lent=True) for peer in range(self.size)]
+
+    @cached_property
+    def answers(self) -> list[Route]:
         return [self._route(peer, self.rank) for peer in range(self.size)]
+
+    @cached_property
+    def awaited(self) -> list[Route]:
+        return [self._route(self.rank, peer) for peer in range(self.size)]
+
+    @cached_property
+    def used(self) -> set[int]:
+        """The matrices whose update, filtered here, is used here or by a peer."""
+        return {i for route in self.outgoing for i, _ in route} | set(self.owned)
 
     @cached_property
     def replicated(self) -> bool:
@@ -79,8 +94,9 @@ class Routes:
             for rank, fragments in enumerate(matrix.held)
         )
 
-    def _route(self, holder: int, owner: int) -> Route:
-        """Fragments on ``holder`` of what ``owner`` owns; none where they are one rank."""
+    def _route(self, holder: int, owner: int, *, lent: bool = False) -> Route:
+        """Fragments on ``holder`` of what ``owner`` owns, or those that it lends; none where they
+        are one rank."""
         if holder == owner:
             return []
         return [
@@ -88,7 +104,7 @@ class Routes:
             for i, (matrix, chosen) in enumerate(
                 zip(self.bucket.matrices, self.bucket.owners, strict=True)
             )
-            if chosen == owner
+            if chosen == owner and (not lent or matrix.lends(holder, owner))
             for fragment in matrix.held[holder]
         ]
 
@@ -117,7 +133,7 @@ class Transfer:
     def received(self) -> dict[int, Parts]:
         """The fragments that have arrived, by number of their matrix."""
         self._work.wait()
-        self._sent = self._sent[:0]
+        del self._sent
         flat = [pair for route in self._routes for pair in route]
         parts: dict[int, Parts] = {}
         pieces = self._buffer.split([fragment.numel for _, fragment in flat])
@@ -127,42 +143,60 @@ class Transfer:
 
 
 class Gather:
-    """An all-gather under way: each owner's matrices go to everyone, whole."""
+    """All-gathers under way: each owner's matrices go to everyone, a window of them at a time, so
+    that no rank holds what all have made."""
 
     def __init__(
-        self,
-        routes: Routes,
-        results: Mapping[int, Tensor],
-        peers: Peers,
-        dtype: torch.dtype,
+        self, routes: Routes, results: Mapping[int, Tensor], peers: Peers, dtype: torch.dtype
     ) -> None:
-        device = peers.device
-        self._routes = routes
-        sizes = [0] * routes.size
-        for matrix, owner in zip(routes.bucket.matrices, routes.bucket.owners, strict=True):
-            sizes[owner] += matrix.numel
-        longest = max(sizes)
-        self._sent = torch.zeros(longest, dtype=dtype, device=device)
-        mine = _joined([results[i] for i in routes.owned], dtype, device)
-        self._sent[: mine.numel()] = mine
-        self._buffer = torch.empty(routes.size * longest, dtype=dtype, device=device)
-        self._work = dist.all_gather_into_tensor(
-            self._buffer, self._sent, group=peers.group, async_op=True
-        )
-
-    def received(self) -> dict[int, Tensor]:
-        """Every matrix of the bucket that another rank owns, by number."""
-        self._work.wait()
-        rows = self._buffer.view(self._routes.size, -1)
-        at = [0] * self._routes.size
-        whole: dict[int, Tensor] = {}
-        bucket = self._routes.bucket
+        self._routes, self._peers = routes, peers
+        bucket = routes.bucket
+        self._places: list[list[tuple[int, int]]] = [[] for _ in range(routes.size)]
+        ends = [0] * routes.size
         for index, (matrix, owner) in enumerate(zip(bucket.matrices, bucket.owners, strict=True)):
-            piece = rows[owner, at[owner] : at[owner] + matrix.numel]
-            at[owner] += matrix.numel
-            if owner != self._routes.rank:
-                whole[index] = piece
-        return whole
+            self._places[owner].append((index, ends[owner]))
+            ends[owner] += matrix.numel
+        self._longest = max(ends)
+        self._mine = _joined([results[i] for i in routes.owned], dtype, peers.device)
+        # Two are under way at a time.
+        self._width = min(self._longest, max(_NARROWEST, routes.window // (2 * routes.size)))
+        self._begun = self._begin(0)
+
+    def _begin(self, at: int) -> tuple[Tensor, Tensor, dist.Work]:
+        sent = self._mine.new_zeros(self._width)
+        mine = self._mine[at : at + self._width]
+        sent[: len(mine)] = mine
+        buffer = self._mine.new_empty(self._routes.size, self._width)
+        work = dist.all_gather_into_tensor(
+            buffer.view(-1), sent, group=self._peers.group, async_op=True
+        )
+        return buffer, sent, work
+
+    def received(self) -> Iterator[dict[int, Parts]]:
+        """Parts of every matrix of the bucket, by number, until all of all have been given."""
+        for at in range(0, self._longest, self._width):
+            buffer, _, work = self._begun
+            work.wait()
+            if at + self._width < self._longest:
+                self._begun = self._begin(at + self._width)
+            else:
+                del self._begun, self._mine
+            yield self._parts(buffer, at)
+
+    def _parts(self, rows: Tensor, at: int) -> dict[int, Parts]:
+        parts: dict[int, Parts] = {}
+        for row, places in zip(rows, self._places, strict=True):
+            for index, begin in places:
+                matrix = self._routes.bucket.matrices[index]
+                first, last = max(begin, at), min(begin + matrix.numel, at + self._width)
+                for fragment in matrix.held[self._routes.rank]:
+                    found = fragment.within(first - begin, max(0, last - first))
+                    if found is None:
+                        continue
+                    values = row[first - at + found.offset :][: found.numel]
+                    whole = replace(found, offset=found.offset + first - begin)
+                    parts.setdefault(index, []).append((whole, values))
+        return parts
 
 
 def stretch(tensor: Tensor, first: int, numel: int) -> Tensor:

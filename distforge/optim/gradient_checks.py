@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,34 +12,59 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distforge.errors import InputError
+from distforge.optim.layout import whole_shape
+from distforge.optim.placement import local
 from distforge.optim.precision import Peers, wide_dtype
 
 
-def require_usable_gradients(groups: list[dict[str, Any]], peers: Peers | None) -> None:
+@dataclass(frozen=True)
+class _Candidate:
+    """A parameter that a step may update: its name, or number in its group, and its gradient."""
+
+    name: Any
+    shape: tuple[int, ...]
+    grad: Tensor | None
+
+
+def require_usable_gradients(
+    groups: list[dict[str, Any]], peers: Iterable[Peers], unchanged: str
+) -> None:
     """Raises, on all ranks alike, unless every gradient of the groups can be used.
+
+    Args:
+        groups: the parameter groups, those of every rank alike.
+        peers: ranks that step together, in the same order on each.
+        unchanged: what has not changed yet, for the errors.
 
     Raises:
         InputError: a sparse gradient, or ranks that have gradients for different parameters.
         FloatingPointError: a gradient that is infinite or not a number.
     """
-    named = [
-        (group.get("param_names", range(len(group["params"])))[index], param.grad)
+    candidates = [
+        _Candidate(
+            group.get("param_names", range(len(group["params"])))[index],
+            whole_shape(param),
+            None if param.grad is None else local(param.grad),
+        )
         for group in groups
         for index, param in enumerate(group["params"])
-        if param.grad is not None
     ]
+    named = [(c.name, c.grad) for c in candidates if c.grad is not None]
     for name, grad in named:
         if grad.is_sparse:
             raise InputError(
                 f"parameter {name} has a sparse gradient: make its embedding with sparse=False."
             )
     bad = _first_not_finite(named)
-    elsewhere = _on_other_ranks(bad is not None, len(named), peers)
+    elsewhere = False
+    for some in peers:
+        here = bad is not None or elsewhere
+        elsewhere = _on_other_ranks(here, candidates, some, unchanged)
     if bad is None and not elsewhere:
         return
     where = f"the gradient of parameter {bad}" if bad is not None else "a gradient on another rank"
     raise FloatingPointError(
-        f"{where} is not finite; no weight has changed: "
+        f"{where} is not finite; no {unchanged} has changed: "
         "drop this batch, or lower the learning rate or the loss scale."
     )
 
@@ -59,17 +86,38 @@ def _all_finite(grads: list[Tensor]) -> bool:
     return bool(torch.nn.utils.get_total_norm(grads, math.inf).isfinite())
 
 
-def _on_other_ranks(bad: bool, count: int, peers: Peers | None) -> bool:
-    """Whether any rank has a bad gradient. A collective that only some ranks enter would hang, so
-    it is also asked whether all have as many gradients."""
-    if peers is None or peers.size == 1:
+def _on_other_ranks(bad: bool, candidates: list[_Candidate], peers: Peers, unchanged: str) -> bool:
+    """Whether any rank has a bad gradient. A collective that only some ranks enter would hang, and
+    one in which they mean different parameters would mix them up, so it is also asked whether all
+    have gradients for the same ones."""
+    if peers.size == 1:
         return bad
-    flags = torch.tensor([float(bad), count, -count], dtype=torch.float32, device=peers.device)
+    present = [c.grad is not None for c in candidates]
+    digest = hash(tuple(present)) >> 2  # within int64, its negative too
+    flags = torch.tensor([int(bad), digest, -digest], dtype=torch.int64, device=peers.device)
     dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=peers.group)
-    worst, most, fewest = flags.tolist()
-    if most != -fewest:
-        raise InputError(
-            f"this rank has gradients for {count} parameters, others for {int(-fewest)} to "
-            f"{int(most)}: every rank must use the same parameters in a step."
-        )
+    worst, most, least = flags.tolist()
+    if most != -least:
+        raise InputError(_difference(present, candidates, peers, unchanged))
     return worst > 0
+
+
+def _difference(
+    present: list[bool], candidates: list[_Candidate], peers: Peers, unchanged: str
+) -> str:
+    mine = torch.tensor(present, dtype=torch.int64, device=peers.device)
+    counts = mine.clone()
+    dist.all_reduce(counts, group=peers.group)
+    some = [0 < count < peers.size for count in counts.tolist()]
+    if True not in some:
+        return (
+            f"this rank has {len(present)} parameters, another one has others: "
+            "give the optimizer the same parameters on every rank."
+        )
+    first = some.index(True)
+    candidate = candidates[first]
+    return (
+        f"parameter {candidate.name} of shape {candidate.shape} has a gradient on "
+        f"{int(counts[first])} of {peers.size} ranks; no {unchanged} has changed: "
+        "every rank must use the same parameters in a step."
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -95,15 +95,20 @@ def travel_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype is torch.float16 else dtype
 
 
-def update_scale(scale: UpdateScale, matrix: Matrix, *, transposed: bool = False) -> float:
+def update_scale(
+    scale: UpdateScale | Callable[[int, int], float], matrix: Matrix, *, transposed: bool = False
+) -> float:
     """Factor of an orthogonal m x n update; ``transposed`` swaps m and n (weights as (in, out)).
 
     "spectral": sqrt(max(1, m/n)) (Bernstein 2025). "match_rms_adamw": 0.2 sqrt(max(m, n)), the
-    root mean square of a typical AdamW update (Liu et al. 2025, "Muon is scalable").
+    root mean square of a typical AdamW update (Liu et al. 2025, "Muon is scalable"). A function
+    is called with m and n.
     """
     _, m, n = matrix_shape(matrix.shape, matrix.layout)
     if transposed:
         m, n = n, m
+    if callable(scale):
+        return float(scale(m, n))
     if scale == "spectral":
         return math.sqrt(max(1.0, m / n))
     return 0.2 * math.sqrt(max(m, n))

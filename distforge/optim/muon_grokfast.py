@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from distforge.errors import InputError
 from distforge.optim.adamw import adamw_update_
 from distforge.optim.config import MuonGrokfastConfig
 from distforge.optim.edits import InPlace, PendingEdits
-from distforge.optim.exchange import Routes
 from distforge.optim.gradient_checks import require_usable_gradients
-from distforge.optim.layout import FlatShard, Fragment, Matrix, as_matrices, cut
+from distforge.optim.hyperparameters import configured, readable, without_functions
+from distforge.optim.layout import FlatShard
 from distforge.optim.metrics import OptimizerMetrics, StepSample
-from distforge.optim.muon_step import muon_update, scratch_bytes
-from distforge.optim.param_groups import NamedParameters, split_parameters
-from distforge.optim.param_state import StepCounts, adamw_entry, complete_group, muon_shard
-from distforge.optim.plan import plan_buckets
+from distforge.optim.muon_step import muon_update
+from distforge.optim.param_groups import NamedParameters, groups_by_role, split_parameters
+from distforge.optim.param_state import (
+    Held,
+    StepCounts,
+    adamw_portions,
+    complete_group,
+    default_hyperparameters,
+    held,
+    muon_shard,
+)
+from distforge.optim.placement import group_of, mesh_of, shard_of
+from distforge.optim.plans import Plans
 from distforge.optim.precision import Peers, alone, together
+from distforge.optim.refusals import (
+    refuse_capture,
+    require_same_algorithms,
+    require_shard_gradients,
+    require_whole_matrices,
+)
 
 ParamGroup = dict[str, Any]
 
@@ -64,50 +78,81 @@ class MuonGrokfast(torch.optim.Optimizer):
                       checkpoints may share one tensor among parameters
 
     The first, second and last names are those that DeepSpeed's universal checkpoints look for.
-    All hyperparameters live in ``param_groups``; ``param_groups[i]["lr"]`` drives schedulers and
-    ``["initial_lr"]`` keeps where it started. QK-Clip (distforge.optim.qk_clip) is applied by its
-    owner through `edit_after_step`, because it needs the attention logits of the forward pass.
+    All hyperparameters live in ``param_groups``; ``param_groups[i]["lr"]`` drives schedulers, and a
+    "momentum" there that they cycle is Muon's, and Adam's first beta. QK-Clip
+    (distforge.optim.qk_clip) is applied by its owner through `edit_after_step`, because it needs
+    the attention logits of the forward pass.
+
+    Weights of 16 bits that have no float32 master are rounded stochastically (`seed`): to nearest,
+    the presets' rates would not move them.
 
     A gradient that is infinite or not a number raises FloatingPointError before any state or
-    weight has changed, on all ranks that share the work, so a caller may drop the batch and go on.
-    Parameters without a gradient are skipped; a shard without one is an error.
+    weight of the groups given has changed, on all ranks that share the work. (DeepSpeed gives one
+    group at a time, after its own check.) Parameters without a gradient are skipped; a shard
+    without one is an error.
 
     DeepSpeed orthogonalises on its own when a class name contains "muon" and parameters carry
     an attribute ``use_muon``; this class never sets it.
 
     Args:
-        named_parameters: what ``model.named_parameters()`` gives, or ready parameter groups, each
-            with "params" and "algorithm" ("muon" or "adamw"), which may set any hyperparameter
-            of its own, and for Muon "layout" and "transposed" (param_groups.Role).
-        config: hyperparameters of all groups that do not set their own.
+        params: the model, whose modules tell best what its parameters are; or what
+            ``model.named_parameters()`` gives; or parameter groups as torch takes them, with named
+            parameters or with "algorithm" ("muon" or "adamw"), which may set any hyperparameter of
+            their own, and for Muon "layout" and "transposed" (param_groups.Role). Frozen
+            parameters are taken too, and trained once they have gradients.
+        config: hyperparameters of all groups that do not set their own; the defaults without it.
+        keywords: fields of ``config`` to change, and ``lr``, ``betas`` and ``eps`` as torch's
+            AdamW has them: ``MuonGrokfast(model, lr=3e-4, weight_decay=0.1)``.
 
     Raises:
-        InputError: no trainable parameter, a parameter in two groups, an unknown algorithm, a
-            Muon parameter that is not a matrix, or a sparse gradient.
+        InputError: no trainable parameter, one without a name or whose shape is gone (flattened or
+            partitioned), one in two groups, an unknown algorithm or hyperparameter, a Muon
+            parameter that is not a matrix, or a sparse gradient.
     """
 
     def __init__(
-        self, named_parameters: NamedParameters | Iterable[ParamGroup], config: MuonGrokfastConfig
+        self,
+        params: nn.Module | NamedParameters | Iterable[ParamGroup],
+        config: MuonGrokfastConfig | None = None,
+        **keywords: Any,
     ) -> None:
-        self.config = config
-        items: list[Any] = list(named_parameters)
-        ready = bool(items) and all(isinstance(item, dict) for item in items)
+        self.config = config = configured(config, keywords)
         self._forget_surroundings()
-        super().__init__(items if ready else split_parameters(items, config), defaults={})
+        items: Any = params if isinstance(params, nn.Module) else list(params)
+        ready = isinstance(items, list) and any(isinstance(item, dict) for item in items)
+        groups = items if ready else split_parameters(items, config, frozen=True)
+        # What a scheduler asks for to know whether there is a momentum to cycle.
+        defaults = {"lr": config.muon_lr, "momentum": config.momentum}
+        super().__init__(groups, defaults)
+
+    def _patch_step_function(self) -> None:
+        super()._patch_step_function()
+        kind: Any = type(self)
+        if not hasattr(kind.step, "untraced"):
+            # Else torch.compile traces torch's wrapper up to the step, and breaks off twice.
+            kind.step = torch._disable_dynamo(kind.step)  # type: ignore[attr-defined]
+            kind.step.untraced = True
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "config": self.config}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        before = self.__dict__.get("param_groups", [])
         super().__setstate__(state)
         if "config" in state:  # else it is torch.optim that loads a state_dict into this object
             self._forget_surroundings()
+        for index, group in enumerate(self.param_groups):
+            kept = before[index] if before else group
+            # What was saved before a hyperparameter came to be.
+            for name, value in default_hyperparameters(group["algorithm"], self.config).items():
+                group.setdefault(name, kept.get(name, value))
 
     def _forget_surroundings(self) -> None:
         # None of this survives a copy: other parameters, perhaps another process.
         self._peers: Peers | None = None
+        self._mesh_peers: dict[Any, Peers] = {}
         self._shards: dict[int, FlatShard] = {}
-        self._plans: dict[tuple[tuple[int, torch.Size], ...], list[Routes]] = {}
+        self._plans = Plans(self.config.bucket_cap_mb)
         self._edits = PendingEdits()
         self._sample: StepSample | None = None
 
@@ -119,7 +164,7 @@ class MuonGrokfast(torch.optim.Optimizer):
         """
         device = self.param_groups[0]["params"][0].device
         self._peers = together(process_group, device)
-        self._plans.clear()
+        self._plans = Plans(self.config.bucket_cap_mb)
 
     def attach_shards(
         self, shards: Iterable[FlatShard], device: torch.device, process_group: Any
@@ -133,7 +178,7 @@ class MuonGrokfast(torch.optim.Optimizer):
         """
         self._peers = together(process_group, device)
         self._shards = {id(shard.tensor): shard for shard in shards}
-        self._plans.clear()
+        self._plans = Plans(self.config.bucket_cap_mb)
 
     def edit_after_step(self, parameter: Tensor, in_place: InPlace) -> None:
         """Have ``in_place`` change the parameter right after its next update, in every copy.
@@ -156,34 +201,53 @@ class MuonGrokfast(torch.optim.Optimizer):
         """What was measured since `start_sampling`; collective where ranks share the work."""
         assert self._sample is not None, "call start_sampling() before the step"
         sample, self._sample = self._sample, None
-        return sample.reduced(self._peers)
+        return sample.reduced(max(self._all_peers(), key=lambda peers: peers.size, default=None))
 
     def add_param_group(self, param_group: ParamGroup) -> None:
         """Adds a group with "params" and "algorithm"; missing hyperparameters come from config.
 
-        Raises InputError as the class does.
+        Without "algorithm", named parameters or a module are added by their roles, in as many
+        groups. Raises InputError as the class does.
         """
+        if "algorithm" not in param_group:
+            for group in groups_by_role(param_group, self.config):
+                self.add_param_group(group)
+            return
         taken = {id(p) for other in self.param_groups for p in other["params"]}
-        super().add_param_group(complete_group(param_group, self.config, taken))
+        group = complete_group(param_group, self.config, taken, len(self.param_groups))
+        super().add_param_group(group)
+        if group["algorithm"] == "adamw" and "momentum" not in param_group:
+            del group["momentum"]  # of torch's defaults; a scheduler may set it
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of every parameter that has a gradient; returns the closure's loss, if any.
 
-        Raises FloatingPointError for a non-finite gradient, with nothing changed.
+        Raises FloatingPointError for a non-finite gradient and InputError for a hyperparameter that
+        is no number or out of its range, with nothing changed.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        require_usable_gradients(self.param_groups, self._peers)
-        for group in self.param_groups:
-            if any(id(param) in self._shards for param in group["params"]):
-                self._require_shard_gradients(group)
+        refuse_capture()
+        groups = [readable(group, index) for index, group in enumerate(self.param_groups)]
+        unchanged = "weight of this group" if self._shards else "weight"
+        for index, group in enumerate(groups):
+            require_whole_matrices(group, index, self._shards, self._peers)
+        require_usable_gradients(groups, self._all_peers(), unchanged)
+        for group in groups:
+            require_shard_gradients(group, self._shards)
+        first, loads = 0, defaultdict[Peers, list[float]](list)
+        for group in groups:
+            numbered = list(enumerate(group["params"], first))
+            first += len(numbered)
+            present = [(number, param) for number, param in numbered if param.grad is not None]
+            parts = (held(param, group, (self.config.seed, number)) for number, param in present)
             if group["algorithm"] == "muon":
-                self._muon_step(group)
+                self._muon_step(group, list(parts), loads)
             else:
-                self._adamw_step(group)
+                self._adamw_step(group, parts)
             if self._edits:
                 self._apply_edits(group)
         return loss
@@ -191,8 +255,10 @@ class MuonGrokfast(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """As torch.optim.Optimizer's. A shard without Grokfast's average (lambda = 0) gets a
         stand-in of zeros that takes no memory, because DeepSpeed's universal checkpoints want both
-        buffers of every shard; the next step drops it."""
+        buffers of every shard; the next step drops it. Functions among the hyperparameters are
+        left out."""
         result = super().state_dict()
+        result["param_groups"] = [without_functions(group) for group in result["param_groups"]]
         packed = [key for group in result["param_groups"] for key in group["params"]]
         params = [param for group in self.param_groups for param in group["params"]]
         for key, param in zip(packed, params, strict=True):
@@ -205,94 +271,90 @@ class MuonGrokfast(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores hyperparameters and state bit by bit, each buffer in the dtype it was saved in.
 
-        The buffers are copied: two optimizers loaded from one dict do not share them. Raises
-        InputError when the dict's groups use other algorithms than these groups.
+        The buffers are copied: two optimizers loaded from one dict do not share them. A
+        hyperparameter that the dict lacks stays as it is. Raises InputError when the dict's groups
+        use other algorithms than these groups.
         """
-        saved_groups = state_dict["param_groups"]
-        for index, (mine, saved) in enumerate(zip(self.param_groups, saved_groups, strict=False)):
-            if saved.get("algorithm") != mine["algorithm"]:
-                raise InputError(
-                    f"group {index} was saved with algorithm = {saved.get('algorithm')!r}, but "
-                    f"this optimizer trains it with {mine['algorithm']!r}: "
-                    "build the optimizer as it was for the saved run."
-                )
-        super().load_state_dict(state_dict)
-        # torch.optim casts buffers to the parameter's dtype: float32 momentum of a bf16 parameter
-        # would lose its low half.
-        keys = [key for group in saved_groups for key in group["params"]]
+        hooks = [
+            self.register_load_state_dict_pre_hook(require_same_algorithms),
+            self.register_load_state_dict_pre_hook(lambda _, given: loaded.append(given)),
+            # torch.optim casts buffers to the parameter's dtype: float32 momentum of a bf16
+            # parameter would lose its low half.
+            self.register_load_state_dict_post_hook(
+                lambda _: self._restore(loaded[0]), prepend=True
+            ),
+        ]
+        loaded: list[dict[str, Any]] = []
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _restore(self, state_dict: dict[str, Any]) -> None:
+        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         params = [param for group in self.param_groups for param in group["params"]]
         for key, param in zip(keys, params, strict=True):
             for name, value in state_dict["state"].get(key, {}).items():
                 if name != "step":
                     self.state[param][name] = value.detach().to(param.device, copy=True)
 
-    def _require_shard_gradients(self, group: ParamGroup) -> None:
-        missing = [p for p in group["params"] if p.grad is None]
-        if missing:
-            names = [piece.name for piece in self._shards[id(missing[0])].pieces]
-            raise InputError(
-                f"the shard of {names[0]} and {len(names) - 1} others has no gradient; no weight "
-                "has changed: run backward before step, or leave frozen parameters out."
-            )
+    def _all_peers(self) -> list[Peers]:
+        """Those of every kind of parameters, in an order that is the same on all of them."""
+        params = [param for group in self.param_groups for param in group["params"]]
+        meshes = dict.fromkeys(mesh_of(param) for param in params)
+        peers = [self._peers_of(mesh, params[0].device) for mesh in meshes if mesh is not None]
+        return peers if self._peers is None else [self._peers, *peers]
 
-    def _muon_step(self, group: ParamGroup) -> None:
-        # A model may be spread over devices and dtypes; what goes together is of one.
-        alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
-        for param in group["params"]:
-            if param.grad is not None:
-                alike[param.device, param.dtype].append(param)
-        for (device, _), params in alike.items():
-            peers = self._peers or alone(device)
-            key = tuple((id(param), param.shape) for param in params)
-            if key not in self._plans:
-                self._plans[key] = self._plan(params, group, peers)
-            weights = [param.detach().contiguous() for param in params]
+    def _peers_of(self, mesh: Any | None, device: torch.device) -> Peers:
+        if mesh is None:
+            return self._peers or alone(device)
+        if mesh not in self._mesh_peers:
+            self._mesh_peers[mesh] = together(group_of(mesh), device)
+        return self._mesh_peers[mesh]
+
+    def _muon_step(
+        self, group: ParamGroup, parts: list[Held], loads: dict[Peers, list[float]]
+    ) -> None:
+        # A model may be spread over devices, dtypes and meshes; what goes together is of one.
+        alike: dict[tuple[Any, ...], list[Held]] = defaultdict(list)
+        for part in parts:
+            alike[part.weight.device, part.weight.dtype, mesh_of(part.param)].append(part)
+        for (device, _, mesh), some in alike.items():
+            peers = self._peers_of(mesh, device)
+            load = loads[peers] = loads[peers] or [0.0] * peers.size
+            params = [part.param for part in some]
+            routes = self._plans.of(params, group, peers, self._shards, load)
+            contiguous = [part.contiguous() for part in some]
             counts: StepCounts = {}
             shards = [
-                muon_shard(param, weight, self.state[param], group, counts)
-                for param, weight in zip(params, weights, strict=True)
+                muon_shard(part, self.state[part.param], group, counts) for part in contiguous
             ]
-            muon_update(group, shards, self._plans[key], peers, self._sample)
-            for param, weight in zip(params, weights, strict=True):
-                if weight.data_ptr() != param.data_ptr():  # it was not contiguous
-                    param.copy_(weight)
-
-    def _plan(self, params: Sequence[Tensor], group: ParamGroup, peers: Peers) -> list[Routes]:
-        matrices: list[Matrix] = []
-        for number, param in enumerate(params):
-            if id(param) in self._shards:
-                assert len(params) == 1, "DeepSpeed updates one flat tensor of a group at a time"
-                for piece in self._shards[id(param)].pieces:
-                    matrices += cut(piece.shape, group["layout"], piece.held)
-                continue
-            as_matrices(param, group["layout"])  # refuses what has lost its shape
-            whole = [[Fragment(number, 0, 0, param.numel())]] * peers.size
-            shape = tuple(param.shape)
-            matrices += cut(shape, group["layout"], whole, replicated=peers.size > 1)
-        per_element = scratch_bytes(peers.iteration_dtype(group["ns_dtype"]))
-        capacity = int(self.config.bucket_cap_mb * 2**20) // per_element
-        buckets = plan_buckets(matrices, peers.size, capacity)
-        return [Routes(bucket, peers.rank, peers.size) for bucket in buckets]
+            muon_update(group, shards, routes, peers, self._sample)
+            for part, shard in zip(some, shards, strict=True):
+                if shard.weight.data_ptr() != part.weight.data_ptr():
+                    part.weight.copy_(shard.weight)
 
     def _apply_edits(self, group: ParamGroup) -> None:
         for param in group["params"]:
             if id(param) in self._shards:
                 assert self._peers is not None
                 self._edits.apply_to_flat(self._shards[id(param)], self._peers.rank)
-            elif param.grad is not None:
+            elif param.grad is not None and mesh_of(param) is None:
                 self._edits.apply(param)
+            elif param.grad is not None:
+                rank = self._peers_of(mesh_of(param), param.device).rank
+                self._edits.apply_to_flat(shard_of(param), rank)
 
-    def _adamw_step(self, group: ParamGroup) -> None:
-        counts: StepCounts = {}
-        entries = [
-            adamw_entry(param, self.state[param], group, counts)
-            for param in group["params"]
-            if param.grad is not None
-        ]
-        adamw_update_(
-            entries,
-            lr=group["lr"],
-            betas=tuple(group["betas"]),
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-        )
+    def _adamw_step(self, group: ParamGroup, parts: Iterable[Held]) -> None:
+        first, second = group["betas"]
+        scratch = int(self.config.bucket_cap_mb * 2**20)
+        for entries in adamw_portions(parts, self.state, group, scratch):
+            adamw_update_(
+                entries,
+                lr=group["lr"],
+                betas=(group.get("momentum", first), second),
+                eps=group["eps"],
+                weight_decay=group["weight_decay"],
+                cautious=group["cautious_weight_decay"],
+            )

@@ -7,17 +7,18 @@ way back. In a single process nothing travels and the rest is the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distforge.ops import grokfast_momentum_into_, orthogonal_update_
-from distforge.optim.exchange import Gather, Parts, Routes, Transfer, stretch
+from distforge.ops import grokfast_momentum_into_, orthogonal_update_, round_stochastically_
+from distforge.ops.rounding import generator_for
+from distforge.optim.exchange import Gather, Parts, Route, Routes, Transfer, stretch
 from distforge.optim.iteration import Stacks, travel_dtype, update_scale
-from distforge.optim.layout import Fragment
+from distforge.optim.layout import Fragment, Matrix, as_matrices, from_matrices
 from distforge.optim.metrics import StepSample
 from distforge.optim.precision import Peers, wide_dtype
 
@@ -39,13 +40,17 @@ class Shard:
     """A tensor that this rank updates, with what belongs to it; contiguous, with as many elements.
 
     weight: updated in place. grad: any floating dtype, not modified. momentum, ema: float32 or
-    wider, updated in place; no ema where the filter is off.
+    wider, updated in place; no ema where the filter is off. noise: what its stochastic rounding
+    depends on; None rounds to nearest. neurons: NorMuon's second moment of each output, updated in
+    place; None where that is off.
     """
 
     weight: Tensor
     grad: Tensor
     momentum: Tensor
     ema: Tensor | None
+    noise: tuple[int, ...] | None = None
+    neurons: Tensor | None = None
 
 
 @dataclass
@@ -99,14 +104,17 @@ class _Steps:
         dtype = travel_dtype(self._dtype)
         stacks = Stacks(routes.bucket.matrices, routes.batches, dtype, self._peers.device)
         bucket = _Bucket(routes, stacks)
-        lent: dict[int, Parts] = {}
-        for (i, fragment), update in zip(routes.held, self._filtered(bucket, dtype), strict=True):
+        lent: dict[int, list[Tensor]] = {}
+        for i, fragment, update in self._filtered(bucket, dtype):
             if i not in stacks.whole:
-                lent.setdefault(i, []).append((fragment, update))
+                lent.setdefault(i, []).append(update)
             elif update.device != stacks.whole[i].device:  # offloaded
                 _write(stacks.whole[i], fragment, update)
         if not routes.silent and not routes.replicated:
-            sent = [[part for i in theirs for _, part in lent[i]] for theirs in routes.lent]
+            sent = [
+                [part for i in dict.fromkeys(i for i, _ in route) for part in lent[i]]
+                for route in routes.outgoing
+            ]
             bucket.travelling = Transfer(sent, routes.incoming, self._peers, dtype)
         return bucket
 
@@ -118,37 +126,64 @@ class _Steps:
                     _write(bucket.stacks.whole[i], fragment, values)
             bucket.travelling = None  # with what it received
         bucket.owned = bucket.stacks.orthogonalised(self._group, self._dtype)
+        if self._group["neuron_beta"]:
+            for i, whole in bucket.owned.items():
+                self._even_out_(bucket.routes.bucket.matrices[i], whole)
         if self._sample is not None:
             matrices = [bucket.routes.bucket.matrices[i] for i in bucket.owned]
             self._sample.add_orthogonal(matrices, list(bucket.owned.values()))
         bucket.travelling = self._way_back(bucket)
         return bucket
 
+    def _even_out_(self, matrix: Matrix, orthogonal: Tensor) -> None:
+        """NorMuon: each neuron's part of the update by its own root mean square, averaged over
+        steps; the norm of the whole stays (Li et al. 2025, arXiv 2510.05491, algorithm 1)."""
+        (fragment,) = matrix.held[self._peers.rank]
+        moments = self._shards[fragment.shard].neurons
+        assert moments is not None
+        stack = as_matrices(orthogonal.view(matrix.shape), matrix.layout).to(moments.dtype)
+        inputs = -2 if self._group["transposed"] else -1
+        squares = stack.square().mean(dim=inputs, keepdim=True)
+        first = fragment.start // stack.shape[inputs]
+        moment = moments[first : first + squares.numel()].view(squares.shape)
+        moment.lerp_(squares, 1 - self._group["neuron_beta"])
+        even = stack / (moment.sqrt() + 1e-10)
+        norms = [torch.linalg.matrix_norm(x, keepdim=True) for x in (stack, even)]
+        even *= norms[0] / norms[1].clamp_min(1e-30)
+        orthogonal.copy_(from_matrices(even, matrix.shape, matrix.layout).view(orthogonal.shape))
+
     def _way_back(self, bucket: _Bucket) -> Transfer | Gather | None:
         routes, peers = bucket.routes, self._peers
         if routes.silent:
             return None
         if routes.replicated:
-            return Gather(routes, bucket.owned, peers, self._dtype)
+            gather = Gather(routes, bucket.owned, peers, self._dtype)
+            bucket.owned = {}  # they come with the others'
+            return gather
         parts = [
             [stretch(bucket.owned[i], f.offset, f.numel) for i, f in route]
-            for route in routes.incoming
+            for route in routes.answers
         ]
-        return Transfer(parts, routes.outgoing, peers, self._dtype)
+        return Transfer(parts, routes.awaited, peers, self._dtype)
 
     def land(self, bucket: _Bucket) -> None:
         """Applies the updates of what is held here."""
         routes = bucket.routes
-        returned: dict[int, Parts] = {}
+        if isinstance(bucket.travelling, Gather):
+            for returned in bucket.travelling.received():
+                self._update(routes, returned)
+            return
+        returned = {}
         if isinstance(bucket.travelling, Transfer):
             returned = bucket.travelling.received()
-        elif isinstance(bucket.travelling, Gather):
-            bucket.owned |= bucket.travelling.received()
         for i, whole in bucket.owned.items():
             returned[i] = [
                 (f, stretch(whole, f.offset, f.numel))
                 for f in routes.bucket.matrices[i].held[routes.rank]
             ]
+        self._update(routes, returned)
+
+    def _update(self, routes: Routes, returned: dict[int, Parts]) -> None:
         group = self._group
         by_scale: dict[float, Parts] = {}
         for i, parts in returned.items():
@@ -159,22 +194,60 @@ class _Steps:
             self._apply(parts, scale)
 
     def _apply(self, parts: Parts, scale: float) -> None:
-        weights = [stretch(self._shards[f.shard].weight, f.start, f.numel) for f, _ in parts]
-        orthogonal_update_(
-            weights,
-            [update.to(weights[0].device) for _, update in parts],
-            lr=self._group["lr"],
-            weight_decay=self._group["weight_decay"],
-            scale=scale,
-        )
+        shards = [self._shards[f.shard] for f, _ in parts]
+        weights = [
+            stretch(s.weight, f.start, f.numel) for s, (f, _) in zip(shards, parts, strict=True)
+        ]
+        updates = [update.to(weights[0].device) for _, update in parts]
+        if shards[0].noise is None:
+            self._change(weights, updates, scale)
+        else:  # one after the other: a float32 copy of all would be larger than a bucket
+            for shard, (f, _), weight, update in zip(shards, parts, weights, updates, strict=True):
+                assert shard.noise is not None
+                wide = weight.float()
+                self._change([wide], [update], scale)
+                # Of the whole matrix's element, not of the rank: replicas round alike.
+                key = (*shard.noise, f.start, f.offset)
+                round_stochastically_(weight, wide, generator_for(weight.device, *key))
         if self._sample is not None:
             self._sample.add_update(parts, scale)
 
-    def _filtered(self, bucket: _Bucket, dtype: torch.dtype) -> list[Tensor]:
-        """The update of each fragment held here, in place in the stacks where they can take it."""
+    def _change(self, weights: list[Tensor], updates: list[Tensor], scale: float) -> None:
+        group = self._group
+        decay = group["weight_decay"]
+        if group["cautious_weight_decay"] and decay:
+            for weight, update in zip(weights, updates, strict=True):
+                decay_where_agreed_(weight, update.view(weight.shape), group["lr"] * decay)
+            decay = 0.0
+        orthogonal_update_(weights, updates, lr=group["lr"], weight_decay=decay, scale=scale)
+
+    def _filtered(
+        self, bucket: _Bucket, dtype: torch.dtype
+    ) -> Iterator[tuple[int, Fragment, Tensor]]:
+        """The update of each fragment held here that is of use, in place in the stacks where they
+        can take it. What others filter as well is worked through in portions and given up."""
+        routes = bucket.routes
+        used = [pair for pair in routes.held if pair[0] in routes.used]
+        if used:
+            updates = self._filter(used, bucket, dtype)
+            yield from ((i, f, update) for (i, f), update in zip(used, updates, strict=True))
+        portion: Route = []
+        elements = 0
+        for i, fragment in routes.held:
+            if i in routes.used:
+                continue
+            if portion and elements + fragment.numel > routes.window:
+                self._filter(portion, bucket, dtype)
+                portion, elements = [], 0
+            portion.append((i, fragment))
+            elements += fragment.numel
+        if portion:
+            self._filter(portion, bucket, dtype)
+
+    def _filter(self, held: Route, bucket: _Bucket, dtype: torch.dtype) -> list[Tensor]:
         group, whole = self._group, bucket.stacks.whole
         grads, averages, momenta, updates = [], [], [], []
-        for i, f in bucket.routes.held:
+        for i, f in held:
             shard = self._shards[f.shard]
             grad = stretch(shard.grad, f.start, f.numel)
             grads.append(grad.to(wide_dtype(grad)))
@@ -199,6 +272,14 @@ class _Steps:
             for grad, average in zip(grads, averages, strict=False):
                 self._sample.add_gradient(grad, average)
         return updates
+
+
+def decay_where_agreed_(weight: Tensor, update: Tensor, amount: float) -> None:
+    """weight <- (1 - amount) weight where the update and the decay have the same direction: W and
+    the update that is subtracted have one sign (Chen et al. 2025, "Cautious weight decay",
+    arXiv 2510.12402)."""
+    agreed = (weight * update.to(weight.dtype)) >= 0
+    weight.mul_(1.0 - amount * agreed.to(weight.dtype))
 
 
 def _write(whole: Tensor, fragment: Fragment, values: Tensor) -> None:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from distforge.errors import InputError
 from distforge.optim.config import Algorithm, MuonGrokfastConfig
-from distforge.optim.layout import Layout
+from distforge.optim.heads import head_layouts
+from distforge.optim.layout import Layout, require_shape, whole_shape
+from distforge.optim.patterns import pattern_overrides
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
@@ -35,7 +37,6 @@ _ROUTER = re.compile(r"(\w+_)?(gate|router)")
 # GPT-NeoX interleaves them per head under another name, query_key_value: it stays one matrix.
 _FUSED_QKV = re.compile(r"c_attn|qkv_proj|in_proj|Wqkv|qkv")
 _CONV = re.compile(r"\w*conv\w*")
-_Override = tuple[Algorithm, str]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class AssignedParameter:
     @property
     def decays(self) -> bool:
         """Whether weight decay applies: to matrices and tables, not to vectors."""
-        return self.parameter.ndim >= 2
+        return len(whole_shape(self.parameter)) >= 2
 
 
 _CONVOLUTION = Role("muon", "conv", reason="convolution")
@@ -75,22 +76,44 @@ _EMBEDDING = Role("adamw", reason="embedding")
 
 
 def split_parameters(
-    source: nn.Module | NamedParameters, config: MuonGrokfastConfig
+    source: nn.Module | NamedParameters, config: MuonGrokfastConfig, *, frozen: bool = False
 ) -> list[dict[str, Any]]:
     """Parameter groups for MuonGrokfast, of at least one parameter each, Muon's first.
 
     One group for each role, matrices and vectors apart; see assign_roles for arguments and errors.
     """
     groups: dict[tuple[Role, bool], list[tuple[str, nn.Parameter]]] = defaultdict(list)
-    for assigned in assign_roles(source, config):
+    for assigned in assign_roles(source, config, frozen=frozen):
         member = (assigned.names[0], assigned.parameter)
         groups[assigned.role, assigned.decays].append(member)
     ordered = sorted(groups.items(), key=lambda item: _group_order(*item[0]))
     return [_group(role, decays, members, config) for (role, decays), members in ordered]
 
 
+def groups_by_role(group: dict[str, Any], config: MuonGrokfastConfig) -> list[dict[str, Any]]:
+    """A group as torch takes it, of named parameters or a module, as groups of one role each.
+
+    What it sets goes before what the roles say. Raises InputError for parameters without names.
+    """
+    members: Any = group["params"]
+    if not isinstance(members, nn.Module):
+        alone: list[Any] = [members]
+        members = _checked_pairs(alone if isinstance(members, Tensor) else members)
+    pairs = members.named_parameters() if isinstance(members, nn.Module) else members
+    names = [name for name, _ in pairs]
+    # A pattern of the whole model need not match what comes late.
+    of_these = {
+        field: tuple(p for p in getattr(config, field) if any(fnmatchcase(n, p) for n in names))
+        for field in ("muon_patterns", "adamw_patterns")
+    }
+    own = {name: value for name, value in group.items() if name != "params"}
+    return [
+        part | own for part in split_parameters(members, config.replace(**of_these), frozen=True)
+    ]
+
+
 def assign_roles(
-    source: nn.Module | NamedParameters, config: MuonGrokfastConfig
+    source: nn.Module | NamedParameters, config: MuonGrokfastConfig, *, frozen: bool = False
 ) -> list[AssignedParameter]:
     """The role of every trainable parameter, in the order of ``source``.
 
@@ -98,33 +121,44 @@ def assign_roles(
         source: a model (roles come from its modules, then from names) or the pairs that
             ``named_parameters()`` gives (roles come from names and shapes).
         config: its ``muon_patterns`` and ``adamw_patterns`` overrule both.
+        frozen: also those that need no gradient now, in case they will; else they are left out.
 
-    Frozen parameters are left out. A tied weight appears once; if any of its names is a table or
+    A tied weight appears once; if any of its names is a table or
     a head, it is trained by AdamW. Raises InputError when nothing is left to train, when a pattern
-    matches no parameter or contradicts another one.
+    matches no parameter or contradicts another one, and for a parameter whose own shape is gone.
     """
     if isinstance(source, nn.Module):
         pairs = list(source.named_parameters(remove_duplicate=False))
     else:
         pairs = _checked_pairs(source)
+    for name, param in pairs:
+        require_shape(name, param)
     tree = _Tree.of(pairs)
     by_module = _roles_of_modules(source, tree) if isinstance(source, nn.Module) else {}
-    pairs = [(name, param) for name, param in pairs if param.requires_grad]
-    if not pairs:
+    trained = [(name, param) for name, param in pairs if param.requires_grad]
+    if not trained:
         raise InputError(
             "there is no trainable parameter: give a model with requires_grad parameters."
         )
+    if frozen:
+        pairs = [(name, p) for name, p in pairs if p.requires_grad or p.is_floating_point()]
+    else:
+        pairs = trained
 
     names: dict[int, list[str]] = defaultdict(list)
     parameters: dict[int, nn.Parameter] = {}
     for name, param in pairs:
         names[id(param)].append(name)
         parameters[id(param)] = param
-    overrides = _pattern_overrides(names, config)
+    heads = head_layouts(source) if config.split_heads else {}
+    overrides = pattern_overrides(names, config)
     assigned = []
     for key, param in parameters.items():
         role = by_module.get(key) or _role_of_names(names[key], param, tree)
-        role = _overridden(role, overrides.get(key), names[key], param)
+        if key in heads and role.algorithm == "muon":
+            role = replace(role, layout=heads[key], reason=f"{role.reason}, by heads")
+        if key in overrides and overrides[key][0] != role.algorithm:
+            role = _overridden(*overrides[key], names[key][0], param)
         assigned.append(AssignedParameter(tuple(names[key]), param, role))
     return assigned
 
@@ -135,10 +169,15 @@ def _checked_pairs(source: NamedParameters) -> list[tuple[str, nn.Parameter]]:
         named = isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
         if not named or not isinstance(pair[1], Tensor):
             raise InputError(
-                f"{type(pair).__name__} is not a (name, parameter) pair: "
-                "pass model.named_parameters(), since names decide between Muon and AdamW."
+                f"{_told(pair)} is not a (name, parameter) pair: pass the model itself, "
+                "or model.named_parameters(), since names decide between Muon and AdamW."
             )
     return pairs
+
+
+def _told(item: Any) -> str:
+    shape = f" of shape {tuple(item.shape)}" if isinstance(item, Tensor) else ""
+    return f"{type(item).__name__}{shape}"
 
 
 def _roles_of_modules(model: nn.Module, tree: _Tree) -> dict[int, Role]:
@@ -168,13 +207,13 @@ def _heads(model: nn.Module) -> list[nn.Parameter]:
     found, tables = [], []
     for module in model.modules():
         if isinstance(module, nn.Embedding):
-            tables.append(module.weight.shape)
+            tables.append(whole_shape(module.weight))
         found.append(getattr(module, "get_output_embeddings", lambda: None)())
     for name, module in model.named_modules():
         # In a block, of which there are many, it is a hidden matrix that happens to be so large.
         in_a_block = any(part.isdigit() for part in name.split("."))
-        if isinstance(module, nn.Linear) and not in_a_block and module.weight.shape in tables:
-            found.append(module)
+        if isinstance(module, nn.Linear) and not in_a_block:
+            found += [module] if whole_shape(module.weight) in tables else []
     weights = [getattr(head, "weight", None) for head in found]
     return [weight for weight in weights if isinstance(weight, nn.Parameter)]
 
@@ -195,7 +234,9 @@ class _Tree:
         for name, _ in pairs:
             parts = name.split(".")
             routed |= {".".join(parts[:at]) for at, part in enumerate(parts) if "experts" in part}
-        return cls(frozenset(routed), {name: len(p) for name, p in pairs if p.ndim == 1})
+        shapes = {name: whole_shape(param) for name, param in pairs}
+        widths = {name: shape[0] for name, shape in shapes.items() if len(shape) == 1}
+        return cls(frozenset(routed), widths)
 
     def is_router(self, name: str) -> bool:
         parts = name.split(".")
@@ -207,7 +248,8 @@ class _Tree:
     def is_transposed(self, name: str, param: Tensor) -> bool:
         """Whether the bias is as long as the rows: stored as (in, out)."""
         width = self.widths.get(f"{name.removesuffix('weight')}bias")
-        return param.ndim == 2 and width == param.shape[1] != param.shape[0]
+        shape = whole_shape(param)
+        return len(shape) == 2 and width == shape[1] != shape[0]
 
 
 def _role_of_names(names: list[str], param: Tensor, tree: _Tree) -> Role:
@@ -216,9 +258,9 @@ def _role_of_names(names: list[str], param: Tensor, tree: _Tree) -> Role:
 
 
 def _role_of_name(name: str, param: Tensor, tree: _Tree) -> Role:
-    parts = name.split(".")
+    parts, shape = name.split("."), whole_shape(param)
     # A matrix of one row or column is a vector: orthogonalising it would only normalise it.
-    if param.ndim < 2 or sum(size > 1 for size in param.shape) < 2:
+    if len(shape) < 2 or sum(size > 1 for size in shape) < 2:
         return Role("adamw", reason="vector")
     if _TOP_LEVEL_OUTPUT.fullmatch(name) or any(map(_TABLE_OR_HEAD.fullmatch, parts)):
         return Role("adamw", reason="named as a table or head")
@@ -226,66 +268,35 @@ def _role_of_name(name: str, param: Tensor, tree: _Tree) -> Role:
         return Role("adamw", reason="state space")
     if tree.is_router(name):
         return Role("adamw", reason="router")
-    if param.ndim == 3 and any(map(_CONV.fullmatch, parts)):
-        return _GROUPED if param.shape[1] == 1 else _CONVOLUTION
-    if param.ndim > 3:
+    if len(shape) == 3 and any(map(_CONV.fullmatch, parts)):
+        return _GROUPED if shape[1] == 1 else _CONVOLUTION
+    if len(shape) > 3:
         return _CONVOLUTION
-    role = _matrix_role(parts, param)
+    role = _matrix_role(parts, shape)
     return replace(role, transposed=True) if tree.is_transposed(name, param) else role
 
 
-def _matrix_role(parts: list[str], param: Tensor) -> Role:
+def _matrix_role(parts: list[str], shape: tuple[int, ...]) -> Role:
     owner = parts[-2] if parts[-1] == "weight" and len(parts) > 1 else parts[-1]
     owner = owner.removesuffix("_weight")
-    if param.ndim == 2 and _FUSED_QKV.fullmatch(owner):
-        long, short = max(param.shape), min(param.shape)
+    if len(shape) == 2 and _FUSED_QKV.fullmatch(owner):
+        long, short = max(shape), min(shape)
         if long == 3 * short:
             return Role("muon", "fused_qkv", reason="fused query, key and value")
-    return Role("muon", reason="hidden matrix" if param.ndim == 2 else "stack of hidden matrices")
+    return Role("muon", reason="hidden matrix" if len(shape) == 2 else "stack of hidden matrices")
 
 
-def _pattern_overrides(
-    names: dict[int, list[str]], config: MuonGrokfastConfig
-) -> dict[int, _Override]:
-    overrides: dict[int, _Override] = {}
-    choices: tuple[tuple[Algorithm, tuple[str, ...]], ...] = (
-        ("muon", config.muon_patterns),
-        ("adamw", config.adamw_patterns),
-    )
-    for algorithm, patterns in choices:
-        for pattern in patterns:
-            hits = [
-                key
-                for key, aliases in names.items()
-                if any(fnmatchcase(alias, pattern) for alias in aliases)
-            ]
-            if not hits:
-                raise InputError(
-                    f"{algorithm}_patterns has {pattern!r}, which matches no trainable parameter: "
-                    "correct it or take it out."
-                )
-            for key in hits:
-                if overrides.setdefault(key, (algorithm, pattern))[0] != algorithm:
-                    raise InputError(
-                        f"parameter {names[key][0]!r} matches muon_patterns and adamw_patterns: "
-                        "let one of them match."
-                    )
-    return overrides
-
-
-def _overridden(role: Role, override: _Override | None, names: list[str], param: Tensor) -> Role:
-    if override is None or override[0] == role.algorithm:
-        return role
-    algorithm, pattern = override
+def _overridden(algorithm: Algorithm, pattern: str, name: str, param: Tensor) -> Role:
     reason = f"{algorithm}_patterns: {pattern}"
     if algorithm == "adamw":
         return Role("adamw", reason=reason)
-    if param.ndim < 2:
+    shape = whole_shape(param)
+    if len(shape) < 2:
         raise InputError(
-            f"parameter {names[0]!r} of shape {tuple(param.shape)} is named in muon_patterns, "
+            f"parameter {name!r} of shape {shape} is named in muon_patterns, "
             "but Muon trains matrices: let AdamW have it."
         )
-    return Role("muon", "conv" if param.ndim > 3 else "matrix", reason=reason)
+    return Role("muon", "conv" if len(shape) > 3 else "matrix", reason=reason)
 
 
 def _group_order(role: Role, decays: bool) -> tuple[bool, str, bool, bool]:

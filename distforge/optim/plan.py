@@ -49,7 +49,9 @@ def batches(matrices: Mapping[int, Matrix]) -> list[Batch]:
     ]
 
 
-def plan_buckets(matrices: Sequence[Matrix], world_size: int, capacity: int) -> list[Bucket]:
+def plan_buckets(
+    matrices: Sequence[Matrix], world_size: int, capacity: int, load: list[float] | None = None
+) -> list[Bucket]:
     """Buckets that hold every matrix once.
 
     Args:
@@ -58,8 +60,9 @@ def plan_buckets(matrices: Sequence[Matrix], world_size: int, capacity: int) -> 
         capacity: largest number of elements that a rank holds, and that it owns, of one bucket.
             The first matrix of each owner is let in whatever its size: were a large one alone in
             its bucket, the other ranks would wait for its owner.
+        load: the work that ranks have already, as `choose_owners` takes it.
     """
-    owners = choose_owners(matrices, world_size)
+    owners = choose_owners(matrices, world_size, load)
     queues: list[deque[Matrix]] = [deque() for _ in range(world_size)]
     # Shape by shape: those of one shape in a bucket are one batch, and owners whose matrices are
     # alike are done at the same time.
@@ -75,15 +78,19 @@ def plan_buckets(matrices: Sequence[Matrix], world_size: int, capacity: int) -> 
     return buckets
 
 
-def choose_owners(matrices: Sequence[Matrix], world_size: int) -> list[int]:
+def choose_owners(
+    matrices: Sequence[Matrix], world_size: int, load: list[float] | None = None
+) -> list[int]:
     """The owner of each matrix: the rank that holds most of it, unless it has enough work already.
+
+    ``load`` is the work of each rank so far, by `newton_schulz_cost`; what it gets here is added.
 
     The largest go first, and one whose majority holder is busy (or that is spread evenly) goes to
     the rank with the least to do (Graham 1969, longest processing time first).
     """
-    costs = [newton_schulz_cost(matrix) for matrix in matrices]
-    share = _SLACK * sum(costs) / world_size
-    load = [0.0] * world_size
+    costs = [_cost(matrix) for matrix in matrices]
+    load = [0.0] * world_size if load is None else load
+    share = _SLACK * (sum(costs) + sum(load)) / world_size
     owners = [0] * len(matrices)
     for index in sorted(range(len(matrices)), key=lambda i: (-costs[i], i)):
         owner = _majority_holder(matrices[index], world_size)
@@ -92,6 +99,12 @@ def choose_owners(matrices: Sequence[Matrix], world_size: int) -> list[int]:
         owners[index] = owner
         load[owner] += costs[index]
     return owners
+
+
+def _cost(matrix: Matrix) -> float:
+    # An owner answers every copy: where there are some, what it sends is what to share out.
+    copies = len(set(matrix.copy_of))
+    return matrix.numel if 1 < copies < len(matrix.held) else newton_schulz_cost(matrix)
 
 
 def newton_schulz_cost(matrix: Matrix) -> float:
@@ -132,6 +145,8 @@ def _fill(queues: list[deque[Matrix]], capacity: int) -> Bucket:
 
 
 def _fits(matrix: Matrix, owner: int, owned: list[int], held: list[int], capacity: int) -> bool:
-    return owned[owner] + matrix.numel <= capacity and all(
-        count + matrix.held_by(rank) <= capacity for rank, count in enumerate(held)
+    # What every rank has a copy of is filtered and comes back in portions (exchange.Gather).
+    return owned[owner] + matrix.numel <= capacity and (
+        matrix.replicated
+        or all(count + matrix.held_by(rank) <= capacity for rank, count in enumerate(held))
     )

@@ -56,7 +56,7 @@ def test_the_filter_in_front_is_the_grokfast_average():
 def test_bf16_parameters_keep_float32_moments():
     param = nn.Parameter(torch.ones(6, dtype=torch.bfloat16))
     wide = nn.Parameter(torch.ones(6))
-    config = MuonGrokfastConfig(adamw_lr=0.05)
+    config = MuonGrokfastConfig(adamw_lr=0.05, stochastic_rounding=False)
     optimizer = MuonGrokfast([("bias", param)], config)
     reference = torch.optim.AdamW([wide], lr=0.05, betas=config.adamw_betas, weight_decay=0.0)
     param.grad = torch.linspace(-1, 1, 6).to(torch.bfloat16)

@@ -226,5 +226,5 @@ def test_bad_patterns_are_refused(changes, message):
 
 
 def test_parameters_without_names_are_refused():
-    with pytest.raises(InputError, match=r"Parameter is not a \(name, parameter\) pair"):
+    with pytest.raises(InputError, match=r"Parameter of shape \(4, 4\) is not a \(name, par"):
         split_parameters(nn.Linear(4, 4).parameters(), CONFIG)

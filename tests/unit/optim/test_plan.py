@@ -102,7 +102,7 @@ def test_what_one_rank_sends_the_other_expects(layout, ranks):
 
 def test_replicas_share_out_everything_and_send_before_the_iteration_nothing():
     whole = ((Fragment(0, 0, 0, 4096),),) * 4
-    matrices = [Matrix((64, 64), "matrix", whole, replicated=True) for _ in range(8)]
+    matrices = [Matrix((64, 64), "matrix", whole, copy_of=(0, 1, 2, 3)) for _ in range(8)]
     owners = choose_owners(matrices, 4)
     assert Counter(owners) == {0: 2, 1: 2, 2: 2, 3: 2}
 
