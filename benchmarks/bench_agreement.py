@@ -151,7 +151,7 @@ def rows_of(options: argparse.Namespace) -> list[Row]:
     for name, count, seed in (("test", options.items, 0), ("train", 8, 1)):
         lines = [json.dumps(row) + "\n" for row in facts(count, seed)]
         durable.write_text(arc / f"{name}.jsonl", "".join(lines))
-    for case in CASES:
+    for case in (case for case in CASES if case.name in options.cases):
         model = options.model if case.template else plain
         data = arc if case.task == "arc" else options.gsm8k
         mine, peer = ours(case, model, data, options), theirs(case, model, data, options)
@@ -178,6 +178,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--gsm8k", type=Path, required=True, help="train.jsonl and test.jsonl")
     parser.add_argument("--peer", required=True, help="the Python that has lm_eval")
     parser.add_argument("--before", nargs="*", default=[], help="words in front of each process")
+    names = [case.name for case in CASES]
+    parser.add_argument("--cases", nargs="+", default=names, choices=names)
     parser.add_argument("--items", type=int, default=64)
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--work", type=Path, help="where what was measured is kept")

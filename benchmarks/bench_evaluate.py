@@ -122,6 +122,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--gsm8k", type=Path, required=True, help="train.jsonl and test.jsonl")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--work", type=Path, help="where what was measured is kept")
     parser.add_argument("--case", choices=list(CASES), help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -137,7 +138,9 @@ def main() -> None:
             return
         given = ["--model", str(options.model), "--gsm8k", str(options.gsm8k)]
         given += ["--batch-size", str(options.batch_size), "--times", str(options.times)]
-        cases = measure_parts({name: ["--case", name, *given] for name in CASES}, work, jobs=1)
+        cases = measure_parts(
+            {name: ["--case", name, *given] for name in options.cases}, work, jobs=1
+        )
     rows = [row_of(name, found) for name, found in cases.items()]
     publish(rows, options.json, batch_size=options.batch_size, cases=cases)
 
