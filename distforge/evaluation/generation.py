@@ -1,7 +1,7 @@
 """Generation in batches with a key-value cache, greedy or sampled.
 
-Greedy decoding is `write_greedily`; transformers' own `generate` does what that cannot do. This
-module decides what goes into one batch: questions are sorted by length, so that padding is small.
+Decoding is `write_greedily`, sampled from the whole distribution too; transformers' own `generate`
+does what that cannot do. This module decides what goes into one batch: questions are sorted by length, so that padding is small.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ Progress = Callable[[int, int], None]
 SPARE_TOKENS = 16
 # The settings of a generation that say nothing but what `write_greedily` takes.
 _PLAIN = {"max_new_tokens", "eos_token_id", "pad_token_id", "suppress_tokens", "do_sample"}
+_SAMPLING = {"temperature", "top_k", "top_p"}
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def continue_ids(
         settings: with a ``pad_token_id``. What it leaves open is not taken from the model's own
             configuration, which may penalise repetition or search with beams.
     """
-    if set(settings.to_diff_dict()) - {"transformers_version"} <= _PLAIN and not settings.do_sample:
+    known = _PLAIN | (_SAMPLING if _from_all(settings) else set())
+    if set(settings.to_diff_dict()) - {"transformers_version"} <= known:
         try:
             return write_greedily(
                 model,
@@ -140,6 +142,7 @@ def continue_ids(
                 stops=list(listed(settings.eos_token_id)),
                 pad=settings.pad_token_id,
                 banned=settings.suppress_tokens or (),
+                temperature=settings.temperature if settings.do_sample else 0.0,
             )
         except InputError as error:
             _LOG.info("transformers decodes, since %s", error)
@@ -157,6 +160,11 @@ def continue_ids(
         model.generation_config = own
     written: list[list[int]] = output[:, width:].tolist()
     return written
+
+
+def _from_all(settings: GenerationConfig) -> bool:
+    """Whether it samples from the whole distribution."""
+    return bool(settings.do_sample and settings.top_k == 0 and settings.top_p == 1.0)
 
 
 def _decode(
