@@ -1,7 +1,8 @@
 """Generation in batches with a key-value cache, greedy or sampled.
 
 Decoding is `write_greedily`, sampled from the whole distribution too; transformers' own `generate`
-does what that cannot do. This module decides what goes into one batch: questions are sorted by length, so that padding is small.
+does what that cannot do. This module decides what goes into one batch: questions are sorted by
+length, so that padding is small.
 """
 
 from __future__ import annotations
