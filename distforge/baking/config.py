@@ -10,6 +10,7 @@ from distforge.baking.supervised.convergence import ConvergenceConfig
 from distforge.champion.make import ChampionConfig
 from distforge.data import DataConfig
 from distforge.errors import require_choice, require_in
+from distforge.models.storage import LoadDtype
 from distforge.optim import OptimizerConfig
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
@@ -32,6 +33,8 @@ class EvaluationConfig:
     validation_questions: held-out questions asked each time, the strategies in equal parts. They
         pick the best weights; the final accuracy is over all held-out questions.
     batch_size: questions generated at once on each rank.
+    dtype: the exported model is loaded in for the final accuracy. "auto" is its own where this
+        machine computes in that, else float32.
     stop_when_converged: end training once the validation and then all held-out questions meet the
         convergence targets.
     """
@@ -39,9 +42,11 @@ class EvaluationConfig:
     every_steps: int = 200
     validation_questions: int = 350
     batch_size: int = 128
+    dtype: LoadDtype = "auto"
     stop_when_converged: bool = True
 
     def __post_init__(self) -> None:
+        require_choice("dtype", self.dtype, get_args(LoadDtype))
         for name in ("every_steps", "validation_questions", "batch_size"):
             require_in("[1, inf]", **{name: getattr(self, name)})
 

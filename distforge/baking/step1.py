@@ -162,7 +162,7 @@ def _ask_exported(
     model_dir: Path, trainer: PromptBakingTrainer, config: Step1Config, world: World
 ) -> list[Answered]:
     """Judge what was exported, read back from disk: that, not the trainer's copy, is shipped."""
-    baked = load_champion(str(model_dir))
+    baked = load_champion(str(model_dir), config.evaluation.dtype)
     return _ask(baked, trainer.heldout, trainer, config, world)
 
 

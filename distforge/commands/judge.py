@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from torch import nn
@@ -12,9 +13,10 @@ from distforge import durable
 from distforge.cli import GOAL_MISSED
 from distforge.commands.evaluate import thinking_model, until_it_closes
 from distforge.data import read_examples
-from distforge.errors import InputError, require_in
+from distforge.errors import InputError, require_choice, require_in
 from distforge.handoff.verdict import PASS
 from distforge.models.loading import Champion, load_champion
+from distforge.models.storage import LoadDtype
 from distforge.quietstar.inputs import find_model
 from distforge.quietstar.items import answer_items
 from distforge.reports.verdict_table import verdict_table
@@ -67,6 +69,8 @@ class JudgeConfig:
         model itself.
     items: questions to judge on, at most; 0 takes all.
     max_length: longest question with answer, in tokens.
+    dtype: to load the models in. "auto" is their own where this machine computes in that, else
+        float32. A control that is trained here is float32.
     thought: how the model thinks. theater: the tests.
     json: where to write the verdict, if anywhere.
     """
@@ -76,6 +80,7 @@ class JudgeConfig:
     reference: str = ""
     items: int = 0
     max_length: int = 512
+    dtype: LoadDtype = "auto"
     tags: TagsConfig = field(default_factory=TagsConfig)
     thought: ThoughtConfig = field(default_factory=until_it_closes)
     theater: TheaterConfig = field(default_factory=TheaterConfig)
@@ -84,12 +89,13 @@ class JudgeConfig:
 
     def __post_init__(self) -> None:
         require_in("[0, inf]", items=self.items)
+        require_choice("dtype", self.dtype, get_args(LoadDtype))
 
 
 def judge(config: JudgeConfig) -> int:
     """Print the verdict; 0 for PASS, 3 for any other."""
     directory = find_model(config.model)
-    champion = load_champion(str(directory))
+    champion = load_champion(str(directory), config.dtype)
     tags = Tags.from_tokenizer(
         champion.tokenizer, config.tags.opening, config.tags.closing, model=champion.model
     )
@@ -104,7 +110,8 @@ def judge(config: JudgeConfig) -> int:
         model = thinking_model(champion, directory).to(world.device)
         reference = model
         if config.reference:
-            reference = load_champion(str(find_model(config.reference))).model.to(world.device)
+            source = str(find_model(config.reference))
+            reference = load_champion(source, config.dtype).model.to(world.device)
         who = examinee(
             model,
             champion.tokenizer,
@@ -150,4 +157,6 @@ def _direct(
         )
         return {"direct": control.model}
     path = choice.path or (str(beside) if beside.is_dir() else "")
-    return {"direct": load_champion(path).model.to(world.device)} if path else {}
+    if not path:
+        return {}
+    return {"direct": load_champion(path, config.dtype).model.to(world.device)}

@@ -1,7 +1,8 @@
 """Generation in batches with a key-value cache, greedy or sampled.
 
-Greedy decoding is `write_greedily`; transformers' own `generate` does what that cannot do. This
-module decides what goes into one batch: questions are sorted by length, so that padding is small.
+Decoding is `write_greedily`, sampled from the whole distribution too; transformers' own `generate`
+does what that cannot do. This module decides what goes into one batch: questions are sorted by
+length, so that padding is small.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ Progress = Callable[[float, int], None]
 SPARE_TOKENS = 16
 # The settings of a generation that say nothing but what `write_greedily` takes.
 _PLAIN = {"max_new_tokens", "eos_token_id", "pad_token_id", "suppress_tokens", "do_sample"}
+_SAMPLING = {"temperature", "top_k", "top_p"}
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,8 @@ def continue_ids(
         ended, steps: see `write_greedily`; transformers' own decoding asks no ``ended``.
     """
     stops = list(listed(settings.eos_token_id))
-    if set(settings.to_diff_dict()) - {"transformers_version"} <= _PLAIN and not settings.do_sample:
+    known = _PLAIN | (_SAMPLING if _from_all(settings) else set())
+    if set(settings.to_diff_dict()) - {"transformers_version"} <= known:
         try:
             return write_greedily(
                 model,
@@ -194,6 +197,7 @@ def continue_ids(
                 banned=settings.suppress_tokens or (),
                 ended=ended,
                 steps=steps,
+                temperature=settings.temperature if settings.do_sample else 0.0,
             )
         except InputError as error:
             _LOG.info("transformers decodes, since %s", error)
@@ -218,6 +222,11 @@ def continue_ids(
 def _up_to_end(row: list[int], stops: Sequence[int]) -> list[int]:
     end = next((place for place, index in enumerate(row) if index in stops), len(row))
     return row[: end + 1]
+
+
+def _from_all(settings: GenerationConfig) -> bool:
+    """Whether it samples from the whole distribution."""
+    return bool(settings.do_sample and settings.top_k == 0 and settings.top_p == 1.0)
 
 
 def _decode(

@@ -1,4 +1,4 @@
-"""Greedy decoding in batches: what rows begin with alike is read once, rows that ended are dropped.
+"""Decoding in batches, greedy or sampled: a common beginning is read once, ended rows are dropped.
 
 Solved examples in front of every question are most of a prompt, so a batch reads them as one text
 that its rows branch from, and keeps their keys and values once.
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from distforge.evaluation.thin_products import thin_products
 from distforge.thinking.branches import Branches
-from distforge.thinking.sampling import without_ids
+from distforge.thinking.sampling import draw, without_ids
 
 # Rows that ended are dropped as soon as no more than this share goes on: each time copies the rest.
 _FULL_ENOUGH = 0.9
@@ -42,8 +42,9 @@ def write_greedily(
     banned: Sequence[int] = (),
     ended: Ended | None = None,
     steps: Steps | None = None,
+    temperature: float = 0.0,
 ) -> list[list[int]]:
-    """The likeliest tokens after each of ``rows``, one by one.
+    """The likeliest tokens after each of ``rows``, one by one, or sampled ones.
 
     Args:
         rows: token ids, without padding; at least one each.
@@ -51,10 +52,13 @@ def write_greedily(
         banned: never written.
         ended: asked of every row now and then; it may be given tokens behind the end.
         steps: told of every token.
+        temperature: above 0, tokens are sampled (by torch's own random state, of the device) from
+            the logits divided by it.
 
     Raises:
         InputError: see `Branches`: a model that cannot branch, or no room in its context.
     """
+    banned = tuple(banned)
     with thin_products(model):
         branches, logits, places = _begin(model, rows, max_new_tokens, pad)
         every = torch.arange(len(rows), device=model.device)
@@ -64,7 +68,11 @@ def write_greedily(
         ends = torch.tensor(list(stops), dtype=torch.int64, device=model.device)
         for step in range(1, max_new_tokens + 1):
             token = torch.full_like(here, pad)
-            token[live] = without_ids(logits.float(), tuple(banned)).argmax(dim=-1)
+            # Drawn for all: what a row becomes does not depend on which others have ended.
+            uniform = (
+                torch.rand(len(rows), device=model.device)[here[live]] if temperature else None
+            )
+            token[live] = _chosen(without_ids(logits.float(), banned), temperature, uniform)
             columns.append(torch.full_like(every, pad).index_put((here,), token))
             lengths[here[live]] = step
             live = live & ~torch.isin(token, ends)
@@ -128,3 +136,9 @@ def _padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tu
 def _asked(ended: Ended, columns: Sequence[Tensor], here: Tensor) -> Tensor:
     written = torch.stack(list(columns), dim=1)[here].tolist()
     return torch.tensor([ended(row) for row in written], device=here.device)
+
+
+def _chosen(logits: Tensor, temperature: float, uniform: Tensor | None) -> Tensor:
+    if uniform is None:
+        return logits.argmax(dim=-1)
+    return draw(logits / temperature, uniform)[0]

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from peft import inject_adapter_in_model
-from safetensors.torch import load_model, save_model
+from safetensors import safe_open
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 
@@ -122,12 +123,24 @@ class PlainBackend(Backend):
         self._scaler.load_state_dict(state)
 
     def save(self, directory: Path, shards: ShardWriter) -> None:
-        save_model(self.forward_module, str(directory / _MODEL_FILE))
+        trained = _trained_alone(self.forward_module)
+        if trained:
+            save_file(trained, directory / _MODEL_FILE)
+        else:
+            save_model(self.forward_module, str(directory / _MODEL_FILE))
         state = {"optimizer": self.optimizer.state_dict(), "scaler": self._scaler.state_dict()}
         shards.save(state, directory / _OPTIMIZER_FILE)
 
     def load(self, directory: Path) -> None:
-        load_model(self.forward_module, str(directory / _MODEL_FILE))
+        saved, trained = directory / _MODEL_FILE, _trained_alone(self.forward_module)
+        with safe_open(saved, framework="pt") as content:
+            partial = bool(trained) and set(content.keys()) == set(trained)
+        if partial:
+            with torch.no_grad():
+                for name, value in load_file(saved).items():
+                    trained[name].copy_(value)
+        else:  # all is trained, or an earlier version kept what is frozen too
+            load_model(self.forward_module, str(saved))
         state = torch.load(directory / _OPTIMIZER_FILE, map_location="cpu", weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
@@ -270,6 +283,14 @@ class DeepSpeedBackend(Backend):
         if hasattr(module, "generation_config"):
             whole.generation_config = module.generation_config
         yield whole
+
+
+def _trained_alone(model: nn.Module) -> dict[str, Tensor]:
+    """The trained parameters of a model that has frozen ones too, which never change and are the
+    run's input (an adapter's base); empty where all are trained."""
+    parameters = dict(model.named_parameters())
+    trained = {name: p.detach() for name, p in parameters.items() if p.requires_grad}
+    return trained if len(trained) < len(parameters) else {}
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> float:

@@ -192,6 +192,13 @@ def find_latest(root: Path) -> Path | None:
     return None
 
 
+def remove_checkpoints(root: Path) -> None:
+    """Remove all of ``root``, when what they led to is kept; ``latest`` still tells the last one's
+    name."""
+    for _, directory in _checkpoints(root):
+        durable.remove_directory(directory)
+
+
 def verify_checkpoint(directory: Path) -> None:
     """Read every byte of a checkpoint.
 

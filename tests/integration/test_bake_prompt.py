@@ -89,7 +89,10 @@ def test_the_run_directory_is_complete(finished: Path) -> None:
     assert list(kl) == [0, 4, 8]
     assert kl[8] < kl[0]
     assert sum(TRAIN_LOSS in r.metrics for r in records) == 8
-    assert (finished / "bakes" / "bake" / "adapter" / "adapter_model.safetensors").is_file()
+    bake = finished / "bakes" / "bake"
+    assert (bake / "adapter" / "adapter_model.safetensors").is_file()
+    assert not list((bake / "checkpoints").glob("step_*")), "the adapter is what they led to"
+    assert "chain_of_thought" in (finished / "report.html").read_text()
 
 
 def test_lineage_is_in_the_registry(finished: Path) -> None:

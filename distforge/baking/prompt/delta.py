@@ -53,27 +53,26 @@ class Delta:
     def merge(self, base: PreTrainedModel, strength: float = 1.0) -> PreTrainedModel:
         """A copy of ``base`` with ``strength`` times the change; 0 is ``base``, 1 the whole bake.
 
-        Its values are those that its export will have, see `round_to_storage_`.
+        It computes in ``base``'s dtype; its values are those that its export will have, see
+        `round_to_storage_`.
 
         Raises:
             InputError: a strength outside [0, 1.5].
         """
         check_strength(strength)
-        model = copy.deepcopy(base)
+        # Added up in float32: the change is small beside the weights, and rounded once.
+        model = copy.deepcopy(base).float()
         if self.adapter is None:
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     parameter.add_(self.state[name].to(parameter.device), alpha=strength)
-            round_to_storage_(model)
-            return model
+            return _finished(model, base)
         wrapped = add_adapter(model, self.adapter)
         self._load_into(model)
         for module in model.modules():
             if isinstance(module, LoraLayer):
                 module.set_scale(_ADAPTER, strength)
-        merged: PreTrainedModel = wrapped.merge_and_unload()
-        round_to_storage_(merged)
-        return merged.requires_grad_(True)
+        return _finished(wrapped.merge_and_unload(), base).requires_grad_(True)
 
     def save(self, directory: Path, record: dict[str, Any]) -> None:
         """Write ``directory``, which must not exist: whole or not at all.
@@ -100,6 +99,13 @@ class Delta:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(self.state[name])
+
+
+def _finished(merged: PreTrainedModel, base: PreTrainedModel) -> PreTrainedModel:
+    round_to_storage_(merged)
+    for name, parameter in merged.named_parameters():
+        parameter.data = parameter.data.to(base.get_parameter(name).dtype)
+    return merged
 
 
 def read_delta(directory: Path, base: PreTrainedModel) -> tuple[Delta, dict[str, Any]]:

@@ -36,7 +36,10 @@ from distforge.rendering import Renderer
 from distforge.reports.prompt_summary import AnswerRow, BakeReport, ForgettingMatrix
 from distforge.telemetry import RunLogger, TelemetryConfig
 from distforge.telemetry.console import counting
+from distforge.training.afterwards import spared
+from distforge.training.checkpoint import remove_checkpoints
 from distforge.training.distributed import World
+from distforge.training.keeping import CHECKPOINTS_DIRECTORY
 
 _TRAJECTORIES_FILE = "trajectories.json"
 _ADAPTER_DIRECTORY = "adapter"
@@ -274,6 +277,7 @@ class PromptBaker:
         directory = self._directory / name if self._directory else None
         done = directory / _ADAPTER_DIRECTORY if directory else None
         if done and self.world.broadcast_object((done / RECORD_FILE).is_file()):
+            self._remove_checkpoints(done.parent)
             return BakedPrompt.from_record(base, *read_delta(done, base))
         began = time.monotonic()
         sets = self._questions.sets(base, prompts)
@@ -305,7 +309,16 @@ class PromptBaker:
         if done and self.world.is_main:
             baked.save(done)
         self.world.barrier()
+        if done:
+            self._remove_checkpoints(done.parent)
         return baked
+
+    def _remove_checkpoints(self, directory: Path) -> None:
+        """Of a bake whose adapter is kept: nothing is resumed from them any more."""
+        root = directory / CHECKPOINTS_DIRECTORY
+        if self.world.is_main and root.exists():
+            with spared("removal of checkpoints", f"{root} may go"):
+                remove_checkpoints(root)
 
     def _check_room(self, questions: Sequence[PromptedQuestion]) -> None:
         check_room(self.model, self.tokenizer, questions, self.config.max_response_tokens)

@@ -19,7 +19,9 @@ from distforge.evaluation.checker import load_checker
 from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
 from distforge.registry.manifest import write_manifest
+from distforge.reports.page import REPORT_HTML
 from distforge.reports.prompt_answers import write_answers
+from distforge.reports.prompt_page import write_prompt_report
 from distforge.reports.prompt_summary import AnswerRow, BakeReport, Drift, PromptSummary
 from distforge.telemetry import RunLogger
 from distforge.training.afterwards import spared
@@ -50,7 +52,7 @@ def _check_and_run(config: BakePromptConfig, world: World) -> PromptSummary:
         return PromptSummary.read(directory / SUMMARY_FILE)
     prompts = [read_prompt(path) for path in config.prompt]
     examples = load_data(config.data) if config.data.is_given else None
-    champion = load_champion(config.model)
+    champion = load_champion(config.model, config.dtype)
     baker = _baker(config, champion, examples, world)
     baker.check(prompts, config.strategy)
     if config.adapter:
@@ -156,9 +158,12 @@ def _run(
         with spared("answers"):
             write_answers(answers, directory)
         summary.write(directory / SUMMARY_FILE)
+        with spared("report", f"distforge report {directory} writes it"):
+            write_prompt_report(directory)
         with spared("table"):
             log.show(report_table(reports))
-        log.say(f"model {model_dir}  registry {version or 'off'}")
+        page = directory / REPORT_HTML
+        log.say(f"model {model_dir}  registry {version or 'off'}  report {page}")
     world.barrier()
     return summary
 

@@ -10,6 +10,7 @@ from distforge.baking.prompt.delta import check_strength
 from distforge.baking.prompt.prompt_config import PromptBakingConfig
 from distforge.data import DataConfig
 from distforge.errors import InputError, require_choice
+from distforge.models.storage import LoadDtype
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
 from distforge.training.run_directory import Existing, Resume
@@ -33,6 +34,8 @@ class BakePromptConfig:
         prompt, in [0, 1], instead of the scale of the change.
     rounds: of pursuit, for one prompt.
     adapter: an earlier run's adapter directory: merged at ``strength``, without training.
+    dtype: to load it in, which it is asked and, as a LoRA's frozen base, trained in. "auto" is its
+        own where this machine computes in that, else float32. The adapter is float32 always.
     data: the questions; those of the built-in tasks where none are given.
     questions: held-out questions asked in each condition of the report; 0 asks all.
     others: questions asked of each other strategy, to see what was forgotten.
@@ -50,6 +53,7 @@ class BakePromptConfig:
     graded: bool = False
     rounds: int = 1
     adapter: str = ""
+    dtype: LoadDtype = "auto"
     data: DataConfig = field(default_factory=DataConfig)
     questions: int = 100
     others: int = 20
@@ -64,6 +68,7 @@ class BakePromptConfig:
 
     def __post_init__(self) -> None:
         check_strength(self.strength, self.graded)
+        require_choice("dtype", self.dtype, get_args(LoadDtype))
         require_choice("existing", self.existing, get_args(Existing))
         require_choice("resume", self.resume, get_args(Resume))
         if self.questions < 0 or self.others < 0 or self.rounds < 1:

@@ -134,14 +134,17 @@ class BakeTraining:
     def _student(self) -> Iterator[tuple[PreTrainedModel, nn.Module | None]]:
         """The module to train and its teacher: None is the student itself, adapters off."""
         if self._config.method == "full":
-            yield copy.deepcopy(self._base), self._base
+            yield copy.deepcopy(self._base).float(), self._base
             return
-        # ZeRO 3 takes a model apart and fp16 rounds it; the base must outlive the bake.
+        # ZeRO 3 takes a model apart, fp16 rounds it, and DeepSpeed wants one dtype; the base must
+        # outlive the bake.
         engine = self._config.engine
         spoils = engine.zero_stage == 3 or engine.halves_weights(
             resolve_dtype(engine.dtype, self._world.device)
         )
-        student = copy.deepcopy(self._base) if spoils else self._base
+        mixes = self._base.dtype != torch.float32 and engine.uses_deepspeed(self._world.size)
+        spoils = spoils or mixes
+        student = copy.deepcopy(self._base).float() if spoils else self._base
         trained = {name: p.requires_grad for name, p in student.named_parameters()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._config.seed)

@@ -6,6 +6,7 @@ of every question (Xu et al. 2024, arXiv 2406.08464).
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from distforge.training.distributed import World
 _DEFAULT_EXAMPLES = 14_000
 # Rounds of writing before a model that repeats itself is given up on.
 _ROUNDS = 8
+# A later round tries at most so many times what is missing: one over this.
+_LEAST_KEPT = 0.25
 
 
 @dataclass(frozen=True)
@@ -191,9 +194,12 @@ def written_questions(
         InputError: the model does not write that many distinct ones.
     """
     before, after = Renderer(tokenizer).around_question
-    wanted = -(-count // world.size)
     found: dict[str, None] = {}
+    tried = 0
     for attempt in range(_ROUNDS):
+        # As many as are missing, by how many of those tried so far were of use.
+        kept = max(len(found), 1) / tried if tried else 1.0
+        wanted = math.ceil((count - len(found)) / max(kept, _LEAST_KEPT) / world.size)
         written = generate(
             model,
             tokenizer,
@@ -204,14 +210,15 @@ def written_questions(
             temperature=1.0,
             seed=(seed * _ROUNDS + attempt) * world.size + world.rank,
         )
+        tried += wanted * world.size
         mine = [_question(told.text, after, told.finished) for told in written]
         for share in world.gather_objects([question for question in mine if question]):
             found.update(dict.fromkeys(share))
         if len(found) >= count:
             return list(found)[:count]
     raise InputError(
-        f"the model wrote {len(found)} distinct questions in {_ROUNDS * wanted * world.size} "
-        f"attempts, {count} are wanted; give it data, or ask for fewer questions"
+        f"the model wrote {len(found)} distinct questions in {tried} attempts, {count} are wanted; "
+        "give it data, or ask for fewer questions"
     )
 
 

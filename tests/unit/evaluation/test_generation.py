@@ -95,6 +95,36 @@ def test_the_linear_layers_are_themselves_again() -> None:
     assert not any("forward" in vars(part) for part in model.modules())
 
 
+@pytest.mark.parametrize("shared", [0, 7, 8, 20])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_common_beginning_is_read_once_and_changes_nothing(name, shared, monkeypatch) -> None:
+    model = ARCHITECTURES[name](80)
+    head = [(5 * column + 2) % 80 for column in range(shared)]
+    rows = [head + [(7 * row + column) % 80 for column in range(1 + row % 4)] for row in range(6)]
+    settings = GenerationConfig(max_new_tokens=10, pad_token_id=0, eos_token_id=9)
+    own = continue_ids(model, [*rows, rows[0]], settings)
+    assert own[-1] == own[0]
+    monkeypatch.setattr(generation, "write_greedily", refuse)
+    assert continue_ids(model, [*rows, rows[0]], settings) == own
+
+
+def test_sampled_tokens_come_as_often_as_the_model_says() -> None:
+    model = tiny_llama(len(TOKENIZER))
+    with torch.no_grad():
+        likely = model(torch.tensor([PROMPTS[1]])).logits[0, -1].double()
+    told = generate(model, TOKENIZER, [PROMPTS[1]] * 3000, 1, 3000, temperature=10.0, seed=5)
+    written = [one.stop if one.finished else one.token_ids[0] for one in told]
+    counts = torch.bincount(torch.tensor(written), minlength=len(TOKENIZER)).double()
+    expected = (likely / 10).softmax(-1) * 3000
+    # Tokens from the likeliest on, in groups of about an eighth of the probability.
+    order = expected.argsort(descending=True)
+    group = (expected[order].cumsum(0) * 8 / 3001).long()
+    assert len(group.unique()) > 4
+    for number in group.unique():
+        wanted, found = expected[order][group == number].sum(), counts[order][group == number].sum()
+        assert abs(found - wanted) < 5 * wanted.sqrt()  # five standard deviations
+
+
 def refuse(*_: object, **__: object) -> None:
     raise InputError("this one cannot branch")
 

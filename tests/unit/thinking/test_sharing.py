@@ -10,6 +10,7 @@ from distforge.thinking.branches import Branches
 from distforge.thinking.places import Places
 from distforge.thinking.sampling import ThoughtConfig, draw, draw_each, restricted_logits
 from distforge.thinking.thoughts import sample_thoughts
+from tests.tiny_families import FAMILIES, tiny_family
 from tests.tiny_models import tiny_llama
 from tests.unit.thinking.cases import (
     ARCHITECTURES,
@@ -23,6 +24,8 @@ from tests.unit.thinking.cases import (
     words,
 )
 
+# Falcon asks no attention interface, Mamba has no attention.
+THINKING_FAMILIES = sorted(set(FAMILIES) - {"falcon", "mamba", *ARCHITECTURES})
 # Sharp enough that thoughts stay together for some tokens, warm enough that they part.
 CONFIG = ThoughtConfig(max_tokens=14, closing="learned", temperature=0.2)
 # The temperature divides rounding as well.
@@ -86,11 +89,11 @@ def test_every_token_is_drawn_by_the_thoughts_own_numbers(name):
 
 
 @pytest.mark.parametrize("slots", [1, 60, 8192])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *THINKING_FAMILIES])
 @torch.no_grad()
 def test_scores_are_those_of_one_sequence_after_another(name, slots, monkeypatch):
     monkeypatch.setattr(places_module, "_SLOTS", slots)
-    lm = ARCHITECTURES[name](VOCAB)
+    lm = ARCHITECTURES[name](VOCAB) if name in ARCHITECTURES else tiny_family(name, VOCAB)
     targets = words(EACH * len(PLACES), 3, seed=4)
     targets[: 2 * EACH] = targets[0]  # equal thoughts with equal targets, and with others
     targets[5, 1:] = -100

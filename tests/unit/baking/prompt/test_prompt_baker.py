@@ -8,8 +8,10 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from distforge.baking import PromptBaker
+from distforge.baking.prompt import prompt_baker
 from distforge.baking.prompt.delta import weights_sha256
 from distforge.baking.prompt.prompt_training import BakeTraining
 from distforge.data import STRATEGY_PROMPTS
@@ -19,9 +21,9 @@ from distforge.training.keeping import Keeper
 from tests.baking_cases import OTHER_PROMPT, PROMPT, config, examples, model, tokenizer, wanted
 
 
-def baker(family: str = "llama", directory=None, check=None, **changes) -> PromptBaker:
+def baker(family: str = "llama", directory=None, check=None, base=None, **changes) -> PromptBaker:
     return PromptBaker(
-        model(family),
+        base or model(family),
         tokenizer(),
         "cpu",
         config=config(**changes),
@@ -279,6 +281,32 @@ def test_an_interrupted_bake_goes_on_to_the_same_weights(
     resumed = baker(directory=tmp_path / "broken", on_policy=on_policy).bake(PROMPT)
     assert resumed.outcome == straight.outcome
     assert weights_sha256(resumed.model) == weights_sha256(straight.model)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_base_in_16_bit_is_baked_into_and_measured_as_it_is_exported(method) -> None:
+    base = model().bfloat16()
+    ours = baker(base=base, method=method)
+    baked = ours.bake(PROMPT)
+    assert baked.outcome.kl_after < 0.7 * baked.outcome.kl_before
+    assert {value.dtype for value in baked.delta.state.values()} == {torch.float32}
+    merged = dict(baked.model.named_parameters())
+    for name, before in base.named_parameters():
+        assert before.dtype == torch.bfloat16
+        assert merged[name].dtype == torch.bfloat16
+    assert any(not torch.equal(merged[n], p) for n, p in base.named_parameters())
+    probe = ours.measurer.probe(PROMPT, "", 4)
+    # bfloat16 keeps 8 bits of a weight, so the export loses some of what the adapter learned.
+    assert ours.measurer.kl(baked.model, probe.trajectories) < 0.8 * baked.outcome.kl_before
+
+
+def test_a_checkpoint_holds_what_is_trained_alone(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(prompt_baker, "remove_checkpoints", lambda root: None)
+    baker(directory=tmp_path).bake(PROMPT)
+    (newest,) = (tmp_path / "bake" / "checkpoints").glob("step_20")
+    names = set(load_file(newest / "model.safetensors"))
+    assert names
+    assert all(".lora_" in name for name in names)
 
 
 def test_a_finished_bake_is_read_back(tmp_path, monkeypatch) -> None:
