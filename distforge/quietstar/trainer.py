@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from distforge.errors import InputError
 from distforge.optim import build_optimizer
 from distforge.quietstar.advantages import Advantages
-from distforge.quietstar.config import LearnerConfig
+from distforge.quietstar.config import LearnerConfig, RewardConfig
 from distforge.quietstar.episode_batches import EpisodeBatches
 from distforge.quietstar.episode_plan import EpisodePlan
 from distforge.quietstar.probe_log import ProbeLog
@@ -98,16 +98,7 @@ class ThoughtTrainer:
         self._tags = writing.tags if writing else Tags.from_tokenizer(tokenizer, model=model.lm)
         tags, items = self._tags, with_places(items, config.positions)
         self._plan = EpisodePlan(items, config.episodes)
-        self._recipe = EngineRecipe(
-            copy.deepcopy(model.config),
-            tags,
-            config.thought,
-            config.reward,
-            config.positions,
-            config.episodes.thoughts,
-            _rollout_device(config.rollouts, world),
-            config.rollouts.dtype,
-        )
+        self._recipe = _recipe(model, tags, config, world)
         reference = (reference or copy.deepcopy(model)).to(world.device)
         kl_coefficient = config.optimizer.muon_grokfast.kl_coefficient
         self.loss = ThoughtLoss(config.objective, tags, config.thought, reference, kl_coefficient)
@@ -127,8 +118,7 @@ class ThoughtTrainer:
             self.loss.veto if config.rollouts.staleness else None,
         )
         self._advantages = Advantages(config.objective.baseline, config.objective.ema_decay)
-        wants_scorer = config.reward.kind == "prediction_gain"
-        self._scorer = Scorer(config.reward.scorer_decay) if wants_scorer else None
+        self._scorer = _scorer(config.reward)
         self._guard = StepGuard(config.guard, world, directory / SKIPPED_FILE)
         self._epoch = max(1, len(items) // config.episodes.batch_size)
         self._loop: TrainingLoop
@@ -310,6 +300,23 @@ class ThoughtTrainer:
         self._pool_state = state["pool"]
         if self._pool is not None:
             self._pool.roll_back(state["pool"])
+
+
+def _recipe(model: ThinkingModel, tags: Tags, config: LearnerConfig, world: World) -> EngineRecipe:
+    return EngineRecipe(
+        copy.deepcopy(model.config),
+        tags,
+        config.thought,
+        config.reward,
+        config.positions,
+        config.episodes.thoughts,
+        _rollout_device(config.rollouts, world),
+        config.rollouts.dtype,
+    )
+
+
+def _scorer(config: RewardConfig) -> Scorer | None:
+    return Scorer(config.scorer_decay) if config.kind == "prediction_gain" else None
 
 
 def _rollout_device(config: RolloutConfig, world: World) -> str:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from tests.distributed.harness import run_ranks
 from tests.free_port import free_port
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 def printed(name: str) -> str:

@@ -1,4 +1,4 @@
-"""MuonGrokfast with fully_shard: torchrun --nproc-per-node 2 examples/fsdp2.py"""
+"""MuonGrokfast with fully_shard: torchrun --nproc-per-node 2 docs/examples/fsdp2.py"""
 
 import torch
 import torch.distributed as dist
