@@ -5,6 +5,7 @@ Each is given a folder, and all that it writes lies below it; what they read lie
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -77,7 +78,7 @@ def made() -> Path:
 
 
 def _make(root: Path) -> None:
-    tokenizer = baking_cases.tokenizer()
+    tokenizer = copy.deepcopy(baking_cases.tokenizer())  # that one is all tests'
     shape = ArchitectureConfig(
         hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=2, intermediate_size=64
     )

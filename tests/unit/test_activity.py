@@ -4,6 +4,8 @@ import re
 import threading
 import time
 
+import pytest
+
 from distforge.activity import counted, doing, heard, named, on_show, watched, what_goes_on
 
 DEADLINE = 20.0
@@ -63,7 +65,8 @@ def test_whoever_talks_is_not_interrupted() -> None:
 def test_the_watch_ends_with_the_block_and_work_with_its_failure() -> None:
     listener = Listener()
     before = threading.active_count()
-    try:
+
+    def fails() -> None:
         with watched(listener, 0.05), doing("outer"):
             try:
                 with doing("inner"):
@@ -71,8 +74,9 @@ def test_the_watch_ends_with_the_block_and_work_with_its_failure() -> None:
             except ZeroDivisionError:
                 assert listener.next().startswith("outer")
                 raise
-    except ZeroDivisionError:
-        pass
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
     assert threading.active_count() == before
 
 

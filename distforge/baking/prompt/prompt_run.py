@@ -155,17 +155,24 @@ def _run(
         **extra,
     )
     if world.is_main:
-        with spared("answers"):
-            write_answers(answers, directory)
-        summary.write(directory / SUMMARY_FILE)
-        with spared("report", f"distforge report {directory} writes it"):
-            write_prompt_report(directory)
-        with spared("table"):
-            log.show(report_table(reports))
-        page = directory / REPORT_HTML
-        log.say(f"model {model_dir}  registry {version or 'off'}  report {page}")
+        _leave(summary, answers, directory, log)
     world.barrier()
     return summary
+
+
+def _leave(
+    summary: PromptSummary, answers: list[AnswerRow], directory: Path, log: RunLogger
+) -> None:
+    """What is to be read of the run, on disk and on the console."""
+    with spared("answers"):
+        write_answers(answers, directory)
+    summary.write(directory / SUMMARY_FILE)
+    with spared("report", f"distforge report {directory} writes it"):
+        write_prompt_report(directory)
+    with spared("table"):
+        log.show(report_table(summary.reports))
+    registered = summary.registry_version or "off"
+    log.say(f"model {summary.model_dir}  registry {registered}  report {directory / REPORT_HTML}")
 
 
 def _bake(
