@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 from distforge.errors import InputError
+from distforge.user_code import run_file
 
 Checker = Callable[[str, str], bool]
 
@@ -24,12 +24,8 @@ def load_checker(where: str) -> Checker:
     path = Path(name)
     if path.suffix != ".py" or not function or not path.is_file():
         raise InputError(f"the check is {where!r}; give file.py:function, of a file that exists")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = run_file(path)
     except Exception as error:
         raise InputError(f"{path} cannot be run ({type(error).__name__}: {error})") from error
     found = getattr(module, function, None)

@@ -20,7 +20,7 @@ from typing import Any
 from distforge.errors import InputError, first_line
 from distforge.rewards.loading import load_function
 
-# What TRL passes beside the columns; this class passes nothing for the last two but what they are.
+# What TRL passes beside the columns. The last two keep a table of TRL's; here they do nothing.
 _GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 _NOT_COLUMNS = {"prompt", "completion", "completion_ids"}
 

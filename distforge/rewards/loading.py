@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from distforge.errors import InputError, first_line
 from distforge.rewards.verifiers import VERIFIERS, regex
+from distforge.user_code import run_file
 
 
 def load_function(name: str) -> Callable[..., Any]:
@@ -45,13 +45,7 @@ def _module(place: str, name: str) -> ModuleType:
     try:
         if not place.endswith(".py"):
             return importlib.import_module(place)
-        path = Path(place).expanduser()
-        found = importlib.util.spec_from_file_location(f"distforge_reward_{path.stem}", path)
-        assert found is not None
-        assert found.loader is not None
-        module = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
-        return module
+        return run_file(Path(place).expanduser())
     except Exception as error:  # whatever a user's file does when it is imported
         raise InputError(
             f"reward.function {name!r} cannot be imported ({type(error).__name__}: "

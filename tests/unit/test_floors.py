@@ -38,6 +38,7 @@ FLOORS.update(
         "durable": GROUND,
         "locks": GROUND,
         "typed_json": GROUND,
+        "user_code": GROUND,
     }
 )
 
