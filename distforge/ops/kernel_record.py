@@ -61,7 +61,6 @@ def remember(device: torch.device, found: Mapping[str, str]) -> dict[str, str]:
     Returns:
         All that is known of the device now, also where it could not be written down.
     """
-    known = {**found, **read(device)}
     try:
         path().parent.mkdir(parents=True, exist_ok=True)
         lock = path().with_suffix(".lock")
@@ -69,9 +68,10 @@ def remember(device: torch.device, found: Mapping[str, str]) -> dict[str, str]:
             everything = _read_all()
             known = {**found, **everything.get(identity(device), {})}
             durable.write_json(path(), {**everything, identity(device): known})
+            return known
     except (OSError, InputError) as error:
         log.info("what was found out about the kernels is not kept: %s", error)
-    return known
+        return {**found, **read(device)}
 
 
 def _read_all() -> dict[str, dict[str, str]]:

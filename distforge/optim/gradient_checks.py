@@ -22,7 +22,7 @@ class _Candidate:
     """A parameter that a step may update: its name, or number in its group, and its gradient."""
 
     name: Any
-    shape: tuple[int, ...]
+    param: Tensor
     grad: Tensor | None
 
 
@@ -43,7 +43,7 @@ def require_usable_gradients(
     candidates = [
         _Candidate(
             group.get("param_names", range(len(group["params"])))[index],
-            whole_shape(param),
+            param,
             None if param.grad is None else local(param.grad),
         )
         for group in groups
@@ -117,7 +117,7 @@ def _difference(
     first = some.index(True)
     candidate = candidates[first]
     return (
-        f"parameter {candidate.name} of shape {candidate.shape} has a gradient on "
+        f"parameter {candidate.name} of shape {whole_shape(candidate.param)} has a gradient on "
         f"{int(counts[first])} of {peers.size} ranks; no {unchanged} has changed: "
         "every rank must use the same parameters in a step."
     )

@@ -124,6 +124,8 @@ class Held:
 
     def contiguous(self) -> Held:
         """With a weight and gradient that can be cut into runs; copies where they were not."""
+        if self.weight.is_contiguous() and self.grad.is_contiguous():
+            return self
         return replace(self, weight=self.weight.contiguous(), grad=self.grad.contiguous())
 
     def scratch_bytes(self, group: dict[str, Any]) -> int:
