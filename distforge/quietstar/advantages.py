@@ -82,6 +82,12 @@ class Advantages:
         return advantages
 
 
+def unlike(groups: Tensor) -> Tensor:
+    """(G,) whether the rewards (G, thoughts) of a group are not all the same: elsewhere there is
+    nothing to learn."""
+    return (groups != groups[:, :1]).any(dim=1)
+
+
 def rloo(rewards: Tensor) -> Tensor:
     """Each reward less the mean of the others of its row; (groups, thoughts)."""
     count = rewards.shape[1]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distforge.data.dataset import IGNORE_INDEX
 from distforge.errors import InputError
-from distforge.quietstar.advantages import Advantages
+from distforge.quietstar.advantages import Advantages, unlike
 from distforge.quietstar.asked import AskedItem
 from distforge.quietstar.config import EpisodeConfig
 from distforge.quietstar.episode_plan import EpisodePlan
@@ -136,7 +136,7 @@ class EpisodeBatches:
         """Refuse to go on where nothing was told apart since the start of the run."""
         rewards = torch.cat([rollout.result["rewards"] for rollout in rollouts])
         groups = rewards.view(-1, self._config.thoughts)
-        self._has_signal |= bool((groups != groups[:, :1]).any()) or self._config.thoughts == 1
+        self._has_signal |= bool(unlike(groups).any()) or self._config.thoughts == 1
         if self._has_signal or first > 0 or step + 1 < self._signal_steps:
             return
         raise InputError(

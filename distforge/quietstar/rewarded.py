@@ -44,11 +44,13 @@ _UNJUDGED = "the model writes thought and answer as one, which `distforge judge`
 
 @dataclass(frozen=True)
 class RewardedInputs:
-    """``probed`` items pick the weights, ``heldout`` ones are examined."""
+    """``sha256`` is of ``rows``. ``probed`` items pick the weights, ``heldout`` ones are
+    examined."""
 
     baked: Champion
     record: BakedRecord
     rows: list[Row]
+    sha256: str
     items: list[AskedItem]
     probed: list[AskedItem]
     heldout: list[AskedItem]
@@ -63,7 +65,7 @@ def run_rewarded(config: Step2Config, world: World) -> Step2Summary:
     config = replace(config, thought=replace(config.thought, closing="learned"))
     inputs = load_rewarded(config)
     with open_run(config, 2, NOT_IDENTITY, world) as run:
-        run.start_from(data=rows_sha256(inputs.rows), baked_model=inputs.baked.sha256)
+        run.start_from(data=inputs.sha256, baked_model=inputs.baked.sha256)
         summary = _reinforce(config, inputs, run, world)
         run.end(summary.is_goal_reached, "not shown to be better than the baked model")
         return summary
@@ -100,6 +102,7 @@ def load_rewarded(config: Step2Config) -> RewardedInputs:
         baked,
         read_baked_record(baked, config.baked_accuracy),
         rows,
+        rows_sha256(rows),
         train,
         probed,
         examined[: config.probe.exam_items or None],
@@ -191,7 +194,7 @@ def _summarize(
         steps=outcome.steps,
         best_step=outcome.best.step,
         config_sha256=config_sha256(config, exclude=NOT_IDENTITY),
-        dataset_sha256=rows_sha256(inputs.rows),
+        dataset_sha256=inputs.sha256,
         baked=inputs.baked.source,
         baked_sha256=inputs.baked.sha256,
         **inputs.record.as_fields(),

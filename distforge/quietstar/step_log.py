@@ -6,6 +6,7 @@ import re
 from collections import deque
 from typing import Any
 
+from distforge.quietstar.advantages import unlike
 from distforge.quietstar.config import LearnerConfig
 from distforge.quietstar.episode_batches import StepExperience
 from distforge.quietstar.thought_loss import PolicyStatistics
@@ -61,7 +62,7 @@ class StepLog:
                 names.RL_STALENESS: step.step - 1 - min(experience.versions),
                 names.RL_ROLLOUT_SECONDS: experience.seconds,
                 names.RL_FINISHED: experience.finished,
-                names.RL_TOLD_APART: float((groups != groups[:, :1]).any(dim=1).float().mean()),
+                names.RL_TOLD_APART: float(unlike(groups).float().mean()),
                 **{
                     f"{names.RL_REWARD_PART}{re.sub(r'[^A-Za-z0-9]+', '_', name)}": value
                     for name, value in experience.components.items()

@@ -149,16 +149,20 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(optimizer):
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_a_vetoed_step_changes_nothing_and_the_next_is_taken():
-    objections = iter(["too stale", ""])
-    engine = TrainingEngine(
+def vetoed_engine(veto):
+    return TrainingEngine(
         tiny_llama(VOCAB),
         lambda model: build_optimizer(model, ADAMW),
         engine_config(),
         WORLD,
         MICRO_BATCHES,
-        veto=lambda world: next(objections),
+        veto=veto,
     )
+
+
+def test_a_vetoed_step_changes_nothing_and_the_next_is_taken():
+    objections = iter(["too stale", ""])
+    engine = vetoed_engine(lambda world: next(objections))
     before = weights(engine)
     with pytest.raises(VetoedStepError, match="step 1 was not taken: too stale"):
         train(engine, WORLD, range(1))
@@ -169,14 +173,7 @@ def test_a_vetoed_step_changes_nothing_and_the_next_is_taken():
 
 @pytest.mark.parametrize("objection", ["too stale", ""])
 def test_a_veto_leaves_the_loss_scale_and_an_infinite_gradient_halves_it(objection):
-    engine = TrainingEngine(
-        tiny_llama(VOCAB),
-        lambda model: build_optimizer(model, ADAMW),
-        engine_config(),
-        WORLD,
-        MICRO_BATCHES,
-        veto=lambda world: objection,
-    )
+    engine = vetoed_engine(lambda world: objection)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     engine._backend._scaler = scaler
     if not objection:
