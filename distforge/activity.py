@@ -32,15 +32,7 @@ class _Activity:
     total: float = 0.0
 
     def line(self, now: float) -> str:
-        elapsed = now - self.began
-        parts = [self.what]
-        if self.done or self.total:
-            parts[0] += f": {int(self.done):,}" + (f" of {int(self.total):,}" if self.total else "")
-        parts.append(f"elapsed {format_seconds(elapsed)}")
-        if self.total:
-            left = elapsed / self.done * (self.total - self.done) if self.done else math.nan
-            parts.append(f"ETA {format_seconds(left)}")
-        return "  ".join(parts)
+        return progress_line(self.what, self.done, self.total, now - self.began)
 
 
 _doing: list[_Activity] = []
@@ -152,6 +144,18 @@ def what_goes_on(now: float) -> str:
     line, counted_ones = current[-1].line(now), [one for one in current if one.total]
     around = counted_ones[-1] if counted_ones else current[-1]
     return line if around is current[-1] else f"{line}  ({around.line(now)})"
+
+
+def progress_line(what: str, done: float, total: float, elapsed: float) -> str:
+    """``reading: 3 of 12  elapsed 0:10  ETA 0:30``, without what is not known."""
+    parts = [what]
+    if done or total:
+        parts[0] += f": {int(done):,}" + (f" of {int(total):,}" if total else "")
+    parts.append(f"elapsed {format_seconds(elapsed)}")
+    if total:
+        left = elapsed / done * (total - done) if done else math.nan
+        parts.append(f"ETA {format_seconds(left)}")
+    return "  ".join(parts)
 
 
 def format_seconds(seconds: float) -> str:

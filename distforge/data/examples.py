@@ -15,7 +15,7 @@ from typing import overload
 
 import numpy as np
 
-from distforge.activity import doing
+from distforge.activity import counted
 from distforge.data.outside import HELDOUT_SHARE, share_of, to_example
 from distforge.data.rows import Row, RowFile
 from distforge.data.schema import SPLITS, Example
@@ -140,7 +140,8 @@ class _Files:
     def _open(self, part: Part) -> int:
         """Count the rows of a part, and note their splits."""
         before, undecided = len(self.splits), array("d")
-        for row, where in self._told(part):
+        what = f"reading the rows of {part.rows.path}"
+        for row, where in counted(part.rows.scan(), what):
             example = to_example(row, where, part.split or "train")
             said = part.split is not None or row.get("verifier") is not None
             undecided.append(np.inf if said else share_of(example))
@@ -158,12 +159,6 @@ class _Files:
                 f"{int(mine.sum()) - count:,} trained on, by a hash of the question"
             )
         return len(shares)
-
-    def _told(self, part: Part) -> Iterator[tuple[Row, str]]:
-        with doing(f"reading the rows of {part.rows.path}") as count:
-            for number, found in enumerate(part.rows.scan()):
-                count(number, 0)
-                yield found
 
     def pick(self, numbers: np.ndarray) -> Iterator[Example]:
         """The examples of these numbers, which only grow."""

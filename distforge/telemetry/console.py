@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from distforge.activity import doing, format_seconds, heard, on_show
+from distforge.activity import doing, format_seconds, heard, on_show, progress_line
 from distforge.telemetry import metrics as names
 
 # The first of these that a run has logged is "the" accuracy of its progress line.
@@ -256,10 +256,6 @@ def counting(
             return
         said = now
         heard()
-        left = (now - began) / done * (total - done) if done else math.nan
-        say(
-            f"{what}: {int(done):,} of {total:,}  elapsed {format_seconds(now - began)}  "
-            f"ETA {format_seconds(left)}"
-        )
+        say(progress_line(what, done, total, now - began))
 
     return count
