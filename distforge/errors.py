@@ -10,6 +10,8 @@ from numbers import Real
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # How libraries in Rust (safetensors, tokenizers) tell of the system's error.
 _NATIVE_ERROR = re.compile(r"\(os error (\d+)\)")
+# torch maps a file's tensors into memory, and says so of what it cannot map.
+_MAPPING_ERROR = re.compile(r"unable to .*file <([^>]*)>.*\((\d+)\)")
 # torch says only that it could not write all of a file.
 _TORCH_ERRORS = ("inline_container", "iostream error")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE)
@@ -52,6 +54,8 @@ def explain_file_error(error: BaseException) -> str:
             number, path = error.errno, os.fsdecode(error.filename or "")
     elif found := _NATIVE_ERROR.search(str(error)):
         number = int(found[1])
+    elif found := _MAPPING_ERROR.search(str(error)):
+        number, path = int(found[2]), found[1]
     elif any(words in str(error) for words in _TORCH_ERRORS):
         number = errno.ENOSPC
     if number is None:

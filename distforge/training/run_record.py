@@ -59,6 +59,7 @@ class RunRecord:
     ) -> None:
         self._publisher: Publisher | None = None
         self._uri = ""
+        self._unlisted: tuple[int, Path] | None = None
         self._wait_seconds = config.wait_seconds
         if not config.enabled or not world.is_main:
             return
@@ -88,11 +89,8 @@ class RunRecord:
     def checkpoint(self, step: int, path: Path) -> None:
         """A checkpoint was saved: where it lies, and its manifest's id; those before it that are
         gone are listed no longer."""
-        if self._publisher is None:
-            return
-        with _unharmed(f"is not told of the checkpoint of step {step}"):
-            found = dict(_checkpoints(path.absolute().parent))
-            self._note(checkpoints=found, retained=sorted(found))
+        self._unlisted = step, path.absolute().parent
+        self._list_checkpoints()
 
     def register(self, *models: dict[str, Any]) -> list[str]:
         """Register models, each the parent of the next; their versions, empty strings for those
@@ -122,6 +120,7 @@ class RunRecord:
             return
         stopped = kind is not None and issubclass(kind, RunStopped | KeyboardInterrupt)
         status = "FINISHED" if kind is None else "STOPPED" if stopped else "FAILED"
+        self._list_checkpoints()
         with _unharmed("is not told of this run's end"):
             self._note_curves()
             self._note(status=status)
@@ -129,6 +128,16 @@ class RunRecord:
             if kind is None:
                 self._publisher.flush(self._wait_seconds)
             self._publisher.close()
+
+    def _list_checkpoints(self) -> None:
+        """Those beside the newest; where a file cannot be read, again when the run ends."""
+        if self._publisher is None or self._unlisted is None:
+            return
+        step, root = self._unlisted
+        with _unharmed(f"is not told of the checkpoint of step {step}"):
+            found = dict(_checkpoints(root))
+            self._note(checkpoints=found, retained=sorted(found))
+            self._unlisted = None
 
     def _note(self, **changes: Any) -> None:
         if self._publisher is not None:

@@ -59,6 +59,10 @@ def test_what_does_not_is_named(interval, value, said):
             "No space left on device; free",
         ),
         (RuntimeError("basic_ios::clear: iostream error"), "No space left on device; free"),
+        (
+            RuntimeError("unable to open file </m/a> in read-only mode: Input/output error (5)"),
+            "/m/a: Input/output error; see that the disk is in order",
+        ),
         # Not about files: of those a traceback tells more.
         (ConnectionRefusedError(errno.ECONNREFUSED, "…"), ""),
         (OSError("no number"), ""),
@@ -75,3 +79,10 @@ def test_what_safetensors_meets_is_a_file_error(tmp_path: Path) -> None:
     with pytest.raises(safetensors.SafetensorError) as met:
         safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "absent" / "x")
     assert explain_file_error(met.value).startswith("No such file or directory")
+
+
+def test_what_torch_cannot_map_is_a_file_error(tmp_path: Path) -> None:
+    file = tmp_path / "absent"
+    with pytest.raises(RuntimeError) as met:
+        torch.UntypedStorage.from_file(str(file), shared=False, nbytes=8)
+    assert explain_file_error(met.value).startswith(f"{file}: No such file or directory")

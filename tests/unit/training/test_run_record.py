@@ -153,6 +153,19 @@ def test_what_nothing_took_is_counted(
     assert "2 records for the registry could neither be sent nor written" in caplog.text
 
 
+def test_a_checkpoint_that_could_not_be_read_is_listed_when_the_run_ends(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail = OSError(errno.EIO, "manifest.json")
+    with record(directory) as ours:
+        ours.start()
+        with monkeypatch.context() as patch:
+            patch.setattr(run_record, "manifest_id", lambda path: (_ for _ in ()).throw(fail))
+            ours.checkpoint(3, save(directory, 3))
+    (session,) = ModelRegistry(directory.parent / "registry.db").sessions()
+    assert sorted(session.checkpoints) == [3]
+
+
 def test_metrics_reach_the_page_while_the_run_goes_on(directory: Path) -> None:
     metrics = directory / "metrics.jsonl"
     line = '{"step": %d, "time": "2026-01-01T00:00:00.000Z", "seconds": 1.0, "train/loss": 2.5}\n'
