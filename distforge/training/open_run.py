@@ -105,11 +105,15 @@ def open_run(
     identity = config_sha256(config, exclude=not_identity)
     require_alike(world, {"configuration": identity})
     directory = Path(config.output) / config.name
-    # Whoever starts a run again must not start it over.
-    existing = config.existing if config.resume == "off" else "resume"
     with holding(directory, world, is_again=config.resume != "off"):
         claim = claim_run_directory(
-            config.output, config.name, dump_toml(config), identity, existing, world
+            config.output,
+            config.name,
+            dump_toml(config),
+            identity,
+            config.existing,
+            world,
+            config.resume,
         )
         works_on(directory)
         with (

@@ -40,11 +40,13 @@ def set_aside(directory: Path, is_whole: Callable[[Path], bool]) -> None:
     logger.warning("%s is kept as %s until the new one has ended", directory, kept)
 
 
-def bring_back(directory: Path) -> None:
-    """Where nothing is at ``directory``, what is kept of it comes back."""
-    if previous(directory).exists() and not directory.exists():
-        os.rename(previous(directory), directory)
-        durable.flush(directory.parent)
+def bring_back(directory: Path) -> bool:
+    """Where nothing is at ``directory``, what is kept of it comes back; whether something did."""
+    if directory.exists() or not previous(directory).exists():
+        return False
+    os.rename(previous(directory), directory)
+    durable.flush(directory.parent)
+    return True
 
 
 def forget(directory: Path) -> None:

@@ -58,6 +58,7 @@ def claim_run_directory(
     identity: str,
     existing: Existing,
     world: World,
+    resume: Resume = "off",
 ) -> RunDirectory:
     """Make or take over ``output/name`` for the run with this configuration; collective.
 
@@ -68,6 +69,8 @@ def claim_run_directory(
         existing: what to do with a directory that holds this very run, see `Step1Config`. What is
             replaced is kept beside it, see `previous`.
         world: rank 0 writes, the others wait.
+        resume: other than "off", this is started again, and must not start over what has begun: it
+            replaces only where that was interrupted between stepping aside and beginning.
 
     Raises:
         InputError: a bad name, or a directory that holds something else, another run, one of a
@@ -77,9 +80,10 @@ def claim_run_directory(
     directory = Path(output) / name
 
     def claim() -> bool:
-        bring_back(directory)
-        _check(directory, identity, existing)
-        if existing == "replace" and (directory / IDENTITY_FILE).exists():
+        had_not_begun = bring_back(directory)
+        replaces = existing == "replace" and (resume == "off" or had_not_begun)
+        _check(directory, identity, "replace" if replaces else "resume")
+        if replaces and (directory / IDENTITY_FILE).exists():
             set_aside(directory, is_finished)
         is_new = not (directory / IDENTITY_FILE).exists()
         directory.mkdir(parents=True, exist_ok=True)

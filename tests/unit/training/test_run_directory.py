@@ -16,6 +16,8 @@ from distforge.training import run_directory
 from distforge.training.distributed import World
 from distforge.training.previous import forget, previous
 from distforge.training.run_directory import (
+    Existing,
+    Resume,
     RunDirectory,
     claim_run_directory,
     holding,
@@ -26,8 +28,14 @@ from distforge.training.run_directory import (
 ALONE = World(0, 0, 1, torch.device("cpu"))
 
 
-def claim(root: Path, identity: str = "a", existing: str = "resume", name: str = "x"):
-    return claim_run_directory(str(root), name, "seed = 1\n", identity, existing, ALONE)  # type: ignore[arg-type]
+def claim(
+    root: Path,
+    identity: str = "a",
+    existing: Existing = "resume",
+    name: str = "x",
+    resume: Resume = "off",
+):
+    return claim_run_directory(str(root), name, "seed = 1\n", identity, existing, ALONE, resume)
 
 
 def finish(run: Path) -> None:
@@ -78,19 +86,38 @@ def test_what_is_replaced_comes_back_where_the_new_one_never_began(tmp_path: Pat
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-def test_a_kill_between_the_old_and_the_new_one_leaves_the_old(tmp_path: Path, monkeypatch) -> None:
-    path = claim(tmp_path).path
-    finish(path)
+def kill_between_the_old_and_the_new_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as killed:
         killed.setattr(Path, "mkdir", lambda *_, **__: os._exit(9))
         child = os.fork()
         if child == 0:
-            claim(tmp_path, existing="replace")
+            claim(path.parent, existing="replace")
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert not path.exists()
+
+
+def test_a_kill_between_the_old_and_the_new_one_leaves_the_old(tmp_path: Path, monkeypatch) -> None:
+    path = claim(tmp_path).path
+    finish(path)
+    kill_between_the_old_and_the_new_one(path, monkeypatch)
     with pytest.raises(InputError, match="finished"):
         claim(tmp_path)
     assert (path / "model" / "weights").read_text() == "trained for days"
+
+
+def test_started_again_what_had_not_begun_replaces_and_what_had_goes_on(
+    tmp_path: Path, monkeypatch
+) -> None:
+    path = claim(tmp_path).path
+    finish(path)
+    with pytest.raises(InputError, match="finished"):
+        claim(tmp_path, existing="replace", resume="auto")
+    kill_between_the_old_and_the_new_one(path, monkeypatch)
+    assert claim(tmp_path, existing="replace", resume="auto").is_new
+    (path / "checkpoints").mkdir()
+    assert not claim(tmp_path, existing="replace", resume="auto").is_new
+    assert (path / "checkpoints").is_dir()
+    assert (previous(path) / "model" / "weights").read_text() == "trained for days"
 
 
 @pytest.mark.parametrize("existing", ["resume", "replace"])
