@@ -28,8 +28,8 @@ class Outbox(Protocol):
     def say_once(self, text: str) -> None: ...
 
 
-class _Unreadable(Exception):
-    """An entry that a later version of distforge may understand."""
+class _NotNow(Exception):
+    """An entry that may be sent later: of another version, or after one that cannot be read now."""
 
 
 def send(spool: Outbox, registry: ModelRegistry) -> int:
@@ -72,7 +72,7 @@ def _apply(registry: ModelRegistry, entry: dict[str, Any], spool: Outbox) -> str
     values = {key: value for key, value in entry.items() if key not in ("key", "op")}
     send_one = _SENDERS.get(entry.get("op", ""))
     if send_one is None:
-        raise _Unreadable(f"its op {entry.get('op')!r} is of another version of distforge")
+        raise _NotNow(f"its op {entry.get('op')!r} is of another version of distforge")
     return send_one(registry, values, spool)
 
 
@@ -92,10 +92,12 @@ def _curves(registry: ModelRegistry, values: dict[str, Any], spool: Outbox) -> s
 def _register(registry: ModelRegistry, values: dict[str, Any], spool: Outbox) -> str:
     metadata = dict(values["metadata"])
     if values["parent_key"]:
-        parent = (spool.outcome(values["parent_key"]) or {}).get("version", "")
-        if not parent:
+        parent = spool.outcome(values["parent_key"])
+        if parent is None:
+            raise _NotNow("what became of its parent cannot be read")
+        if "version" not in parent:
             raise InputError("its parent was refused; register that first")
-        metadata["parent"] = parent
+        metadata["parent"] = parent["version"]
     path = str(found_path(values["model_path"], spool.directory))
     version = registry.register_model(
         values["phase"], values["step"], values["model_type"], path, metadata

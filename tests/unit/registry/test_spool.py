@@ -148,6 +148,20 @@ def test_a_model_that_cannot_be_read_now_is_registered_later(spool: Spool) -> No
     assert registry.metadata["thinking/2"] == {"parent": "baked/1"}
 
 
+def test_a_child_waits_where_its_parent_cannot_be_looked_up(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Noted()
+    parent = spool.register(3, 1, "baked", Path("a"), {})
+    child = spool.register(3, 2, "thinking", Path("b"), {}, parent_key=parent)
+    with monkeypatch.context() as unreadable:
+        unreadable.setattr(Spool, "outcome", lambda *_: None)
+        assert spool.replay(registry) == 1
+    assert ([entry["key"] for entry in spool.pending()], spool.failed()) == ([child], [])
+    assert spool.replay(registry) == 1
+    assert registry.metadata["thinking/2"] == {"parent": "baked/1"}
+
+
 def test_a_registry_that_is_away_is_asked_once(spool: Spool) -> None:
     registry = Noted()
     registry.away = True
