@@ -18,7 +18,7 @@ from distforge.models.skeleton import load_skeleton
 from distforge.optim.build import OptimizerConfig
 from distforge.optim.config import MuonGrokfastConfig
 from distforge.optim.layout import as_matrices
-from distforge.optim.param_groups import AssignedParameter, Role, assign_roles
+from distforge.optim.roles import AssignedParameter, Role, assign_roles
 
 _FLOAT32 = 4
 _PIPE_COLUMNS = 200

@@ -15,7 +15,8 @@ from distforge.optim.config import (
 )
 from distforge.optim.layout import whole_shape
 from distforge.optim.muon_grokfast import MuonGrokfast
-from distforge.optim.param_groups import NamedParameters, split_parameters
+from distforge.optim.param_groups import split_parameters
+from distforge.optim.roles import NamedParameters
 
 OptimizerName = Literal["muon_grokfast", "adamw"]
 

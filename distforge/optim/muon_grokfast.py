@@ -18,7 +18,7 @@ from distforge.optim.hyperparameters import configured, readable, without_functi
 from distforge.optim.layout import FlatShard
 from distforge.optim.metrics import OptimizerMetrics, StepSample
 from distforge.optim.muon_step import muon_update
-from distforge.optim.param_groups import NamedParameters, groups_by_role, split_parameters
+from distforge.optim.param_groups import groups_by_role, split_parameters
 from distforge.optim.param_state import (
     Held,
     StepCounts,
@@ -37,6 +37,7 @@ from distforge.optim.refusals import (
     require_shard_gradients,
     require_whole_matrices,
 )
+from distforge.optim.roles import NamedParameters
 
 ParamGroup = dict[str, Any]
 
@@ -55,7 +56,7 @@ class MuonGrokfast(torch.optim.Optimizer):
 
     Steps 1 and 2 are one elementwise pass and step 3 one batch per shape (distforge.ops), bucket by
     bucket, so that scratch is bounded. Embeddings, head, norms and biases get AdamW;
-    distforge.optim.param_groups says which is which.
+    distforge.optim.roles says which is which.
 
     One process or many, each matrix is orthogonalised exactly once per step, by its owner:
 
@@ -64,7 +65,9 @@ class MuonGrokfast(torch.optim.Optimizer):
       orthogonalises its share, and the results are gathered;
     - shards (ZeRO 1 to 3; `distforge.optim.sharding.bind_zero`): momentum and average are flat
       shards. Fragments of the momentum go to each matrix's owner by an all-to-all, and its update
-      comes back by another: at most 2 elements a Muon parameter and world size are sent by a rank.
+      comes back by another: at most 2 elements a Muon parameter and world size are sent by a rank;
+    - DTensors (FSDP2, tensor parallelism): the same, over the ranks of their mesh. Where a mesh
+      holds several copies (HSDP) every one is answered: with more than two, as many elements.
 
     The weights are the same whichever it is, up to rounding.
 
@@ -98,7 +101,7 @@ class MuonGrokfast(torch.optim.Optimizer):
         params: the model, whose modules tell best what its parameters are; or what
             ``model.named_parameters()`` gives; or parameter groups as torch takes them, with named
             parameters or with "algorithm" ("muon" or "adamw"), which may set any hyperparameter of
-            their own, and for Muon "layout" and "transposed" (param_groups.Role). Frozen
+            their own, and for Muon "layout" and "transposed" (roles.Role). Frozen
             parameters are taken too, and trained once they have gradients.
         config: hyperparameters of all groups that do not set their own; the defaults without it.
         keywords: fields of ``config`` to change, and ``lr``, ``betas`` and ``eps`` as torch's

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from distforge.errors import InputError
 from distforge.models.export import export_model
-from distforge.optim.param_groups import assign_roles
+from distforge.optim.roles import assign_roles
 from distforge.quietstar import ThinkingModel
 from distforge.thinking.mixing import MixingHead, mix_logits
 from distforge.thinking.packing import TARGET, pack_thoughts
