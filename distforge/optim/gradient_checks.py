@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from distforge.errors import InputError
 from distforge.optim.layout import whole_shape
 from distforge.optim.placement import local
 from distforge.optim.precision import Peers, wide_dtype
+
+# Elements of a gradient up to which copying it costs less than a call of its own.
+_SMALL = 4096
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,25 @@ def _all_finite(grads: list[Tensor]) -> bool:
     if all(grad.device.type == "cpu" for grad in grads):
         # No sum with a term that is not finite is finite itself, and torch's largest magnitude
         # takes ten times as long on a CPU. That a sum of finite terms overflows is rare.
-        sums = [grad.sum(dtype=wide_dtype(grad)) for grad in grads]
-        return all(math.isfinite(value) for value in torch.stack(sums).tolist()) if sums else True
+        return all(math.isfinite(value) for value in _sums(grads))
     # The largest magnitude, not the 2-norm: a legitimate gradient of 1e30 has no finite square.
     return bool(torch.nn.utils.get_total_norm(grads, math.inf).isfinite())
+
+
+def _sums(grads: list[Tensor]) -> list[float]:
+    """Numbers that are finite only if all gradients are; small ones go together."""
+    small: dict[torch.dtype, list[Tensor]] = defaultdict(list)
+    sums = []
+    for grad in grads:
+        if grad.numel() <= _SMALL:
+            small[grad.dtype].append(grad)
+        else:
+            sums.append(grad.sum(dtype=wide_dtype(grad)))
+    for some in small.values():
+        together = torch.cat([grad.reshape(-1) for grad in some])
+        sums.append(together.sum(dtype=wide_dtype(together)))
+    wide = [total.double() for total in sums]
+    return torch.stack(wide).tolist() if wide else []
 
 
 def _on_other_ranks(bad: bool, candidates: list[_Candidate], peers: Peers, unchanged: str) -> bool:

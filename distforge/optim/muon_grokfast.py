@@ -329,7 +329,7 @@ class MuonGrokfast(torch.optim.Optimizer):
             params = [part.param for part in some]
             routes = self._plans.of(params, group, peers, self._shards, load)
             contiguous = [part.contiguous() for part in some]
-            counts: StepCounts = {}
+            counts = StepCounts()
             shards = [
                 muon_shard(part, self.state[part.param], group, counts) for part in contiguous
             ]

@@ -20,7 +20,7 @@ from distforge.optim.exchange import Gather, Parts, Route, Routes, Transfer, str
 from distforge.optim.iteration import Stacks, travel_dtype, update_scale
 from distforge.optim.layout import Fragment, Matrix, as_matrices, from_matrices
 from distforge.optim.metrics import StepSample
-from distforge.optim.precision import Peers, wide_dtype
+from distforge.optim.precision import Peers, widened
 
 
 def scratch_bytes(dtype: torch.dtype) -> int:
@@ -250,7 +250,7 @@ class _Steps:
         for i, f in held:
             shard = self._shards[f.shard]
             grad = stretch(shard.grad, f.start, f.numel)
-            grads.append(grad.to(wide_dtype(grad)))
+            grads.append(widened(grad))
             momenta.append(stretch(shard.momentum, f.start, f.numel))
             if shard.ema is not None:
                 averages.append(stretch(shard.ema, f.start, f.numel))

@@ -4,7 +4,7 @@ the buffers of a parameter (the class's docstring has them), taken up for a step
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import torch
@@ -17,11 +17,33 @@ from distforge.optim.hyperparameters import readable
 from distforge.optim.layout import Layout, as_matrices, matrix_shape, require_layout, whole_shape
 from distforge.optim.muon_step import Shard
 from distforge.optim.placement import local, local_gradient, placed_as, require_understood
-from distforge.optim.precision import wide_dtype
+from distforge.optim.precision import wide_dtype, widened
 
 State = dict[str, Any]
-# Numbers of updates, one tensor each.
-StepCounts = dict[float, Tensor]
+
+
+@dataclass
+class StepCounts:
+    """Numbers of updates in a step: one tensor for each, and which tensors it takes the place of.
+
+    Reading a tensor takes longer than looking it up, and most parameters share theirs.
+    """
+
+    after: dict[float, Tensor] = field(default_factory=dict)
+    known: dict[int, tuple[float, Tensor]] = field(default_factory=dict)
+
+    def one_more(self, count: Tensor | None) -> tuple[float, Tensor]:
+        """The number after ``count`` (None: the first one), and its tensor."""
+        if count is not None and id(count) in self.known:
+            number = self.known[id(count)][0]
+        else:
+            number = 1.0 if count is None else float(count) + 1
+            if count is not None:
+                self.known[id(count)] = number, count  # which keeps the id in use
+        if number not in self.after:
+            # Not on torch's default device, which may be a GPU: it is read every step.
+            self.after[number] = torch.tensor(number, dtype=torch.float32, device="cpu")
+        return number, self.after[number]
 
 
 def complete_group(
@@ -149,7 +171,7 @@ def muon_shard(mine: Held, state: State, group: dict[str, Any], counts: StepCoun
         mine: contiguous.
         state: the optimizer's for the parameter.
         group: the hyperparameters.
-        counts: the same dict for all parameters of a step; empty at first.
+        counts: the same for all parameters of a step.
     """
     step = _count_step(state, counts)
     momentum = _buffer(state, "exp_avg", mine)
@@ -163,7 +185,7 @@ def adamw_entry(mine: Held, state: State, group: dict[str, Any], counts: StepCou
 
     The arguments are those of `muon_shard`; its state begins here.
     """
-    grad = mine.grad.to(wide_dtype(mine.grad))
+    grad = widened(mine.grad)
     step = _count_step(state, counts)
     moments = [_buffer(state, name, mine) for name in ("exp_avg", "exp_avg_sq")]
     ema = _ema(state, "grokfast_ema", mine, group)
@@ -178,7 +200,7 @@ def adamw_portions(
 ) -> Iterator[list[AdamWEntry]]:
     """Entries whose scratch together is at most ``scratch`` bytes, or one: float32 copies of what
     is narrower, and filtered gradients."""
-    counts: StepCounts = {}
+    counts = StepCounts()
     portion: list[AdamWEntry] = []
     taken = 0
     for part in parts:
@@ -198,11 +220,7 @@ def _noise_at(mine: Held, step: int) -> tuple[int, ...] | None:
 
 def _count_step(state: State, counts: StepCounts) -> int:
     """One more update. States with the same number share its tensor."""
-    number = float(state["step"]) + 1 if "step" in state else 1.0
-    if number not in counts:
-        # Not on torch's default device, which may be a GPU: it is read every step.
-        counts[number] = torch.tensor(number, dtype=torch.float32, device="cpu")
-    state["step"] = counts[number]
+    number, state["step"] = counts.one_more(state.get("step"))
     return int(number)
 
 

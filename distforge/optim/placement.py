@@ -11,23 +11,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from distforge.errors import InputError
 from distforge.optim.layout import FlatShard, Fragment, Piece
 
 Ranges = list[Sequence[int]]
 
+# An attribute that is missing takes a tensor a microsecond, and a step looks hundreds of times.
+_PLAIN = (Tensor, nn.Parameter)
+
 
 def mesh_of(tensor: Tensor) -> Any | None:
     """The device mesh of a DTensor; None for a plain tensor."""
-    return getattr(tensor, "device_mesh", None)
+    return None if type(tensor) in _PLAIN else getattr(tensor, "device_mesh", None)
 
 
 def local(tensor: Tensor) -> Tensor:
     """This rank's part of a DTensor, in the same memory; a plain tensor as it is."""
     if mesh_of(tensor) is None:
-        return tensor.detach()
+        return tensor.detach() if tensor.requires_grad else tensor
     part: Tensor = tensor.to_local()  # type: ignore[attr-defined]
     return part.detach()
 

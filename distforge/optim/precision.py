@@ -20,7 +20,13 @@ _ORDER = (torch.float32, torch.float16, torch.bfloat16)
 
 def wide_dtype(tensor: Tensor) -> torch.dtype:
     """float32, or the tensor's own dtype where that is wider."""
-    return torch.promote_types(tensor.dtype, torch.float32)
+    dtype = tensor.dtype
+    return dtype if dtype is torch.float32 else torch.promote_types(dtype, torch.float32)
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """In `wide_dtype`: itself, or a copy where it is narrower."""
+    return tensor if tensor.dtype is torch.float32 else tensor.to(wide_dtype(tensor))
 
 
 def cpu_multiplies_bfloat16() -> bool:
