@@ -28,12 +28,14 @@ from distforge.registry.access import (
     announced,
     make_token,
 )
+from distforge.registry.server_databases import Kind, make_databases
 from distforge.registry.store import with_driver
 
 PASSWORD_VARIABLE = "DISTFORGE_REGISTRY_PASSWORD"
 MINIMUM_PASSWORD = 12
 SOURCE_PATTERN = r"\Amlflow-artifacts:/[0-9A-Za-z]+/[0-9a-f]{32}/artifacts/model\Z"
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\]")
+_SQLITE = "sqlite:///"
 _BACKEND = re.compile(r"(sqlite:///|postgresql(\+[a-z0-9]+)?://)\S+")
 _ARTIFACTS = re.compile(r"(s3|gs|wasbs|abfss)://\S+")
 
@@ -93,7 +95,7 @@ class ServeConfig:
 
 def server_command(config: ServeConfig, directory: Path) -> list[str]:
     """MLflow's command line; nothing secret is in it."""
-    backend = with_driver(config.backend or f"sqlite:///{directory / 'registry.db'}")
+    backend = with_driver(_backend(config, directory))
     command = [config.python or sys.executable, "-m", "mlflow", "server"]
     command += ["--host", config.host, "--port", str(config.port), "--workers", "1"]
     command += ["--backend-store-uri", backend]
@@ -103,6 +105,25 @@ def server_command(config: ServeConfig, directory: Path) -> list[str]:
     if read_password(config) or config.token:
         command += ["--app-name", "basic-auth"]
     return command
+
+
+def _backend(config: ServeConfig, directory: Path) -> str:
+    return config.backend or f"{_SQLITE}{directory / 'registry.db'}"
+
+
+def _users_file(config: ServeConfig, directory: Path) -> Path:
+    # Users of their own: MLflow keeps an administrator's first password for ever.
+    return directory / ("users.db" if read_password(config) else "token-users.db")
+
+
+def _databases(config: ServeConfig, directory: Path) -> dict[Kind, Path]:
+    """The SQLite files that the server will open."""
+    backend, files = _backend(config, directory), dict[Kind, Path]()
+    if backend.startswith(_SQLITE):
+        files["models"] = directory / backend.removeprefix(_SQLITE)
+    if read_password(config) or config.token:
+        files["users"] = _users_file(config, directory)
+    return files
 
 
 def server_environment(config: ServeConfig, directory: Path) -> dict[str, str]:
@@ -117,15 +138,14 @@ def server_environment(config: ServeConfig, directory: Path) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": SOURCE_PATTERN,
     }
-    password, user, users_file = read_password(config), config.user, "users.db"
+    password, user = read_password(config), config.user
     if not password and config.token:
-        # Users of their own: MLflow keeps an administrator's first password for ever.
-        password, user, users_file = make_token(directory), TOKEN_USER, "token-users.db"
+        password, user = make_token(directory), TOKEN_USER
     if password:
         key = directory / "cookie.key"
         if not key.exists():
             durable.write_text(key, secrets.token_hex(32), mode=SECRET_MODE)
-        users = f"sqlite:///{directory / users_file}"
+        users = f"{_SQLITE}{_users_file(config, directory)}"
         described = directory / "auth.ini"
         durable.write_text(
             described,
@@ -178,7 +198,8 @@ def serve(config: ServeConfig) -> int:
     """Run the server until it ends or this process is told to stop; its exit status.
 
     Raises:
-        InputError: the configuration is unsafe, or MLflow's server is not installed.
+        InputError: the configuration is unsafe, MLflow's server is not installed, or it cannot
+            make its databases.
     """
     directory = config.directory.absolute()
     command = server_command(config, directory)  # refuses before anything is written
@@ -189,6 +210,7 @@ def serve(config: ServeConfig) -> int:
     secret = how if config.token and not read_password(config) else ""
     environment.pop(PASSWORD_VARIABLE, None)
     where = f"http://{config.host}:{config.port}"
+    make_databases(command[0], _databases(config, directory))
     print(f"registry on {where}, kept in {directory}{secret}", flush=True)
     process = subprocess.Popen(command, cwd=directory, env=environment, start_new_session=True)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -103,7 +103,7 @@ def open_store(uri: str | Path, *, create: bool = True) -> Store:
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        with _alone(path):
+        with alone(path):
             if path is not None and not path.exists():
                 _make(path, uri)
             store = Store(functools.partial(mlflow.MlflowClient, resolved, resolved), uri)
@@ -221,8 +221,12 @@ def experiment_id(store: Store, name: str = _EXPERIMENT) -> str:
 
 
 @contextmanager
-def _alone(path: Path | None) -> Iterator[None]:
-    """One process at a time: two that make the same SQLite file would both migrate it."""
+def alone(path: Path | None) -> Iterator[None]:
+    """One process at a time: two that make the same SQLite file would both migrate it.
+
+    Raises:
+        Held: another one is at it for longer than a minute.
+    """
     if path is None:
         yield
         return
