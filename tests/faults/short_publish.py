@@ -87,9 +87,11 @@ def holds(folder: Path) -> object:
     for version in versions:
         registry.verify(version)
     spool = Spool(folder / SPOOL_FILE)
-    # A run whose directory takes no session's id is another one when it is resumed.
+    # A run whose directory neither gives nor takes a session's id is another one when it is
+    # resumed, and the first one knows of no checkpoints where nothing could be read any more.
     sessions = {(tuple(sorted(found.checkpoints)), found.status) for found in registry.sessions()}
-    return versions, sessions, spool.pending(), spool.failed()
+    whole = {session for session in sessions if session[0]} or sessions
+    return versions, whole, spool.pending(), spool.failed()
 
 
 PUBLISH = Case("publish", publish, replay, never, holds, prepare, (0,), anew=publish_again)
