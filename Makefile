@@ -77,10 +77,8 @@ check: setup ## Lint, format, types (Python) and format (C++)
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE_SOURCES)
 
-bench: setup ## Step 1 (of the last `make run`, if there is one) against its controls; JSON in build/bench_step.json
-	@mkdir -p build
-	$(BIN)/python benchmarks/bench_step.py --json build/bench_step.json \
-		$(if $(wildcard runs/quick/summary.json),--run runs/quick)
+bench: setup ## All benchmarks in quick form, ten minutes at most, one table; JSON in build/bench
+	$(BIN)/distforge bench
 
 bench-kernels: setup ## The native operators against eager torch and their peers; JSON and plot in build/
 	@mkdir -p build

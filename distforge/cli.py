@@ -98,6 +98,7 @@ COMMANDS: dict[str, Command] = {
     "trust": Command(
         "trust", "trust", "TrustConfig", "sign a run's checkpoints that came without their key"
     ),
+    "bench": Command("bench", "bench", "BenchConfig", "the benchmarks in quick form, one table"),
     "doctor": Command("doctor", "doctor", "DoctorConfig", "versions, kernels, devices"),
 }
 

@@ -25,6 +25,7 @@ _SHIPPED = [Path(__file__).with_name("configs"), Path(__file__).parents[1] / "co
 
 _MISSING = dataclasses.MISSING
 _NONE = "none"
+_EXTENDS = "extends"
 
 
 def load_config(
@@ -41,6 +42,8 @@ def load_config(
     Tables update the *default value* of a nested field, so a preset given as a default keeps
     what the file does not name. Overrides are written `--section.some-key value` or
     `--section.some_key=value`; None is `none`, a flag is `--section.flag` / `--section.no-flag`.
+    A file whose top level has ``extends = "OTHER.toml"`` (beside it, or a shipped one's name)
+    changes what that file says, key by key.
     Where a section's class names one of its fields as its `SHORT`, the section's own name, in the
     file or on the command line, stands for that field. A class's `RENAMED` says what fields that
     had another name are called now: the old name is refused with the new one.
@@ -68,7 +71,7 @@ def load_config(
     if path is None:
         return _override(cls, _MISSING, words, prog)
     path = find_config(path)
-    content = _read_toml(path)
+    content = _read_extended(path)
     prefix = ""
     if table and isinstance(content.get(table), dict):
         content, prefix = content[table], f"{table}."
@@ -164,6 +167,30 @@ def _read_toml(path: Path) -> dict[str, Any]:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}; mend the file there") from error
+
+
+def _read_extended(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The file's content over that of the file it extends; ``below``: those that extend it."""
+    content = _read_toml(path)
+    if _EXTENDS not in content:
+        return content
+    named = content.pop(_EXTENDS)
+    if not isinstance(named, str):
+        raise InputError(f"{path}: {_EXTENDS} = {_show(named)} should be a string")
+    beside = path.parent / named
+    other = beside if beside.exists() else find_config(Path(named))
+    if other.resolve() in (path.resolve(), *(file.resolve() for file in below)):
+        raise InputError(f"{path}: {_EXTENDS} = {_show(named)} leads back to itself; remove it")
+    return _merged(_read_extended(other, (path, *below)), content)
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = {k: _merged(under[k], v) for k, v in over.items() if _are_tables(under.get(k), v)}
+    return {**under, **over, **both}
+
+
+def _are_tables(*values: Any) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def _build(cls: type[Any], base: Any, table: Mapping[str, Any], file: str, prefix: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -55,8 +55,9 @@ class ImportConfig:
 
 def make(config: MakeConfig) -> int:
     """Make the champion, or say that it is there already."""
+    champion = replace(config.champion, make=True)  # that is what the command is for
     with entered_world() as world:
-        made = ensure_champion(config.champion, config.engine, config.max_length, world)
+        made = ensure_champion(champion, config.engine, config.max_length, world)
     if world.is_main:
         print(f"{config.champion.path}: {'made' if made else 'was there already, made alike'}")
     return 0

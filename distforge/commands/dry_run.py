@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distforge.baking import Step1Config
+from distforge.champion.make import ChampionConfig
+from distforge.champion.pretraining import ChampionRecipe
 from distforge.config import dump_toml
 from distforge.data import DataConfig, load_data
 from distforge.errors import InputError
@@ -34,7 +36,8 @@ _LONGEST_TARGET = 8
 def describe_step1(config: Step1Config, notes: str = "") -> str:
     """The resolved configuration, DeepSpeed's JSON, and an estimate of memory per rank.
 
-    ``notes``: a line of what else there is to know.
+    ``notes``: a line of what else there is to know. Of a champion that is not there, the shape is
+    its recipe's, where the configuration has one of its own.
 
     Raises:
         InputError: the champion's shape cannot be read.
@@ -49,7 +52,7 @@ def describe_step1(config: Step1Config, notes: str = "") -> str:
         batch_size=config.training.batch_size,
         micro_batches=config.training.micro_batches,
         row_tokens=config.data.max_length,
-        notes=notes,
+        notes=[notes, _absence(config.champion)],
     )
 
 
@@ -60,18 +63,12 @@ def describe_step2(config: Step2Config) -> str:
         InputError: the baked model or the data cannot be used.
     """
     inputs = load_rewarded(config) if config.reward.function else load_inputs(config)
-    episodes = config.episodes
-    longest = max(len(item.text) for item in inputs.items)
-    return _describe(
+    return _describe_learner(
         config,
-        config.engine,
-        config.optimizer,
         shape_of(inputs.baked.model.config),
         inputs.baked.model.num_parameters(),
-        batch_size=episodes.batch_size,
-        micro_batches=episodes.micro_batches,
-        row_tokens=_step2_row(config, longest),
-        notes=f"{len(inputs.items)} items, {len(inputs.heldout)} held out; {_episodes(config)}",
+        longest=max(len(item.text) for item in inputs.items),
+        items=f"{len(inputs.items)} items, {len(inputs.heldout)} held out",
     )
 
 
@@ -83,7 +80,17 @@ def describe_step2_ahead(config: Step2Config, step1: Step1Config) -> str:
     """
     data = config.data if config.data.is_given else step1.data
     items = f"free text in {config.text.path}" if config.task == "text" else _examples(data)
-    (shape, num_parameters), episodes = _shape(step1), config.episodes
+    shape, num_parameters = _shape(step1)
+    return _describe_learner(config, shape, num_parameters, longest=data.max_length, items=items)
+
+
+def _describe_learner(
+    config: Step2Config, shape: Mapping[str, int], num_parameters: int, *, longest: int, items: str
+) -> str:
+    """``longest``: tokens of the longest text; ``items``: how many there are."""
+    episodes, rollouts = config.episodes, config.rollouts
+    # The reference, and what generates in the learner's process.
+    copies = 1 + (rollouts.num_actors == 0) * (1 + (config.reward.kind == "prediction_gain"))
     return _describe(
         config,
         config.engine,
@@ -92,8 +99,12 @@ def describe_step2_ahead(config: Step2Config, step1: Step1Config) -> str:
         num_parameters,
         batch_size=episodes.batch_size,
         micro_batches=episodes.micro_batches,
-        row_tokens=_step2_row(config, data.max_length),
-        notes=f"{items}; {_episodes(config)}",
+        row_tokens=_step2_row(config, longest),
+        frozen_copies=copies,
+        notes=[
+            f"{items}; {episodes.loop.max_steps} steps of {episodes.batch_size} episodes, "
+            f"{episodes.thoughts} thoughts each, by {rollouts.num_actors} rollout actors"
+        ],
     )
 
 
@@ -110,15 +121,6 @@ def _step2_row(config: Step2Config, longest: int) -> int:
     """Tokens of the longest row, a text with all its thoughts."""
     thought = config.thought.max_tokens + 2 + _LONGEST_TARGET
     return longest + config.episodes.thoughts * thought
-
-
-def _episodes(config: Step2Config) -> str:
-    episodes = config.episodes
-    return (
-        f"{episodes.loop.max_steps} steps of {episodes.batch_size} episodes, "
-        f"{episodes.thoughts} thoughts each, by {config.rollouts.num_actors} rollout actors; "
-        "the frozen baked model is not in the estimate"
-    )
 
 
 def describe_pipeline(config: PipelineConfig) -> tuple[str, bool]:
@@ -174,7 +176,7 @@ def _foretell(stage: Stage, pending: str) -> tuple[str, bool, bool]:
 
 def _shape(config: Step1Config) -> tuple[dict[str, int], int]:
     """The champion's shape, and how many parameters it has; tied ones count once."""
-    if not config.champion.make:
+    if not _is_planned(config.champion):
         skeleton = load_skeleton(config.champion.path)
         return shape_of(skeleton.config), skeleton.num_parameters()
     recipe = config.champion.recipe
@@ -193,6 +195,21 @@ def _shape(config: Step1Config) -> tuple[dict[str, int], int]:
     return shape, arch.hidden_size * (tables + arch.num_layers * (attention + feed_forward))
 
 
+def _is_planned(champion: ChampionConfig) -> bool:
+    """Whether the recipe tells what the champion will be: it is not there, or to be made."""
+    is_there = champion.path.startswith("hf://") or Path(champion.path).expanduser().exists()
+    return champion.make or (not is_there and champion.recipe != ChampionRecipe())
+
+
+def _absence(champion: ChampionConfig) -> str:
+    if champion.make or not _is_planned(champion):
+        return ""
+    return (
+        f"champion {champion.path!r} is not there, and this is planned for the one that "
+        "champion.recipe makes: --champion.make has it made first, --champion.path names another"
+    )
+
+
 def _describe(
     config: Any,
     engine: EngineConfig,
@@ -203,7 +220,8 @@ def _describe(
     batch_size: int,
     micro_batches: int,
     row_tokens: int,
-    notes: str = "",
+    frozen_copies: int = 0,
+    notes: Sequence[str] = (),
 ) -> str:
     """The resolved configuration, DeepSpeed's JSON, and an estimate of memory per rank.
 
@@ -212,20 +230,21 @@ def _describe(
         shape: of the model, see `shape_of`.
         batch_size, micro_batches: rows of a step over all ranks, and the portions they come in.
         row_tokens: of the longest row: a micro-batch of them all decides the peak.
-        notes: a line of what else there is to know.
+        frozen_copies: of the model, whole on each rank, that are not trained.
+        notes: lines of what else there is to know; empty ones are left out.
     """
     ranks = read_world_size()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = resolve_dtype(engine.dtype, device)
+    device = "cuda" if torch.cuda.is_available() or engine.dtype == "float16" else "cpu"
+    # No CPU trains in float16: that is planned for a GPU elsewhere.
+    is_half = engine.dtype == "float16"
+    dtype = "float16" if is_half else resolve_dtype(engine.dtype, torch.device(device))
     sharded = engine.uses_deepspeed(ranks)
     parts = [
         "# resolved configuration",
         dump_toml(config),
-        f"# {ranks} rank(s), {device.type}, {dtype}, "
-        f"{'DeepSpeed' if sharded else 'one plain process'}",
+        f"# {ranks} rank(s), {device}, {dtype}, {'DeepSpeed' if sharded else 'one plain process'}",
     ]
-    if notes:
-        parts.append(f"# {notes}")
+    parts += [f"# {note}" for note in notes if note]
     if sharded:
         accumulation = max(1, micro_batches // ranks)
         parts.append(json.dumps(deepspeed_config(engine, dtype, ranks, accumulation), indent=2))
@@ -240,6 +259,7 @@ def _describe(
         ),
         micro_batch_tokens=-(-batch_size // micro_batches) * row_tokens,
         sequence_length=row_tokens,
+        frozen_copies=frozen_copies,
         **shape,
     )
     parts.append("# estimated memory per rank, MB")

@@ -22,7 +22,7 @@ Parts = list[tuple[Fragment, Tensor]]
 Route = list[tuple[int, Fragment]]
 
 # Elements; a message of fewer is all latency.
-_NARROWEST = 1024
+NARROWEST = 1024
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Gather:
         self._longest = max(ends)
         self._mine = _joined([results[i] for i in routes.owned], dtype, peers.device)
         # Two are under way at a time.
-        self._width = min(self._longest, max(_NARROWEST, routes.window // (2 * routes.size)))
+        self._width = min(self._longest, max(NARROWEST, routes.window // (2 * routes.size)))
         self._begun = self._begin(0)
 
     def _begin(self, at: int) -> tuple[Tensor, Tensor, dist.Work]:

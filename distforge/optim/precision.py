@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distforge.errors import InputError
 
-# Turing's small cards have none: float16 would be coarser there and hardly faster.
+# Turing's small cards have none: float16 is hardly faster there, and gives NaN on GTX 16 cards.
 _WITHOUT_TENSOR_CORES = ("GTX 16", "GeForce MX")
 
 # Whoever multiplies one of them fast can compute in those before it as well.
@@ -44,9 +44,15 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
     if device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
-    recent = torch.cuda.get_device_capability(device) >= (7, 0)
-    small = any(card in torch.cuda.get_device_name(device) for card in _WITHOUT_TENSOR_CORES)
-    return torch.float16 if recent and not small else torch.float32
+    return torch.float32 if has_no_tensor_cores(device) else torch.float16
+
+
+def has_no_tensor_cores(device: torch.device) -> bool:
+    """Whether this is an NVIDIA GPU without them: one before Volta, or of Turing's small ones."""
+    if device.type != "cuda":
+        return False
+    old = torch.cuda.get_device_capability(device) < (7, 0)
+    return old or any(card in torch.cuda.get_device_name(device) for card in _WITHOUT_TENSOR_CORES)
 
 
 @dataclass(frozen=True)

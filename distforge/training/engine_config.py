@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 
 from distforge.errors import InputError, require_choice, require_in
-from distforge.optim.precision import cpu_multiplies_bfloat16
+from distforge.optim.precision import cpu_multiplies_bfloat16, fastest_dtype, has_no_tensor_cores
 
 Backend = Literal["auto", "deepspeed", "plain"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -25,8 +25,9 @@ class EngineConfig:
         when there are several ranks or ``zero_stage`` > 0.
     zero_stage: 0 (weights, gradients and optimizer state on every rank) to 3 (all sharded).
     offload_optimizer: keep the optimizer's state in host memory (stages 1 to 3).
-    dtype: "auto" is bfloat16 on a GPU or CPU that multiplies in it, float16 on a GPU that does not,
-        float32 on a CPU that does not, where bfloat16 is many times slower.
+    dtype: "auto" is bfloat16 on a GPU or CPU that multiplies in it, float16 on a GPU whose tensor
+        cores know only that, and float32 on others: GTX 16 cards have none and give NaN in float16,
+        and a CPU without instructions for bfloat16 is many times slower in it.
     max_grad_norm: clip the global gradient norm to this; 0 is off.
     activation_checkpointing: recompute activations in the backward pass, to save memory.
     qk_clip_every: record attention logits and apply QK-Clip every so many steps; 0 is never.
@@ -82,10 +83,15 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> str:
             "dtype is 'bfloat16', for which this CPU has no instructions: steps will take many "
             "times as long as in 'float32'; leave dtype at 'auto'"
         )
+    if dtype == "float16" and has_no_tensor_cores(device):
+        logger.warning(
+            "dtype is 'float16' on %s, which gives NaN on many cards of its kind and is hardly "
+            "faster there; leave dtype at 'auto'",
+            torch.cuda.get_device_name(device),
+        )
     if dtype != "auto":
         return dtype
-    if device.type == "cpu":
-        return "bfloat16" if cpu_multiplies_bfloat16() else "float32"
-    chosen = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    logger.info("dtype auto: %s on %s", chosen, torch.cuda.get_device_name(device))
+    chosen = str(fastest_dtype(device)).removeprefix("torch.")
+    if device.type != "cpu":
+        logger.info("dtype auto: %s on %s", chosen, torch.cuda.get_device_name(device))
     return chosen

@@ -66,14 +66,15 @@ def estimate_memory(
     sequence_length: int,
     attention_size: int | None = None,
     kv_size: int | None = None,
+    frozen_copies: int = 0,
 ) -> dict[str, int]:
     """Bytes on each rank's device at the peak of a step, by what they hold.
 
     How each is estimated is told at the top of this module.
 
     Returns:
-        "weights", "gradients", "optimizer", "activations", "logits", "buckets", their "total", and
-        "host".
+        "weights", "gradients", "optimizer", "activations", "logits", "buckets", "frozen" (fp32
+        copies of the model that are not trained), their "total", and "host".
     """
     low = _FLOAT32 if dtype == "float32" else 2
     element = low if config.halves_weights(dtype) else _FLOAT32
@@ -101,6 +102,7 @@ def estimate_memory(
         "activations": micro_batch_tokens * per_token,
         "logits": 12 * micro_batch_tokens * vocab_size,
         "buckets": element * BUCKET_ELEMENTS if config.zero_stage else 0,
+        "frozen": _FLOAT32 * num_parameters * frozen_copies,
     }
     result["total"] = sum(result.values())
     result["host"] = optimizer if config.offload_optimizer else 0

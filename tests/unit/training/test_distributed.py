@@ -7,7 +7,15 @@ import torch
 import torch.distributed as dist
 
 from distforge.errors import InputError
-from distforge.training.distributed import World, close_world, init_world
+from distforge.training import distributed
+from distforge.training.distributed import (
+    JOIN_VARIABLE,
+    World,
+    close_world,
+    init_world,
+    require_same_versions,
+)
+from tests.free_port import free_port
 
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMP_NUM_THREADS")
 
@@ -67,10 +75,35 @@ def test_cores_are_all_used_unless_the_user_says_otherwise(monkeypatch):
 @pytest.mark.parametrize("name", ["LOCAL_WORLD_SIZE", "LOCAL_SIZE"])
 def test_ranks_of_one_machine_share_its_cores(monkeypatch, name):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.setattr(dist, "init_process_group", lambda *args, **kwargs: None)
+    monkeypatch.setattr(distributed, "_join", lambda *args: None)
     for key, value in {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", name: "4"}.items():
         monkeypatch.setenv(key, value)
     if torch.cuda.is_available():
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     init_world()
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_ranks_that_do_not_find_each_other_say_so(monkeypatch, rank):
+    port = str(free_port())
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, JOIN_VARIABLE: "1"}
+    for key, value in {"RANK": rank, "WORLD_SIZE": "2", **address}.items():
+        monkeypatch.setenv(key, value)
+    expected = rf"not all of 2 ranks joined at 127.0.0.1:{port} within 1 s .*start the command on"
+    with pytest.raises(InputError, match=expected):
+        init_world()
+
+
+class Mixed(World):
+    """Two ranks, the other one with an older torch."""
+
+    def gather_objects(self, value):
+        return [value, {**value, "torch": "2.0.1"}]
+
+
+def test_ranks_of_unlike_versions_are_refused():
+    mixed = Mixed(rank=0, local_rank=0, size=2, device=torch.device("cpu"))
+    with pytest.raises(InputError, match=r"not alike: torch is 2.* on rank 0, 2.0.1 on 1; install"):
+        require_same_versions(mixed)
+    require_same_versions(World(rank=0, local_rank=0, size=1, device=torch.device("cpu")))

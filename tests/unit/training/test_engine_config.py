@@ -119,3 +119,13 @@ def test_the_json_is_derived_without_importing_deepspeed():
         "sys.exit('deepspeed' in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "card,warned", [("NVIDIA GeForce GTX 1660", True), ("NVIDIA GeForce RTX 2080", False)]
+)
+def test_float16_is_warned_of_where_it_gives_nan(card, warned, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: card)
+    assert resolve_dtype("float16", torch.device("cuda", 0)) == "float16"
+    assert ("gives NaN" in caplog.text) is warned

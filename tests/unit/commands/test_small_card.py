@@ -1,0 +1,140 @@
+"""What both steps of configs/gtx1660.toml hold at their peak, against what its dry run estimates.
+
+On a CPU, by the accounting of torch's allocator: the tensors between two steps, and what a step on
+the longest rows adds to them.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from distforge.cli import main
+from distforge.config import load_config
+from distforge.data import THINKING_TOKENS
+from distforge.models.architectures import build_model
+from distforge.models.vocabulary import add_thinking_tokens
+from distforge.optim import build_optimizer
+from distforge.pipeline import PipelineConfig
+from distforge.quietstar.episode_batches import EpisodeBatches
+from distforge.quietstar.trainer import ThoughtTrainer
+from distforge.telemetry import RunLogger
+from distforge.thinking.items import ThoughtItem
+from distforge.thinking.model import ThinkingModel
+from distforge.training.distributed import World
+from distforge.training.engine import TrainingEngine
+from tests.peak_memory import peak_bytes
+from tests.thinking_cases import SILENT
+from tests.tiny_models import tiny_tokenizer
+
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
+TOLERANCE = 0.15
+WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+VOCAB = 1208
+
+
+@pytest.fixture
+def config() -> PipelineConfig:
+    return load_config(PipelineConfig, Path("gtx1660"), [])
+
+
+@pytest.fixture
+def estimates(capsys: pytest.CaptureFixture, tmp_path, monkeypatch) -> list[float]:
+    """Bytes, of step 1 and step 2."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--config", "gtx1660", "--dry-run"]) == 0
+    totals = re.findall(r"^total +([\d.]+)$", capsys.readouterr().out, re.M)
+    return [1e6 * float(number) for number in totals]
+
+
+def held_bytes() -> int:
+    """Of all tensors that live, each memory once."""
+    gc.collect()
+    storages: dict[int, int] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # isinstance wakes torch's deprecated aliases
+        for thing in gc.get_objects():
+            if issubclass(type(thing), torch.Tensor) and thing.device.type == "cpu":
+                storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+def champion(config: PipelineConfig, vocab: int, eos: int, pad: int):
+    arch = config.champion.recipe.architecture
+    return build_model(arch, vocab, 0, eos_token_id=eos, pad_token_id=pad)
+
+
+def test_step_1(config: PipelineConfig, estimates: list[float], tmp_path: Path) -> None:
+    before = held_bytes()
+    engine = TrainingEngine(
+        champion(config, VOCAB, 0, 1),
+        lambda module: build_optimizer(module, config.optimizer),
+        config.engine,
+        WORLD,
+        1,
+    )
+    rows = config.training.batch_size // config.training.micro_batches
+    ids = torch.randint(2, VOCAB, (rows, config.data.max_length))
+    mask = torch.ones_like(ids)
+    mask[0, -1] = 0  # padding, so that attention needs a real mask
+    batch = {"input_ids": ids, "attention_mask": mask}
+    batch["labels"] = ids.masked_fill(mask == 0, -100)
+    engine.train_step([batch], 1.0, ids.numel())  # the optimizer's buffers exist from here on
+    between = held_bytes() - before
+    added = peak_bytes(lambda: engine.train_step([batch], 1.0, ids.numel()), tmp_path / "t.json")
+    assert between + added == pytest.approx(estimates[0], rel=TOLERANCE)
+
+
+def items(count: int, length: int, seed: int) -> list[ThoughtItem]:
+    """Questions as long as they may be."""
+    draw = random.Random(seed)
+
+    def words(number: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(2, 300) for _ in range(number))
+
+    return [
+        ThoughtItem(f"{seed}:{n}", words(length), (length - 1,), (words(4),), words(3))
+        for n in range(count)
+    ]
+
+
+def test_step_2(config: PipelineConfig, estimates: list[float], tmp_path: Path) -> None:
+    """With the frozen reference, and the engine that writes the thoughts in this process."""
+    assert config.step2 is not None
+    before, tokenizer = held_bytes(), tiny_tokenizer()
+    model = champion(config, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
+    add_thinking_tokens(model, tokenizer, THINKING_TOKENS, 0)
+    thinking = ThinkingModel.wrap(model, mixing=False)
+    # One episode a micro-batch, as there; two of them, for the second adds its gradients.
+    episodes = replace(
+        config.step2.episodes, episodes=6, batch_size=2, episodes_per_request=2, micro_batches=2
+    )
+    learner = replace(config.step2, episodes=episodes)
+    length, silent = config.data.max_length, RunLogger(tmp_path, SILENT, {}, "", enabled=False)
+    trainer = ThoughtTrainer(
+        *(thinking, tokenizer, items(4, length, 0), items(4, length, 1)),
+        *(learner, WORLD, silent, tmp_path),
+    )
+    with trainer._open_pool() as pool:
+        source = EpisodeBatches(
+            *(trainer._plan, pool, trainer.engine, trainer._advantages, episodes),
+            *(trainer._tags, WORLD, 1),
+        )
+        batch = next(source.steps(0))
+
+        def step() -> None:
+            trainer.engine.train_step(batch.micro_batches, 1.0, batch.targets)
+
+        step()
+        between = held_bytes() - before
+        added = peak_bytes(step, tmp_path / "t.json")
+    assert source.last is not None
+    assert int(source.last.lengths.max()) == config.step2.thought.max_tokens
+    assert between + added == pytest.approx(estimates[1], rel=TOLERANCE)
