@@ -79,9 +79,9 @@ def test_a_tokenizer_of_another_model_is_told_of(
 def test_a_bake_without_settings_is_sized_for_it(champion: Path) -> None:
     loaded = load_champion(str(champion))
     world = World(0, 0, 1, torch.device("cpu"))
-    config = sized(PromptBakingConfig(), loaded.model, loaded.tokenizer, world, has_data=False)
+    config = sized(PromptBakingConfig(), loaded.model, loaded.tokenizer, world, None)
     assert config.questions == "everyday"
-    # Of a day and a half for what a model of a million parameters is given.
+    # What a model of a million parameters is given, 6,400 rows of 160 tokens, would take hours.
     assert config.training.max_steps * config.training.batch_size <= 400
     assert config.max_response_tokens <= 64
 

@@ -89,8 +89,7 @@ class PromptBaker:
         self._logger = logger or RunLogger(Path(), TelemetryConfig(), {}, "none", enabled=False)
         say = self._logger.say
         given = config or PromptBakingConfig()
-        has_data = examples is not None
-        self.config = sized(given, model, tokenizer, self.world, has_data=has_data)
+        self.config = sized(given, model, tokenizer, self.world, examples)
         if self.config != given:
             say(described(self.config, model, self.world))
         self._questions = QuestionSource(tokenizer, self.config, examples, self.world, say)

@@ -51,17 +51,11 @@ def _check_and_run(config: BakePromptConfig, world: World) -> PromptSummary:
     config.require_consistent()
     prompts = [read_prompt(path) for path in config.prompt]
     champion = load_champion(config.model, config.dtype)
-    baking = sized(
-        config.baking,
-        champion.model,
-        champion.tokenizer,
-        world,
-        has_data=config.data.is_given,
-    )
+    examples = load_data(config.data) if config.data.is_given else None
+    baking = sized(config.baking, champion.model, champion.tokenizer, world, examples)
     left_open, config = baking != config.baking, dataclasses.replace(config, baking=baking)
     if (directory := finished_run(config, NOT_IDENTITY, world)) is not None:
         return PromptSummary.read(directory / SUMMARY_FILE)
-    examples = load_data(config.data) if config.data.is_given else None
     baker = _baker(config, champion, examples, world)
     baker.check(prompts, config.strategy)
     if config.adapter:

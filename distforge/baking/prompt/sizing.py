@@ -8,11 +8,13 @@ prompt in, so that it takes minutes and not a day.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge.baking.prompt.prompt_config import PromptBakingConfig, Questions
+from distforge.data import Example, of_split
 from distforge.rendering import Renderer
 from distforge.training.distributed import World
 
@@ -42,15 +44,14 @@ def sized(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     world: World,
-    *,
-    has_data: bool,
+    examples: Sequence[Example] | None,
 ) -> PromptBakingConfig:
     """``config`` with nothing left open; whatever it says is kept.
 
     Args:
         model, tokenizer: that is baked into.
         world: its device, and how many ranks share a step.
-        has_data: whether questions were given.
+        examples: the questions that were given, of both splits, if any were.
 
     Raises:
         InputError: what it says does not go together with what was left open.
@@ -59,10 +60,11 @@ def sized(
     is_slow = is_large and world.device.type == "cpu"
     size = _FRUGAL if is_slow else _PLENTY
     questions: Questions = "dataset"
-    if is_large and not has_data and Renderer(tokenizer).has_template:
+    if is_large and examples is None and Renderer(tokenizer).has_template:
         questions = "everyday" if is_slow else "self"
     training = config.training
-    batch_size = training.batch_size or size.batch_size
+    there = size.batch_size if examples is None else len(of_split(examples, "train"))
+    batch_size = training.batch_size or max(1, min(size.batch_size, there))
     portions = world.size if size.micro_batches % world.size else size.micro_batches
     steps = training.max_steps or (0 if training.epochs else size.max_steps)
     # No more questions than there are places for.

@@ -13,6 +13,7 @@ from distforge.baking.prompt.prompt_config import BakeTrainingConfig, PromptBaki
 from distforge.baking.prompt.sizing import described, sized
 from distforge.errors import InputError
 from distforge.training.distributed import World
+from tests.baking_cases import examples
 from tests.tiny_models import tiny_tokenizer
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
@@ -42,13 +43,14 @@ def size(
     config: PromptBakingConfig | None = None,
     hidden_size: int = 1024,
     template: bool = True,
-    has_data: bool = False,
+    questions: int | None = None,
     device: str = "cpu",
     ranks: int = 1,
 ) -> PromptBakingConfig:
     world = World(0, 0, ranks, torch.device(device))
     given = config or PromptBakingConfig()
-    return sized(given, model(hidden_size), tokenizer(template), world, has_data=has_data)
+    data = None if questions is None else examples()[:questions]
+    return sized(given, model(hidden_size), tokenizer(template), world, data)
 
 
 def numbers(config: PromptBakingConfig) -> tuple[int, ...]:
@@ -83,11 +85,11 @@ def test_a_large_model_on_a_cpu_writes_and_reads_a_tenth() -> None:
     [
         ({}, "everyday"),
         ({"device": "cuda"}, "self"),
-        ({"has_data": True}, "dataset"),
+        ({"questions": 100}, "dataset"),
         ({"template": False}, "dataset"),
         ({"hidden_size": 64}, "dataset"),
         ({"config": PromptBakingConfig(questions="self")}, "self"),
-        ({"config": PromptBakingConfig(questions="everyday"), "has_data": True}, "everyday"),
+        ({"config": PromptBakingConfig(questions="everyday"), "questions": 100}, "everyday"),
     ],
 )
 def test_whose_questions(given: dict[str, Any], questions: str) -> None:
@@ -120,6 +122,13 @@ def test_no_more_questions_are_answered_than_are_trained_on() -> None:
     few = PromptBakingConfig(training=BakeTrainingConfig(max_steps=3, batch_size=4))
     assert size(few).num_questions == 12
     assert size(few, hidden_size=64).num_questions == 12
+
+
+def test_a_step_takes_no_more_questions_than_there_are() -> None:
+    trained_on = sum(example.split == "train" for example in examples()[:6])
+    assert trained_on < 6
+    for device in ("cpu", "cuda"):
+        assert size(questions=6, device=device).training.batch_size == trained_on
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
