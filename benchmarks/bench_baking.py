@@ -7,7 +7,9 @@ measured on all held-out questions of its strategy. Then a prompt that is follow
 pursued, the strength of all these bakes is swept, as a scale and counted in answers (drawn beside
 the JSON), two prompts are baked in sequence, and the memory of the loss is measured at two
 vocabularies. What was measured is kept in --work, so that a second call continues; --only names the
-parts to measure (the strategies, pursuit, strength, sequence, memory).
+parts to measure (the strategies, pursuit, strength, sequence, memory, everyday). "everyday" is of a
+model and a prompt of other people's, baked before by ``distforge bake-prompt``: --everyday names
+the run, --gsm8k the directory of the questions that show what the model still knows.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from baking_everyday import everyday, everyday_rows
 from baking_rows import other_rows, prompt_rows
 from harness import arguments, publish, step1_config, work_directory
 from strength_plot import plot_strengths
@@ -34,7 +38,7 @@ from distforge.baking.prompt.baked import BakedPrompt
 from distforge.baking.prompt.divergence import StateTeacher, sum_divergence
 from distforge.baking.prompt.measuring import Probe
 from distforge.champion.make import ensure_champion
-from distforge.data import STRATEGIES, STRATEGY_PROMPTS, load_data
+from distforge.data import STRATEGIES, STRATEGY_PROMPTS, Example, load_data
 from distforge.models.loading import load_champion
 from distforge.training.distributed import World, init_world
 
@@ -63,10 +67,14 @@ class Bench:
     ) -> None:
         self._champion = champion
         self._baking = config.prompt_baking
-        self._examples = load_data(config.data)
+        self._data = config.data
         self._world = world
         self._questions = questions
         self._work = work
+
+    @cached_property
+    def _examples(self) -> Sequence[Example]:
+        return load_data(self._data)
 
     def baker(self, name: str, config: PromptBakingConfig | None = None) -> PromptBaker:
         """A baker of its own for every part, on a champion just loaded."""
@@ -216,6 +224,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, default=Path("configs/quick.toml"))
     parser.add_argument("--champion", default="", help="a model; by default the configuration's")
     parser.add_argument("--work", type=Path, help="where what was measured is kept")
+    parser.add_argument("--everyday", type=Path, help="a finished run of distforge bake-prompt")
+    parser.add_argument("--gsm8k", type=Path, help="a directory with GSM8K's test.jsonl")
     parser.add_argument("--only", nargs="*", default=[], help="parts to measure; by default all")
     return parser.parse_args()
 
@@ -242,11 +252,16 @@ def main() -> None:
             **{s: (lambda s=s: bench.prompt(s)) for s in strategies},
             **{name: getattr(bench, name) for name in others},
         }
+        if options.everyday:
+            jobs["everyday"] = lambda: everyday(options.everyday, options.gsm8k)
         only = options.only or list(jobs)
         found = {name: measured(name, name in only, job, work) for name, job in jobs.items()}
     parts = {name: value for name, value in found.items() if value is not None}
     rows = [row for name in strategies if name in parts for row in prompt_rows(name, parts[name])]
-    publish(rows + other_rows(parts, SEQUENCE), options.json, parts=parts)
+    rows += other_rows(parts, SEQUENCE)
+    if "everyday" in parts:
+        rows += everyday_rows(parts["everyday"])
+    publish(rows, options.json, parts=parts)
     if "strength" in parts:
         plot_strengths(parts["strength"], options.json.with_suffix(".png"))
 

@@ -17,12 +17,15 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from distforge.baking.prompt.prompt_config import LoraSettings, PromptBakingConfig
+from distforge.baking.prompt.prompt_config import (
+    BakeTrainingConfig,
+    LoraSettings,
+    PromptBakingConfig,
+)
 from distforge.data import STRATEGIES, STRATEGY_PROMPTS, Example
 from distforge.optim import AdamWConfig, OptimizerConfig, ScheduleConfig
 from distforge.rendering.plain import question_text
 from distforge.training.engine_config import EngineConfig
-from distforge.training.supervised import SupervisedConfig
 from tests.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 PROMPT = "Add the units, then the tens."
@@ -109,12 +112,13 @@ def examples() -> tuple[Example, ...]:
 def config(**changes: object) -> PromptBakingConfig:
     """About a second on one core: short responses, few questions, two micro-batches."""
     small = PromptBakingConfig(
+        questions="dataset",
         lora=LoraSettings(rank=8, alpha=16.0),
         num_questions=16,
         heldout_questions=8,
         max_response_tokens=12,
         evaluate_every=10,
-        training=SupervisedConfig(
+        training=BakeTrainingConfig(
             max_steps=20,
             batch_size=8,
             micro_batches=2,

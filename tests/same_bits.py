@@ -32,6 +32,7 @@ from distforge.cli import main
 STEP_1 = """
 name = "step1"
 checkpoint_every = 8
+keep_checkpoints = true
 [champion]
 path = "champion"
 make = true

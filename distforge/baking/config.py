@@ -22,7 +22,10 @@ from distforge.training.supervised import SupervisedConfig
 Mode = Literal["sft", "prompt", "both"]
 
 # What may differ between two runs that are still the same run: where it goes, how it is watched.
-NOT_IDENTITY = ("output", "name", "existing", "resume", "dry_run", "telemetry", "registry")
+NOT_IDENTITY = (
+    *("output", "name", "existing", "resume", "dry_run", "telemetry", "registry"),
+    "keep_checkpoints",
+)
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class EvaluationConfig:
     """When and how held-out questions are asked.
 
     every_steps: optimizer steps between two validations (and at the end); > 0.
-    validation_questions: held-out questions asked each time, the strategies in equal parts. They
-        pick the best weights; the final accuracy is over all held-out questions.
+    heldout_questions: asked before and after training, the strategies in equal parts; 0 asks all.
+    validation_questions: so many of these are asked each time, and pick the best weights.
     batch_size: questions generated at once on each rank.
     dtype: the exported model is loaded in for the final accuracy. "auto" is its own where this
         machine computes in that, else float32.
@@ -40,6 +43,7 @@ class EvaluationConfig:
     """
 
     every_steps: int = 200
+    heldout_questions: int = 0
     validation_questions: int = 350
     batch_size: int = 128
     dtype: LoadDtype = "auto"
@@ -49,6 +53,7 @@ class EvaluationConfig:
         require_choice("dtype", self.dtype, get_args(LoadDtype))
         for name in ("every_steps", "validation_questions", "batch_size"):
             require_in("[1, inf]", **{name: getattr(self, name)})
+        require_in("[0, inf]", heldout_questions=self.heldout_questions)
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ class Step1Config:
         it although its data or its model are others now; "off" leaves it to ``existing``.
     seed: of new embedding rows and dropout; data, batches and champion have seeds of their own.
     checkpoint_every: steps between two checkpoints; 0 keeps none but the best weights.
+    keep_checkpoints: whether they stay once the run has its result; nothing resumes from them then,
+        and each is several times as large as the model.
     mode: "sft" trains on the traces; "prompt" bakes the seven strategy prompts, from what the model
         itself answers to them; "both" bakes the prompts first, then trains on the traces.
     prompt_baking: how prompts are baked; its engine is the run's own.
@@ -78,6 +85,7 @@ class Step1Config:
     resume: Resume = "off"
     seed: int = 0
     checkpoint_every: int = 500
+    keep_checkpoints: bool = False
     mode: Mode = "sft"
     target: Literal["reasoning", "direct"] = "reasoning"
     dry_run: bool = False

@@ -30,6 +30,7 @@ from distforge.models.weight_files import weights_sha256
 from distforge.reports.step1_summary import Step1Summary, Targets
 from distforge.telemetry import RunLogger
 from distforge.training.distributed import World, entered_world
+from distforge.training.keeping import drop_checkpoints
 from distforge.training.open_run import Run, finished_run, open_run
 from distforge.training.run_directory import CHAMPION_DIRECTORY, SUMMARY_FILE
 from distforge.training.signals import stop_at_once
@@ -127,6 +128,8 @@ def _bake(
     )
     if world.is_main:
         summary = publish(config, summary, answered, directory, log, record)
+        if not config.keep_checkpoints:
+            drop_checkpoints(directory, record)
     world.barrier()
     return summary
 

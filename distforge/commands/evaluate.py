@@ -21,7 +21,12 @@ from distforge.evaluation.benchmarks import (
     measure_benchmarks,
 )
 from distforge.evaluation.benchmarks.plain import PlainAnswerer
-from distforge.evaluation.scoring import answer_questions, stratified, summarize
+from distforge.evaluation.scoring import (
+    answer_questions,
+    stratified,
+    summarize,
+    unmarked_note,
+)
 from distforge.models.loading import Champion, load_champion
 from distforge.models.storage import LoadDtype
 from distforge.quietstar import ThinkingModel
@@ -135,6 +140,8 @@ def _ask_dataset(
         console.print(table)
         console.print("meets the targets" if convergence.converged else "misses: ", end="")
         console.print("; ".join(convergence.shortfalls))
+        if note := unmarked_note(answered):
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
     samples += [one.as_dict() for one in answered]
     return convergence.converged
 

@@ -1,4 +1,4 @@
-"""Datasets on disk: JSONL, Parquet and saved Hugging Face datasets, our own rows and others'.
+"""Datasets on disk: JSONL, CSV, Parquet and saved Hugging Face datasets, our own rows and others'.
 
 Readers name file and line in every error. Writers go through a temporary file, so that a run that
 is stopped leaves either the old file or the new one.
@@ -15,17 +15,18 @@ from distforge import durable
 from distforge.activity import counted
 from distforge.data.examples import Examples, blocks, of_split, open_examples
 from distforge.data.schema import Example
-from distforge.data.splits import SUFFIXES, parts_of
+from distforge.data.splits import parts_of
 from distforge.errors import InputError
 
+_WRITTEN = (".jsonl", ".parquet")
 # Examples that are written at once, and rows of a group in a Parquet file.
 _BLOCK = 4096
 
 
 def write_examples(examples: Iterable[Example], path: Path) -> None:
     """Write rows to ``path`` (.jsonl or .parquet), replacing it as a whole."""
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path} ends in {path.suffix!r}; expected one of {', '.join(SUFFIXES)}")
+    if path.suffix not in _WRITTEN:
+        raise InputError(f"{path} ends in {path.suffix!r}; expected one of {', '.join(_WRITTEN)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with durable.replacing(path) as partial:
         if path.suffix == ".jsonl":
@@ -56,8 +57,8 @@ def read_examples(path: Path, *, split: str | None = None) -> Examples:
     """The examples of a file or a directory, read when they are asked for.
 
     Rows may be our own (see `Example`) or in any form of `distforge.data.outside`. A directory
-    holds a file for each split, train and heldout, validation or test (.jsonl or .parquet), or what
-    ``datasets.save_to_disk`` wrote. Rows of a single file that do not say their split get
+    holds a file for each split, train and heldout, validation or test (.jsonl, .parquet or .csv),
+    or what ``datasets.save_to_disk`` wrote. Rows of a single file that do not say their split get
     ``split``, or are split by their content: a tenth is held out. `Examples.note` says which.
 
     Raises:

@@ -35,7 +35,7 @@ class DataConfig:
     """Which questions: of files, or made.
 
     ``path``: a directory with a file for each split (train, and heldout, validation or test), what
-    ``datasets.save_to_disk`` wrote, or one JSONL or Parquet file, of which a tenth is held out;
+    ``datasets.save_to_disk`` wrote, or a JSONL, CSV or Parquet file, of which a tenth is held out;
     empty: make ``num_examples`` (at least 70, 10% of them held out) from ``seed``. Where other
     questions are the default, these are made if one of the two or ``difficulties`` is set.
     ``difficulties``: those made, in equal shares, of 1 to 4. At 4 traces are as long as at 3, with

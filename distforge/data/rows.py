@@ -1,20 +1,21 @@
-"""Rows of JSONL, Parquet and Arrow files, read one after another or by their number.
+"""Rows of JSONL, CSV, Parquet and Arrow files, read one after another or by their number.
 
 Nothing is kept of a file but where its rows begin, so that memory does not grow with their text.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from distforge.errors import InputError
 
@@ -28,7 +29,7 @@ _BLOCK = 1024
 
 
 def read_rows(path: Path) -> Iterator[tuple[Row, str]]:
-    """The rows of ``path`` (Parquet by its suffix, else one JSON object a line) and their places.
+    """The rows of ``path``, see `open_rows`, and their places.
 
     Empty lines are passed over. A line ends at a line feed alone, so that a text may hold any other
     separator of Unicode.
@@ -40,8 +41,12 @@ def read_rows(path: Path) -> Iterator[tuple[Row, str]]:
 
 
 def open_rows(path: Path) -> RowFile:
-    """The file's rows: Parquet and Arrow by its suffix, else one JSON object a line."""
-    kinds = {".parquet": ParquetRows, ".arrow": ArrowRows}
+    """The file's rows: Parquet, Arrow and CSV by its suffix, else one JSON object a line."""
+    kinds: dict[str, Callable[[Path], RowFile]] = {
+        ".parquet": ParquetRows,
+        ".arrow": ArrowRows,
+        ".csv": CsvRows,
+    }
     return kinds.get(path.suffix, JsonLines)(path)
 
 
@@ -64,6 +69,13 @@ class RowFile(ABC):
         """The place of a row, for messages."""
 
 
+class _Place:
+    """How far a file is read: bytes and lines."""
+
+    def __init__(self) -> None:
+        self.start = self.line = 0
+
+
 class JsonLines(RowFile):
     """One JSON object a line."""
 
@@ -74,7 +86,7 @@ class JsonLines(RowFile):
     def scan(self) -> Iterator[tuple[Row, str]]:
         """See `RowFile.scan`."""
         starts, place = array("q"), 0
-        with self._open() as file:
+        with _open(self.path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     starts.append(place)
@@ -85,22 +97,96 @@ class JsonLines(RowFile):
 
     def pick(self, numbers: Sequence[int]) -> Iterator[Row]:
         """See `RowFile.pick`."""
-        with self._open() as file:
+        with _open(self.path) as file:
             for number in numbers:
                 file.seek(self._starts[number])
                 yield _parse(file.readline(), f"{self.path}, row {number + 1}")
 
     def where(self, number: int) -> str:
         """See `RowFile.where`."""
-        with self._open() as file:
+        with _open(self.path) as file:
             before = file.read(self._starts[number]).count(b"\n")
         return f"{self.path}, line {before + 1}"
 
-    def _open(self) -> Any:
+
+class CsvRows(RowFile):
+    """A table of text in UTF-8, its first line the names of the columns, in any letter case.
+
+    Cells are parted by the comma, semicolon or tab that the first line has most of. Empty cells
+    are left out of a row.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._starts = array("q")
+        self._lines = array("q")
+        self._names: list[str] = []
+        self._delimiter = ","
+
+    def scan(self) -> Iterator[tuple[Row, str]]:
+        """See `RowFile.scan`."""
+        starts, numbers = array("q"), array("q")
+        with _open(self.path) as file:
+            place = _Place()
+            header = next(self._decoded(file, place), "")
+            self._delimiter = max(",;\t", key=header.count)
+            self._names = [
+                name.strip().casefold() for name in next(self._cells([header], place), [])
+            ]
+            records = self._cells(self._decoded(file, place), place)
+            while True:
+                start, line = place.start, place.line + 1
+                cells = next(records, None)
+                if cells is None:
+                    break
+                if any(cells):
+                    starts.append(start)
+                    numbers.append(line)
+                    where = f"{self.path}, line {line}"
+                    yield self._row(cells, where), where
+        self._starts, self._lines = starts, numbers
+
+    def pick(self, numbers: Sequence[int]) -> Iterator[Row]:
+        """See `RowFile.pick`."""
+        with _open(self.path) as file:
+            for number in numbers:
+                file.seek(self._starts[number])
+                place = _Place()
+                cells = next(self._cells(self._decoded(file, place), place), [])
+                yield self._row(cells, f"{self.path}, row {number + 1}")
+
+    def where(self, number: int) -> str:
+        """See `RowFile.where`."""
+        return f"{self.path}, line {self._lines[number]}"
+
+    def _decoded(self, file: BinaryIO, place: _Place) -> Iterator[str]:
+        for line in iter(file.readline, b""):
+            try:
+                text = line.decode("utf-8" if place.start else "utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{self.path}, line {place.line + 1}: not UTF-8 ({error.reason}); save it as "
+                    "CSV in UTF-8"
+                ) from error
+            place.start, place.line = place.start + len(line), place.line + 1
+            yield text
+
+    def _cells(self, lines: Iterable[str], place: _Place) -> Iterator[list[str]]:
+        # It asks for a further line only where a quoted cell goes on, so `place` is behind a row.
         try:
-            return self.path.open("rb")
-        except OSError as error:
-            raise InputError(f"cannot read {self.path}: {error}") from error
+            yield from csv.reader(lines, delimiter=self._delimiter, strict=True)
+        except csv.Error as error:
+            raise InputError(
+                f"{self.path}, line {place.line}: not valid CSV ({error}); correct the line"
+            ) from error
+
+    def _row(self, cells: Sequence[str], where: str) -> Row:
+        if len(cells) > len(self._names):
+            raise InputError(
+                f"{where}: {len(cells)} cells under {len(self._names)} columns "
+                f"({', '.join(self._names)}); put a text with a {self._delimiter!r} in quotes"
+            )
+        return {name: cell for name, cell in zip(self._names, cells, strict=False) if cell}
 
 
 class _Columns(RowFile):
@@ -201,6 +287,14 @@ class ArrowRows(_Columns):
 
     def _load(self, group: int) -> pa.Table:
         return self._table
+
+
+def _open(path: Path) -> BinaryIO:
+    """The file, to be read; `InputError` where it cannot be."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error}") from error
 
 
 def _parse(line: bytes, where: str) -> Row:

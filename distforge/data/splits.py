@@ -11,7 +11,7 @@ from distforge.data.examples import Part
 from distforge.data.rows import open_rows
 from distforge.errors import InputError
 
-SUFFIXES = (".jsonl", ".parquet")
+SUFFIXES = (".jsonl", ".parquet", ".csv")
 # Held out is the first of these that is there: the later ones stay unseen.
 HELDOUT_NAMES = ("heldout", "validation", "test")
 _NAMES = ("train", *HELDOUT_NAMES)
@@ -49,7 +49,7 @@ def parts_of(path: Path, split: str | None) -> tuple[list[Part], str]:
         there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise InputError(
             f"{path} holds no split, but {there}; expected train.jsonl and heldout.jsonl "
-            f"(or .parquet, or {' or '.join(HELDOUT_NAMES[1:])}), so name a file or rename it"
+            f"(or .parquet, .csv, or {' or '.join(HELDOUT_NAMES[1:])}), so name a file or rename it"
         )
     return _parts(found, split)
 

@@ -26,6 +26,8 @@ from distforge.evaluation.generation import Progress, generate
 from distforge.rendering import Asked, Renderer
 from distforge.training.distributed import World
 
+_MARKS = "'Answer:', '####' or \\boxed{}"
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -71,11 +73,23 @@ class Scores:
     count: int
 
 
+def unmarked_note(answered: Sequence[Answered]) -> str:
+    """A sentence on the generations that are wrong because nothing in them marks an answer; empty
+    where all have a mark."""
+    count = sum(one.answer is None for one in answered)
+    if not count:
+        return ""
+    return (
+        f"{count:,} of {len(answered):,} generations are wrong because no {_MARKS} marks their "
+        "answer: ask for one in the question, or train the model to write one"
+    )
+
+
 def judge(example: Example, text: str, prompt: str = "") -> Answered:
     """Judge one generation; where nothing marks an answer, it is wrong."""
     answer = extract_answer(text)
     if answer is None:
-        why = "it gives no answer: no 'Answer:', '####' or \\boxed{} is in it"
+        why = f"it gives no answer: no {_MARKS} is in it"
         return Answered(example, text, None, False, why, prompt)
     verdict = judge_answer(example, answer)
     return Answered(example, text, answer, verdict.same, verdict.why, prompt)

@@ -13,7 +13,7 @@ def find_champion_faults(source: Path) -> list[str]:
     """All that keeps phase 2's champion from phase 3: it must load, and a ``.safetensors`` or
     ``.pt`` must state phase 2, that it was selected, and a fitness improvement of at least 0.20."""
     try:
-        champion = load_champion(str(source))
+        champion = load_champion(str(source), "auto")
         if source.is_file():
             # load_champion accepts a file that states nothing of phase 2; a hand-off does not.
             check_metadata({"phase": None, **champion.metadata}, source)

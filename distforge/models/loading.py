@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -49,6 +50,13 @@ _HUB_NAME = re.compile(
     r"(@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]*))?"
 )
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+# Of nats a token at chance, log V: trained models are at a third of it, and at chance or above with
+# ids that mean something else. How many parameters a model has that is asked.
+_CHANCE, _ASKABLE = 0.85, (10_000_000, 2_000_000_000)
+_ORDINARY = (
+    "The capital of France is Paris. Water boils at one hundred degrees. The sun rises in the east "
+    "and sets in the west, and most people sleep at night."
+)
 _HUB_EXCLUDED = ("*/*", "consolidated*")  # other formats of the same weights
 
 
@@ -103,6 +111,12 @@ def load_champion(source: str, dtype: LoadDtype = "float32") -> Champion:
         stored = dtype_of_files(of_the_model(files))
     check_pairing(model, tokenizer, source)
     remember_dtype(model, stored)
+    if speaks_another_language(model.eval(), tokenizer):
+        logger.warning(
+            "%s finds ordinary text no likelier than chance: its tokenizer is another model's, or "
+            "its weights are not trained; take both from one place",
+            source,
+        )
     return Champion(model.eval(), tokenizer, source, files_sha256(files), metadata)
 
 
@@ -312,6 +326,22 @@ def check_model(model: PreTrainedModel, source: str) -> None:
                 f"champion {source!r}: {name} holds values that are not finite; use a checkpoint "
                 "from before they appeared"
             )
+
+
+@torch.no_grad()
+def speaks_another_language(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a model is as surprised by plain English as by random ids, which is what happens
+    with the tokenizer of another model whose ids it has rows for.
+
+    Not asked of small models, which may know a language of their own, nor of those so large that
+    it would take long.
+    """
+    if not _ASKABLE[0] <= model.num_parameters() <= _ASKABLE[1]:
+        return False
+    ids = torch.tensor([tokenizer(_ORDINARY)["input_ids"][:64]], device=model.device)
+    logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+    nats = torch.nn.functional.cross_entropy(logits, ids[0, 1:])
+    return bool(nats > _CHANCE * math.log(logits.shape[-1]))
 
 
 def check_pairing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> None:

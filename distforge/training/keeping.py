@@ -31,11 +31,13 @@ from distforge import durable
 from distforge.errors import InputError, RunStopped
 from distforge.models.export import export_model
 from distforge.registry.manifest import write_manifest
+from distforge.training.afterwards import spared
 from distforge.training.checkpoint import (
     UnfinishedCheckpoint,
     begin_checkpoint,
     find_latest,
     load_state,
+    remove_checkpoints,
 )
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
@@ -303,6 +305,21 @@ class Keeper:
         """Where a checkpoint holds the best weights, those are it, whatever came after."""
         assert self._directory is not None
         take_up(checkpoint / _BEST_DIRECTORY, self._directory / _BEST_DIRECTORY, self._world)
+
+
+def drop_checkpoints(directory: Path, record: RunRecord | None = None) -> None:
+    """Remove the checkpoints of a run that has its result; on rank 0 alone.
+
+    What fails is a warning. ``latest`` still tells the last one's name; the registry is told that
+    they are gone.
+    """
+    root = directory / CHECKPOINTS_DIRECTORY
+    if not root.exists():
+        return
+    with spared("removal of checkpoints", f"{root} may go"):
+        remove_checkpoints(root)
+        if record is not None:
+            record.no_checkpoints()
 
 
 def _latest_name(root: Path, world: World) -> str | None:

@@ -92,6 +92,11 @@ class RunRecord:
         self._unlisted = step, path.absolute().parent
         self._list_checkpoints()
 
+    def no_checkpoints(self) -> None:
+        """All of them are gone: the run has its result."""
+        with _unharmed("is not told that the checkpoints are gone"):
+            self._note(checkpoints={}, retained=[])
+
     def register(self, *models: dict[str, Any]) -> list[str]:
         """Register models, each the parent of the next; their versions, empty strings for those
         that the registry could not take in `RegistryConfig.wait_seconds` and will get later.

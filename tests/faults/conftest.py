@@ -20,6 +20,7 @@ from tests.shared import build_once
 CONFIG = """
 name = "tiny"
 checkpoint_every = 3
+keep_checkpoints = true
 [champion]
 path = "{champion}"
 [data]

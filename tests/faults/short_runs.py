@@ -38,6 +38,7 @@ enabled = false
 """
 _STEP1 = """
 checkpoint_every = 2
+keep_checkpoints = true
 [champion]
 path = "{model}"
 [training]

@@ -27,6 +27,7 @@ def finished(work: Path) -> Path:
 def test_run_directory_is_complete(finished: Path) -> None:
     for name in ("config.toml", "metrics.jsonl", "summary.json", "report.html", "report.png"):
         assert (finished / name).stat().st_size > 0, name
+    assert [path.name for path in (finished / "checkpoints").iterdir()] == ["latest"]
     assert (finished / "checkpoints" / "latest").read_text().strip() == "step_12"
     assert list((finished / "wandb").glob("offline-run-*/run-*.wandb"))
     records = [
@@ -105,7 +106,8 @@ def test_interrupted_run_resumes_to_the_same_weights(
     from distforge.baking.supervised.trainer import PromptBakingTrainer
 
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    assert main(["bake", "--config", config, "--output", str(straight)]) == 3
+    words = ["bake", "--config", config, "--keep-checkpoints", "--output"]
+    assert main([*words, str(straight)]) == 3
     genuine = PromptBakingTrainer._after_step
 
     def interrupt(trainer: PromptBakingTrainer, record: object) -> None:
@@ -115,9 +117,9 @@ def test_interrupted_run_resumes_to_the_same_weights(
 
     monkeypatch.setattr(PromptBakingTrainer, "_after_step", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        main(["bake", "--config", config, "--output", str(broken)])
+        main([*words, str(broken)])
     monkeypatch.undo()
-    assert main(["bake", "--config", config, "--output", str(broken)]) == 3
+    assert main([*words, str(broken)]) == 3
     weights = "tiny/checkpoints/step_12/model.safetensors"
     assert (straight / weights).read_bytes() == (broken / weights).read_bytes()
     assert curve(straight / "tiny") == curve(broken / "tiny")

@@ -10,10 +10,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from distforge.baking import PromptBakingConfig
+from distforge.baking.prompt.sizing import sized
 from distforge.cli import main
 from distforge.evaluation.generation import generate
 from distforge.models.loading import load_champion
 from distforge.registry.manifest import verify_manifest
+from distforge.training.distributed import World
+from tests.tiny_models import tiny_tokenizer
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
@@ -53,11 +57,33 @@ def test_the_imported_champion_answers(champion: Path) -> None:
     loaded = load_champion(str(champion))
     question = [{"role": "user", "content": "What is the capital of France?"}]
     asked = loaded.tokenizer.apply_chat_template(
-        question, add_generation_prompt=True, tokenize=False
+        question, add_generation_prompt=True, return_dict=False
     )
     (answer,) = generate(loaded.model, loaded.tokenizer, [asked], 16, 1)
     assert answer.text.strip() == "The capital of France is Paris."
     assert answer.finished
+
+
+def test_a_tokenizer_of_another_model_is_told_of(
+    champion: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_champion(str(champion))
+    assert "another model's" not in caplog.text
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(champion / name)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    load_champion(str(tmp_path))
+    assert "its tokenizer is another model's" in caplog.text
+
+
+def test_a_bake_without_settings_is_sized_for_it(champion: Path) -> None:
+    loaded = load_champion(str(champion))
+    world = World(0, 0, 1, torch.device("cpu"))
+    config = sized(PromptBakingConfig(), loaded.model, loaded.tokenizer, world, None)
+    assert config.questions == "everyday"
+    # What a model of a million parameters is given, 6,400 rows of 160 tokens, would take hours.
+    assert config.training.max_steps * config.training.batch_size <= 400
+    assert config.max_response_tokens <= 64
 
 
 def test_it_is_asked_gsm8k_in_its_own_dtype(champion: Path, tmp_path: Path, capsys) -> None:

@@ -70,10 +70,14 @@ class PromptBatches:
             indices = [index for part in parts for index in part]
             rows = self._rewritten(step, indices) if on_policy else self._written(indices)
             mine = parts[self._world.rank :: self._world.size]
+            teacher_reads = self._targets is None or on_policy
             yield StepBatch(
                 [self._collate(rows, part, on_policy) for part in mine],
                 targets=sum(len(row.response) for row in rows.values()),
-                tokens=sum(row.tokens for row in rows.values()),
+                tokens=sum(
+                    row.tokens if teacher_reads else len(row.plain) + len(row.response)
+                    for row in rows.values()
+                ),
             )
 
     def is_on_policy(self, step: int) -> bool:

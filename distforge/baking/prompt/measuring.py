@@ -21,7 +21,11 @@ from distforge.baking.prompt.grading import Grades, grade
 from distforge.baking.prompt.heldout import mean_kl
 from distforge.baking.prompt.prompt_config import PromptBakingConfig
 from distforge.baking.prompt.questions import QuestionSource
-from distforge.baking.prompt.trajectories import Trajectory, teacher_trajectories
+from distforge.baking.prompt.trajectories import (
+    PromptedQuestion,
+    Trajectory,
+    teacher_trajectories,
+)
 from distforge.data import STRATEGIES, STRATEGY_PROMPTS, Example
 from distforge.errors import InputError
 from distforge.evaluation.adherence import strategy_layout
@@ -101,6 +105,7 @@ class Measurer:
         self._world = world
         self._check, self._say = check, say
         self._champions: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        self._responses: dict[tuple[PromptedQuestion, ...], list[Trajectory]] = {}
 
     def probe(self, prompt: str, strategy: str, count: int) -> Probe:
         """``count`` held-out questions about a prompt (0: all)."""
@@ -108,19 +113,27 @@ class Measurer:
         asked = source.sets(self._champion, {prompt: strategy}).heldout
         examples = None
         questions = [question.question for question in asked][: count or None]
-        if strategy or not source.writes_its_own:
+        if strategy or source.has_examples:
             examples = source.heldout(strategy, count)
             questions = [example.question for example in examples]
-        trajectories = teacher_trajectories(
-            self._champion,
-            self._tokenizer,
-            asked,
-            self._config,
-            self._world,
-            counting(self._say, "held-out questions that the prompted model has answered"),
-        )
         criterion = self._criterion(questions, examples, prompt, strategy)
-        return Probe(questions, examples, criterion, trajectories)
+        return Probe(questions, examples, criterion, self.responses(self._champion, asked))
+
+    def responses(
+        self, model: PreTrainedModel, questions: Sequence[PromptedQuestion]
+    ) -> list[Trajectory]:
+        """What the prompted ``model`` answers; the champion's is written once."""
+        key = tuple(questions)
+        if model is self._champion and key in self._responses:
+            return self._responses[key]
+        self._say(f"the prompted model answers {len(questions):,} questions")
+        progress = counting(self._say, "questions answered")
+        written = teacher_trajectories(
+            model, self._tokenizer, questions, self._config, self._world, progress
+        )
+        if model is self._champion:
+            self._responses[key] = written
+        return written
 
     def condition(self, model: PreTrainedModel, quiz: Quiz, prompt: str = "") -> Condition:
         """Accuracy and adherence of a model on a probe's questions."""
@@ -247,7 +260,7 @@ class Measurer:
     ) -> tuple[list[Example] | None, list[str]]:
         """Questions that are not held out, with their examples where there are any."""
         source = self._questions
-        if strategy or not source.writes_its_own:
+        if strategy or source.has_examples:
             examples = source.spare(strategy, count)
             return examples, [example.question for example in examples]
         train = source.sets(self._champion, {prompt: strategy}).train
@@ -256,11 +269,11 @@ class Measurer:
     def _forgetting(self, baked: BakedPrompt, count: int) -> dict[str, tuple[Condition, Condition]]:
         """Champion and baked model on all other strategies, each with its own prompt.
 
-        A model that wrote its own questions was never to know the strategies.
+        A model that is not asked the data's questions was never to know the strategies.
         """
         result: dict[str, tuple[Condition, Condition]] = {}
         source = self._questions
-        if not count or source.writes_its_own:
+        if not count or not source.has_examples:
             return result
         for strategy in STRATEGIES:
             if strategy in baked.prompts.values():

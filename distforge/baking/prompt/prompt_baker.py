@@ -21,13 +21,12 @@ from distforge.baking.prompt.measuring import Measurer
 from distforge.baking.prompt.prompt_config import PromptBakingConfig
 from distforge.baking.prompt.prompt_training import BakeTraining
 from distforge.baking.prompt.questions import QuestionSource, strategy_of
+from distforge.baking.prompt.sizing import described, sized
 from distforge.baking.prompt.trajectories import (
     PromptedQuestion,
-    Trajectory,
     check_prompt,
     check_room,
     kept_trajectories,
-    teacher_trajectories,
 )
 from distforge.data import STRATEGIES, Example
 from distforge.errors import InputError
@@ -35,11 +34,8 @@ from distforge.evaluation.checker import Checker
 from distforge.rendering import Renderer
 from distforge.reports.prompt_summary import AnswerRow, BakeReport, ForgettingMatrix
 from distforge.telemetry import RunLogger, TelemetryConfig
-from distforge.telemetry.console import counting
-from distforge.training.afterwards import spared
-from distforge.training.checkpoint import remove_checkpoints
 from distforge.training.distributed import World
-from distforge.training.keeping import CHECKPOINTS_DIRECTORY
+from distforge.training.keeping import drop_checkpoints
 
 _TRAJECTORIES_FILE = "trajectories.json"
 _ADAPTER_DIRECTORY = "adapter"
@@ -59,8 +55,8 @@ class PromptBaker:
         model: any Hugging Face causal LM.
         tokenizer: its tokenizer, with an end of sequence.
         device: where to compute; ignored where ``world`` is given.
-        config: see `PromptBakingConfig`.
-        examples: questions of both splits; by default the built-in tasks'.
+        config: see `PromptBakingConfig`; what it leaves open is decided by `sized`.
+        examples: questions of both splits; by default see `sized`.
         world: this process among others.
         logger: where metrics go; by default nowhere.
         directory: where trajectories, checkpoints and adapters are kept, so that what was begun
@@ -87,12 +83,15 @@ class PromptBaker:
         check: Checker | None = None,
     ) -> None:
         Renderer(tokenizer)  # refuses what could not be asked
-        self.config = config or PromptBakingConfig()
         self.world = world or World(0, 0, 1, torch.device(device))
         self.model = model.to(self.world.device)
         self.tokenizer = tokenizer
         self._logger = logger or RunLogger(Path(), TelemetryConfig(), {}, "none", enabled=False)
         say = self._logger.say
+        given = config or PromptBakingConfig()
+        self.config = sized(given, model, tokenizer, self.world, examples)
+        if self.config != given:
+            say(described(self.config, model, self.world))
         self._questions = QuestionSource(tokenizer, self.config, examples, self.world, say)
         self.measurer = Measurer(
             self.model, tokenizer, self._questions, self.config, self.world, check, say
@@ -161,7 +160,9 @@ class PromptBaker:
         if rounds < 1:
             raise InputError(f"rounds is {rounds}; expected 1 or more")
         prompts = self._checked({prompt: strategy})
-        anchors = self._respond(self.model, self._questions.sets(self.model, prompts).heldout)
+        anchors = self.measurer.responses(
+            self.model, self._questions.sets(self.model, prompts).heldout
+        )
         bakes: list[BakedPrompt] = []
         drift: list[float] = []
         model = self.model
@@ -260,7 +261,7 @@ class PromptBaker:
             if strategy and strategy not in STRATEGIES:
                 raise InputError(f"strategy is {strategy!r}; expected one of {STRATEGIES}")
             checked[text] = strategy_of(text) if strategy is None else strategy
-        if self.config.questions == "dataset":
+        if self.config.questions != "self":
             sets = self._questions.sets(self.model, checked)
             self._check_room([*sets.train, *sets.heldout])
         return checked
@@ -277,7 +278,7 @@ class PromptBaker:
         directory = self._directory / name if self._directory else None
         done = directory / _ADAPTER_DIRECTORY if directory else None
         if done and self.world.broadcast_object((done / RECORD_FILE).is_file()):
-            self._remove_checkpoints(done.parent)
+            self._drop_checkpoints(done.parent)
             return BakedPrompt.from_record(base, *read_delta(done, base))
         began = time.monotonic()
         sets = self._questions.sets(base, prompts)
@@ -287,8 +288,8 @@ class PromptBaker:
             directory / _TRAJECTORIES_FILE if directory else None,
             self.world,
             lambda: {
-                "train": self._respond(base, train),
-                "heldout": self._respond(base, sets.heldout),
+                "train": self.measurer.responses(base, train),
+                "heldout": self.measurer.responses(base, sets.heldout),
             },
         )
         training = BakeTraining(
@@ -310,28 +311,15 @@ class PromptBaker:
             baked.save(done)
         self.world.barrier()
         if done:
-            self._remove_checkpoints(done.parent)
+            self._drop_checkpoints(done.parent)
         return baked
 
-    def _remove_checkpoints(self, directory: Path) -> None:
-        """Of a bake whose adapter is kept: nothing is resumed from them any more."""
-        root = directory / CHECKPOINTS_DIRECTORY
-        if self.world.is_main and root.exists():
-            with spared("removal of checkpoints", f"{root} may go"):
-                remove_checkpoints(root)
+    def _drop_checkpoints(self, directory: Path) -> None:
+        if self.world.is_main:
+            drop_checkpoints(directory)
 
     def _check_room(self, questions: Sequence[PromptedQuestion]) -> None:
         check_room(self.model, self.tokenizer, questions, self.config.max_response_tokens)
-
-    def _respond(
-        self, model: PreTrainedModel, questions: Sequence[PromptedQuestion]
-    ) -> list[Trajectory]:
-        say = self._logger.say
-        say(f"the prompted model answers {len(questions):,} questions")
-        progress = counting(say, "questions answered")
-        return teacher_trajectories(
-            model, self.tokenizer, questions, self.config, self.world, progress
-        )
 
 
 def _check_distinct(prompts: Sequence[str]) -> None:

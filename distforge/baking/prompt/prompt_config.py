@@ -11,16 +11,38 @@ from distforge.training.engine_config import EngineConfig
 from distforge.training.supervised import SupervisedConfig
 
 Method = Literal["lora", "full"]
-Questions = Literal["dataset", "self"]
+Questions = Literal["auto", "dataset", "everyday", "self"]
 
 
-def _training() -> SupervisedConfig:
-    return SupervisedConfig(
-        max_steps=200,
-        batch_size=32,
-        micro_batches=2,
-        schedule=ScheduleConfig(kind="linear", warmup_steps=5, final_fraction=0.02),
+@dataclass(frozen=True)
+class BakeTrainingConfig(SupervisedConfig):
+    """As in step 1; what is 0 is decided by `sized`.
+
+    epochs: passes over the questions; ``max_steps`` overrides it.
+    batch_size: questions a step, over all ranks and micro-batches.
+    micro_batches: portions a step is computed in, over all ranks; a multiple of the world size.
+    schedule: learning rate over the whole bake.
+    seed: order of the questions.
+    """
+
+    epochs: float = 0.0
+    max_steps: int = 0
+    batch_size: int = 0
+    micro_batches: int = 0
+    schedule: ScheduleConfig = field(
+        default_factory=lambda: ScheduleConfig(kind="linear", warmup_steps=5, final_fraction=0.02)
     )
+
+    def __post_init__(self) -> None:
+        require_in(
+            "[0, inf]",
+            epochs=self.epochs,
+            max_steps=self.max_steps,
+            batch_size=self.batch_size,
+            micro_batches=self.micro_batches,
+        )
+        if self.batch_size and self.micro_batches and (self.max_steps or self.epochs):
+            super().__post_init__()
 
 
 def _engine() -> EngineConfig:
@@ -53,12 +75,14 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class PromptBakingConfig:
-    """How one prompt is baked.
+    """How one prompt is baked. What is 0 or "auto" by default is decided by `sized`, from the
+    model, the machine and the questions that are there.
 
     method: "lora" trains an adapter, and the model without it is the teacher; "full" trains every
         weight of a copy, and the model itself is the teacher.
     lora: the adapter.
-    questions: "dataset" takes those of the data, "self" lets the model write its own.
+    questions: "dataset" takes those of the data, "everyday" a shipped list of what people ask,
+        "self" lets the model write its own.
     num_questions: to train on, each prompt; heldout_questions: others, to measure KL on.
     temperature: of sampled responses; > 0, 1 is the teacher's own distribution.
     max_response_tokens: longest response, for baking and for answering.
@@ -82,42 +106,40 @@ class PromptBakingConfig:
 
     method: Method = "lora"
     lora: LoraSettings = field(default_factory=LoraSettings)
-    questions: Questions = "dataset"
-    num_questions: int = 1024
-    heldout_questions: int = 64
+    questions: Questions = "auto"
+    num_questions: int = 0
+    heldout_questions: int = 0
     temperature: float = 1.0
-    max_response_tokens: int = 160
+    max_response_tokens: int = 0
     on_policy: float = 0.0
     beta: float = 0.0
     top_k: int = 0
     cache_teacher: bool = True
     chunk_elements: int = 1 << 22
     stop_fraction: float = 0.0
-    evaluate_every: int = 25
+    evaluate_every: int = 0
     replay: float = 0.25
     max_drift: float = 0.5
     generation_batch_size: int = 128
     seed: int = 0
-    training: SupervisedConfig = field(default_factory=_training)
+    training: BakeTrainingConfig = field(default_factory=BakeTrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=_optimizer)
     engine: EngineConfig = field(default_factory=_engine)
 
     def __post_init__(self) -> None:
         require_choice("method", self.method, get_args(Method))
         require_choice("questions", self.questions, get_args(Questions))
-        for name in (
-            "heldout_questions",
-            "max_response_tokens",
-            "chunk_elements",
-            "evaluate_every",
-            "generation_batch_size",
-        ):
+        for name in ("chunk_elements", "generation_batch_size"):
             require_in("[1, inf]", **{name: getattr(self, name)})
+        for name in (
+            *("num_questions", "heldout_questions", "max_response_tokens", "evaluate_every"),
+            "top_k",
+        ):
+            require_in("[0, inf]", **{name: getattr(self, name)})
         require_in("[0, 1]", on_policy=self.on_policy, beta=self.beta)
         require_in("[0, 1)", stop_fraction=self.stop_fraction, replay=self.replay)
         require_in("(0, inf]", temperature=self.temperature, max_drift=self.max_drift)
-        require_in("[0, inf]", top_k=self.top_k)
-        if self.num_questions < self.training.batch_size:
+        if 0 < self.num_questions < self.training.batch_size:
             raise InputError(
                 f"num_questions is {self.num_questions}; expected at least the batch_size, "
                 f"{self.training.batch_size}"

@@ -12,6 +12,7 @@ from distforge.baking.prompt.baked import BakedPrompt
 from distforge.baking.prompt.prompt_baker import PromptBaker
 from distforge.baking.prompt.prompt_report import forgetting_table, report_table
 from distforge.baking.prompt.prompt_run_config import NOT_IDENTITY, BakePromptConfig
+from distforge.baking.prompt.sizing import described, sized
 from distforge.config import config_sha256
 from distforge.data import Example, data_note, dataset_sha256, load_data
 from distforge.errors import InputError
@@ -48,16 +49,20 @@ def run_prompt_baking(config: BakePromptConfig, world: World) -> PromptSummary:
 
 def _check_and_run(config: BakePromptConfig, world: World) -> PromptSummary:
     config.require_consistent()
+    prompts = [read_prompt(path) for path in config.prompt]
+    champion = load_champion(config.model, config.dtype)
+    examples = load_data(config.data) if config.data.is_given else None
+    baking = sized(config.baking, champion.model, champion.tokenizer, world, examples)
+    left_open, config = baking != config.baking, dataclasses.replace(config, baking=baking)
     if (directory := finished_run(config, NOT_IDENTITY, world)) is not None:
         return PromptSummary.read(directory / SUMMARY_FILE)
-    prompts = [read_prompt(path) for path in config.prompt]
-    examples = load_data(config.data) if config.data.is_given else None
-    champion = load_champion(config.model, config.dtype)
     baker = _baker(config, champion, examples, world)
     baker.check(prompts, config.strategy)
     if config.adapter:
         baker.load(Path(config.adapter), config.strength)
     with open_run(config, 1, NOT_IDENTITY, world) as run:
+        if left_open:
+            run.log.say(described(baking, champion.model, world))
         if note := data_note(examples or ()):
             run.log.say(f"data: {note}")
         run.start_from(

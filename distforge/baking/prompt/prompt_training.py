@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distforge.baking.prompt.batches import PromptBatches
@@ -102,6 +102,8 @@ class BakeTraining:
         self._curve: list[tuple[int, float]] = []
         self._stopped = False
         self._first_step = 0
+        # Of the teacher on ``heldout``, where they are kept.
+        self._states: Sequence[Mapping[str, Tensor]] | None = None
 
     def run(self, first_step: int = 0) -> tuple[Delta, BakeOutcome]:
         """Train to the end or to the wanted KL; the log's steps count from ``first_step``."""
@@ -176,11 +178,12 @@ class BakeTraining:
                 )
 
         targets = None
-        if config.cache_teacher and config.on_policy < 1:
+        if config.cache_teacher:
+            device, whole = self._world.device, replace(self._loss, top_k=0)
             with self._engine.whole_model() as model:
-                targets = write_down_teacher(
-                    model, self._loss, self._trajectories, self._world.device, pad
-                )
+                self._states = write_down_teacher(model, whole, self._heldout, device, pad)
+                if config.on_policy < 1:
+                    targets = write_down_teacher(model, self._loss, self._trajectories, device, pad)
         return PromptBatches(
             self._trajectories,
             config.training,
@@ -211,7 +214,9 @@ class BakeTraining:
     def evaluate(self, step: int) -> None:
         """Measure the held-out KL; log it, and stop where it is low enough."""
         with self._engine.whole_model() as model:
-            value = mean_kl(model, self._loss, self._heldout, self._world, self._pad())
+            value = mean_kl(
+                model, self._loss, self._heldout, self._world, self._pad(), self._states
+            )
         self._curve.append((step, value))
         self._logger.log(self._first_step + step, {PROMPT_HELDOUT_KL: value})
         goal = self._config.stop_fraction * self._curve[0][1]

@@ -1,4 +1,4 @@
-"""Questions to bake on: a dataset's, or the model's own where there are no data.
+"""Questions to bake on: a dataset's, or where there are no data, everyday ones or the model's own.
 
 A model that was trained on questions writes one when it is given no more than what stands in front
 of every question (Xu et al. 2024, arXiv 2406.08464).
@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,6 +26,8 @@ from distforge.training.distributed import World
 
 # Where no data are given: enough of every strategy's questions, made in seconds.
 _DEFAULT_EXAMPLES = 14_000
+# What people ask of an assistant, a question a line, each once.
+_EVERYDAY = Path(__file__).with_name("everyday_questions.txt")
 # Rounds of writing before a model that repeats itself is given up on.
 _ROUNDS = 8
 # A later round tries at most so many times what is missing: one over this.
@@ -67,9 +70,9 @@ class QuestionSource:
         self._written: tuple[PreTrainedModel | None, list[str]] = (None, [])
 
     @property
-    def writes_its_own(self) -> bool:
-        """Whether the model asks itself."""
-        return self._config.questions == "self"
+    def has_examples(self) -> bool:
+        """Whether they come from data, with right answers and strategies."""
+        return self._config.questions == "dataset"
 
     @cached_property
     def _examples(self) -> Sequence[Example]:
@@ -83,9 +86,11 @@ class QuestionSource:
         counts = (config.num_questions, config.heldout_questions)
         sets = QuestionSets([], [])
         for prompt, strategy in prompts.items():
-            if self.writes_its_own:
-                written = self._write(model, sum(counts))
-                shares = [written[: counts[0]], written[counts[0] :]]
+            if not self.has_examples:
+                count = sum(counts)
+                own = self._config.questions == "self"
+                asked = self._write(model, count) if own else everyday(count, self._config.seed)
+                shares = [asked[: counts[0]], asked[counts[0] :]]
             else:
                 shares = [
                     [e.question for e in self._take(split, strategy, count)]
@@ -114,7 +119,7 @@ class QuestionSource:
         Their teacher is the model as it is, so it stays put on them.
         """
         replay = self._config.replay
-        if not strategies or not replay or self.writes_its_own:
+        if not strategies or not replay or not self.has_examples:
             return []
         count = round(replay / (1 - replay) * size / len(strategies))
         return [
@@ -150,6 +155,19 @@ def strategy_of(prompt: str) -> str:
         if prompt.strip() == text:
             return strategy
     return ""
+
+
+def everyday(count: int, seed: int) -> list[str]:
+    """``count`` everyday questions in a seeded order; `InputError` where there are fewer."""
+    questions = _EVERYDAY.read_text(encoding="utf-8").splitlines()
+    if count > len(questions):
+        raise InputError(
+            f"{count:,} everyday questions are wanted, there are {len(questions)}; ask for fewer "
+            "(num_questions, heldout_questions), give data, or let the model write its own with "
+            "questions = 'self'"
+        )
+    random.Random(f"{seed}:everyday").shuffle(questions)
+    return questions[:count]
 
 
 def dataset_questions(

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from distforge.activity import counted
 from distforge.baking.prompt.distillation import (
     CACHED_STATES,
     TOP_IDS,
@@ -41,7 +42,8 @@ def write_down_teacher(
     if not loss.states and not loss.top_k:
         return None
     found: list[dict[str, Tensor]] = []
-    for start in range(0, len(trajectories), _ROWS):
+    starts = range(0, len(trajectories), _ROWS)
+    for start in counted(starts, "reading the prompted model's answers"):
         part = trajectories[start : start + _ROWS]
         batch = collate_trajectories(part, pad_token_id)
         batch = {key: value.to(device) for key, value in batch.items()}

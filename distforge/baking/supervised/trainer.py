@@ -71,6 +71,8 @@ class PromptBakingTrainer:
         self._config, self._world, self._logger = config, world, logger
         self._tokenizer, self._directory = tokenizer, directory
         self.heldout = of_split(examples, "heldout")
+        if count := config.evaluation.heldout_questions:
+            self.heldout = stratified(self.heldout, count)
         train = of_split(examples, "train")
         if not len(train) or not len(self.heldout):
             raise InputError(

@@ -6,7 +6,13 @@ import torch
 
 from distforge.data import STRATEGIES, make_examples
 from distforge.data.answers import extract_answer
-from distforge.evaluation.scoring import answer_questions, judge, stratified, summarize
+from distforge.evaluation.scoring import (
+    answer_questions,
+    judge,
+    stratified,
+    summarize,
+    unmarked_note,
+)
 from distforge.rendering.plain import question_text
 from distforge.training.distributed import World
 from tests.tiny_models import tiny_llama, tiny_tokenizer
@@ -31,6 +37,13 @@ def test_judge() -> None:
     assert judge(example, f"<think></think>\nAnswer: {doubled}").correct
     assert not judge(example, example.answer).correct
     assert not judge(example, "Answer: 1/999").correct
+
+
+def test_who_marks_no_answer_is_told() -> None:
+    example = of("bayesian_rationalist", 1)[0]
+    marked, bare = judge(example, "Answer: 1/999"), judge(example, f"It is {example.answer}.")
+    assert unmarked_note([marked]) == ""
+    assert unmarked_note([marked, bare, bare]).startswith("2 of 3 generations are wrong because")
 
 
 def test_counts_by_hand() -> None:

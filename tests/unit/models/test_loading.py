@@ -249,6 +249,31 @@ def test_more_ids_than_rows_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "hf", f"ids up to {ROWS - 1}", f"{ROWS - 2} rows", f"embeddings({ROWS})")
 
 
+def test_a_tokenizer_of_another_model_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer, other = tiny_tokenizer(), tiny_tokenizer(("a quite different corpus of text",))
+    model = tiny_llama(len(tokenizer))
+    ids = torch.tensor([tokenizer(loading._ORDINARY)["input_ids"][:64]])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(40):  # it learns the sentence that it is asked
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(tmp_path)
+    monkeypatch.setattr(loading, "_ASKABLE", (0, 1 << 20))
+    for one, told in ((tokenizer, False), (other, True)):
+        caplog.clear()
+        one.save_pretrained(tmp_path)
+        load_champion(str(tmp_path))
+        assert ("its tokenizer is another model's" in caplog.text) is told
+    # A small model may know a language of its own.
+    monkeypatch.undo()
+    caplog.clear()
+    load_champion(str(tmp_path))
+    assert "another model's" not in caplog.text
+
+
 def test_a_hub_name_is_fetched_and_then_like_a_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from distforge.registry.publisher import Publisher
 from distforge.registry.spool import Spool
 from distforge.training import run_record
 from distforge.training.distributed import World
+from distforge.training.keeping import drop_checkpoints
 from distforge.training.run_record import RunRecord
 from tests.registry_template import migrate
 from tests.shared import build_once
@@ -81,6 +82,17 @@ def test_a_resumed_run_is_one_session_on_whatever_host(
     assert (session.status, session.host) == ("FINISHED", "another-host")
     assert sorted(session.checkpoints) == [6, 8]
     assert registry.get("baked/1").tags["session"] == session.id
+
+
+def test_checkpoints_that_are_dropped_are_listed_no_longer(directory: Path) -> None:
+    with record(directory) as ours:
+        ours.start()
+        for step in (3, 6):
+            ours.checkpoint(step, save(directory, step))
+        drop_checkpoints(directory, ours)
+    [session] = ModelRegistry(directory.parent / "registry.db").sessions()
+    assert (session.status, session.checkpoints) == ("FINISHED", {})
+    assert list((directory / "checkpoints").iterdir()) == []
 
 
 def test_a_refused_run_leaves_nothing(directory: Path) -> None:

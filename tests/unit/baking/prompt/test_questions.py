@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distforge.baking.prompt.questions import QuestionSource, dataset_questions, strategy_of
+from distforge.baking.prompt.questions import (
+    QuestionSource,
+    dataset_questions,
+    everyday,
+    strategy_of,
+)
 from distforge.data import STRATEGIES, STRATEGY_PROMPTS
 from distforge.errors import InputError
 from distforge.training.distributed import World
@@ -81,3 +86,26 @@ def test_a_model_that_repeats_itself_is_given_up_on() -> None:
         source(questions="self", num_questions=400, max_response_tokens=1).sets(
             silent, {PROMPT: ""}
         )
+
+
+def test_everyday_questions_are_each_there_once() -> None:
+    questions = everyday(300, 0)
+    assert len(set(questions)) == 300
+    assert all(question == question.strip() != "" for question in questions)
+    assert everyday(300, 1) != questions
+    assert set(everyday(10, 0)) < set(questions)
+
+
+def test_everyday_questions_are_held_out_from_training() -> None:
+    sets = source(questions="everyday", num_questions=32, heldout_questions=8).sets(
+        model(), {PROMPT: ""}
+    )
+    asked, held = ({question.question for question in part} for part in (sets.train, sets.heldout))
+    assert (len(asked), len(held)) == (32, 8)
+    assert not asked & held
+    assert {question.prompt for question in [*sets.train, *sets.heldout]} == {PROMPT}
+
+
+def test_more_everyday_questions_than_there_are_are_refused() -> None:
+    with pytest.raises(InputError, match="10,000 everyday questions are wanted, there are 3"):
+        everyday(10_000, 0)
