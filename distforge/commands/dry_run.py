@@ -69,7 +69,7 @@ def describe_step2(config: Step2Config) -> str:
         shape_of(inputs.baked.model.config),
         inputs.baked.model.num_parameters(),
         batch_size=episodes.batch_size,
-        micro_batches=episodes.micro_batches,
+        micro_batches=episodes.portions,
         row_tokens=_step2_row(config, longest),
         notes=f"{len(inputs.items)} items, {len(inputs.heldout)} held out; {_episodes(config)}",
     )
@@ -91,7 +91,7 @@ def describe_step2_ahead(config: Step2Config, step1: Step1Config) -> str:
         shape,
         num_parameters,
         batch_size=episodes.batch_size,
-        micro_batches=episodes.micro_batches,
+        micro_batches=episodes.portions,
         row_tokens=_step2_row(config, data.max_length),
         notes=f"{items}; {_episodes(config)}",
     )
