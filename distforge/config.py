@@ -12,7 +12,7 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
@@ -44,6 +44,8 @@ def load_config(
     `--section.some_key=value`; None is `none`, a flag is `--section.flag` / `--section.no-flag`.
     A file whose top level has ``extends = "OTHER.toml"`` (beside it, or a shipped one's name)
     changes what that file says, key by key.
+    A class may have a method `for_settings`: it is given the names of all that is set, dotted, and
+    returns the defaults that go with them.
     Where a section's class names one of its fields as its `SHORT`, the section's own name, in the
     file or on the command line, stands for that field. A class's `RENAMED` says what fields that
     had another name are called now: the old name is refused with the new one.
@@ -69,14 +71,15 @@ def load_config(
     pairs = zip(words, ["", *words], strict=False)  # the last word precedes nothing
     words = [_none_word(cls, word, before) for word, before in pairs]
     if path is None:
-        return _override(cls, _MISSING, words, prog)
+        return _override(cls, _defaults(cls, _named_by(words)), words, prog)
     path = find_config(path)
     content = _read_extended(path)
     prefix = ""
     if table and isinstance(content.get(table), dict):
         content, prefix = content[table], f"{table}."
     content = {key: value for key, value in content.items() if key not in ignore}
-    default = _build(cls, _MISSING, content, str(path), prefix)
+    base = _defaults(cls, {*_named_by(words), *_dotted(content)})
+    default = _build(cls, base, content, str(path), prefix)
     return _override(cls, default, words, prog)
 
 
@@ -153,6 +156,26 @@ def _override(cls: type[T], default: Any, words: list[str], prog: str | None) ->
     return tyro.cli(cls, args=words, prog=prog, config=layout, **given)
 
 
+def _defaults(cls: type[Any], named: Collection[str]) -> Any:
+    """What goes with the settings that are named, where ``cls`` has several."""
+    return cls.for_settings(named) if hasattr(cls, "for_settings") else _MISSING
+
+
+def _dotted(table: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """The dotted names of all values in a table of tables, and of these."""
+    names = {f"{prefix}{key}" for key in table}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            names |= _dotted(value, f"{prefix}{key}.")
+    return names
+
+
+def _named_by(words: Sequence[str]) -> set[str]:
+    """The dotted names of all options on a command line."""
+    options = (word.partition("=")[0] for word in words if word.startswith("--"))
+    return {option.removeprefix("--").replace("-", "_") for option in options}
+
+
 def _required(cls: type[Any]) -> list[str]:
     return [f.name for f in dataclasses.fields(cls) if f.init and _default_of(f) is _MISSING]
 
@@ -195,7 +218,9 @@ def _are_tables(*values: Any) -> bool:
 
 def _build(cls: type[Any], base: Any, table: Mapping[str, Any], file: str, prefix: str) -> Any:
     """A `cls` from a table, over `base` where the field's owner gave a default."""
-    if base is not _MISSING and base is not None:
+    if base is _MISSING or base is None:
+        base = _defaults(cls, _dotted(table))
+    if base is not _MISSING:
         cls = type(base)
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}

@@ -98,7 +98,7 @@ def _describe_learner(
         shape,
         num_parameters,
         batch_size=episodes.batch_size,
-        micro_batches=episodes.micro_batches,
+        micro_batches=episodes.portions,
         row_tokens=_step2_row(config, longest),
         frozen_copies=copies,
         notes=[

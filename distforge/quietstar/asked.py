@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from distforge.activity import named
 from distforge.data import DataConfig, Example, load_data
 from distforge.data.outside import HELDOUT_SHARE, share_of, to_example
 from distforge.data.splits import parts_of
@@ -84,27 +85,36 @@ def _answered(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return row
 
 
-def asked_items(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, instruction: str, longest: int
-) -> list[AskedItem]:
-    """Items of the rows whose prompts have at most ``longest`` tokens.
+@named("rendering questions")
+def rendered(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, instruction: str
+) -> list[list[int]]:
+    """The prompt of each row.
 
     A tokenizer with the thinking tokens has its prompts end with ``<think>``: that is how step 1
     taught the model to answer.
 
     Args:
         instruction: what the model is told before each question; may be empty.
-
-    Raises:
-        InputError: no prompt is short enough.
     """
     renderer = Renderer(tokenizer)
     prompts = renderer.prompts(
         [Asked(r.example.question, instruction, r.example.turns) for r in rows]
     )
     opening = tokenizer.get_vocab().get(OPEN)
-    if opening is not None and not renderer.opened:
-        prompts = [[*prompt, opening] for prompt in prompts]
+    if opening is None or renderer.opened:
+        return prompts
+    return [[*prompt, opening] for prompt in prompts]
+
+
+def asked_items(
+    rows: Sequence[Row], prompts: Sequence[Sequence[int]], longest: int
+) -> list[AskedItem]:
+    """Items of the rows whose prompts, as `rendered`, have at most ``longest`` tokens.
+
+    Raises:
+        InputError: no prompt is short enough.
+    """
     items = [
         AskedItem(
             id=row.example.id,
@@ -127,18 +137,13 @@ def asked_items(
     return items
 
 
-def opening_of(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, instruction: str) -> int:
+def opening_of(prompts: Sequence[Sequence[int]]) -> int:
     """The token that all prompts end with.
 
     Raises:
         InputError: they end with different ones.
     """
-    opening = tokenizer.get_vocab().get(OPEN)
-    renderer = Renderer(tokenizer)
-    if opening is not None:
-        return int(opening)
-    asked = [Asked(r.example.question, instruction, r.example.turns) for r in rows]
-    ends = {prompt[-1] for prompt in renderer.prompts(asked)}
+    ends = {prompt[-1] for prompt in prompts}
     if len(ends) != 1:
         raise InputError(
             f"the prompts end with {len(ends)} different tokens, so no one token opens an answer; "
@@ -168,6 +173,11 @@ def in_lists(items: Sequence[AskedItem]) -> dict[str, list[Any]]:
     """The columns of the items, a list each; None where a row lacks one."""
     names: Iterator[str] = iter(sorted({name for item in items for name in item.columns}))
     return {name: [item.columns.get(name) for item in items] for name in names}
+
+
+def said_last(prompt: Any) -> str:
+    """Of a prompt as a reward function gets it, the text that is answered."""
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
 
 
 def _prompt(row: Row) -> Any:

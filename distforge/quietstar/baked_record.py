@@ -42,7 +42,9 @@ class BakedRecord:
         }
 
 
-def read_baked_record(baked: Champion, stated: float | None) -> BakedRecord:
+def read_baked_record(
+    baked: Champion, stated: float | None, *, expected: bool = True
+) -> BakedRecord:
     """The record of the run whose ``model`` directory ``baked`` was loaded from.
 
     A record is used only if it names these very weights: one that lies beside a model that was
@@ -51,6 +53,7 @@ def read_baked_record(baked: Champion, stated: float | None) -> BakedRecord:
 
     Args:
         stated: the configured accuracy, for a model that has no record.
+        expected: whether step 1 should have made the model; nothing warns of another's.
 
     Raises:
         InputError: ``stated`` is not what the record says.
@@ -59,7 +62,7 @@ def read_baked_record(baked: Champion, stated: float | None) -> BakedRecord:
     try:
         summary = _summary_of(baked, path)
     except InputError as error:
-        if stated is None:
+        if stated is None and expected:
             logger.warning(
                 "%s; without the baked model's accuracy phase 4 takes no model: measure it with "
                 "`distforge evaluate --model %s --data FILE` and set baked_accuracy",

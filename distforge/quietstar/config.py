@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from distforge.baking.prompt.prompt_config import LoraSettings
 from distforge.errors import InputError, require_choice, require_in
 from distforge.evaluation.benchmarks import BenchmarksConfig
 from distforge.optim import MuonGrokfastConfig, OptimizerConfig
@@ -102,11 +103,12 @@ class EpisodeConfig:
     batch_size: episodes an optimizer step.
     thoughts: of each group, at every place of an item.
     episodes_per_request: that an engine generates at once; divides ``batch_size``. Actors share the
-        requests of a step, so take at least as many requests as actors.
+        requests of a step, so take at least as many requests as actors. 0 is the whole batch.
     min_spread: >= 0: an episode is not learned from where the rewards in its groups differ by less:
         nothing tells its thoughts apart, and learning from it costs as much as from another. 0
         learns from all.
     micro_batches: portions that a step is computed in, over all ranks; a multiple of their number.
+        0 is one for each episode.
     warmup_episodes: over which the learning rate rises.
     schedule: how it goes on, "cosine", "linear" or "constant".
     final_fraction: of the learning rate, at the end.
@@ -125,14 +127,16 @@ class EpisodeConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "thoughts", "episodes_per_request", "micro_batches"):
+        for name in ("batch_size", "thoughts"):
             require_in("[1, inf]", **{name: getattr(self, name)})
+        for name in ("episodes_per_request", "micro_batches"):
+            require_in("[0, inf]", **{name: getattr(self, name)})
         require_in("[0, inf]", min_spread=self.min_spread)
         if self.episodes < self.batch_size:
             raise InputError(
                 f"episodes is {self.episodes}, fewer than one batch of {self.batch_size}"
             )
-        if self.batch_size % self.episodes_per_request:
+        if self.batch_size % self.request_size:
             raise InputError(
                 f"episodes_per_request is {self.episodes_per_request}; expected a divisor of "
                 f"batch_size ({self.batch_size})"
@@ -144,9 +148,19 @@ class EpisodeConfig:
             )
 
     @property
+    def request_size(self) -> int:
+        """Episodes of a request."""
+        return self.episodes_per_request or self.batch_size
+
+    @property
     def requests_per_step(self) -> int:
         """Rollouts that a pool returns for a step."""
-        return self.batch_size // self.episodes_per_request
+        return self.batch_size // self.request_size
+
+    @property
+    def portions(self) -> int:
+        """Micro-batches of a step."""
+        return self.micro_batches or self.batch_size
 
     @property
     def loop(self) -> SupervisedConfig:
@@ -154,7 +168,7 @@ class EpisodeConfig:
         return SupervisedConfig(
             max_steps=max(1, round(self.episodes / self.batch_size)),
             batch_size=self.batch_size,
-            micro_batches=self.micro_batches,
+            micro_batches=self.portions,
             schedule=ScheduleConfig(
                 kind=self.schedule,
                 warmup_steps=round(self.warmup_episodes / self.batch_size),
@@ -175,6 +189,8 @@ class ProbeConfig:
     exam_items: other held-out ones that reward functions examine the models on at the end; 0 takes
         all.
     coherence_items: of them, those whose thoughts' coherence is measured.
+    completions_every: optimizer steps between two records of what the model wrote, with its
+        rewards, in ``completions.jsonl``, where reward functions judge; 0 keeps none.
     min_sampled_accuracy: fraction of held-out items that the baked model must answer with sampled
         thoughts before reinforcement learning starts; from less, small models collapse.
     """
@@ -184,12 +200,13 @@ class ProbeConfig:
     batch_size: int = 128
     coherence_items: int = 64
     exam_items: int = 0
+    completions_every: int = 10
     min_sampled_accuracy: float = 0.6
 
     def __post_init__(self) -> None:
         for name in ("every_steps", "items", "batch_size", "coherence_items"):
             require_in("[1, inf]", **{name: getattr(self, name)})
-        require_in("[0, inf]", exam_items=self.exam_items)
+        require_in("[0, inf]", exam_items=self.exam_items, completions_every=self.completions_every)
         require_in("[0, 1]", min_sampled_accuracy=self.min_sampled_accuracy)
 
 
@@ -262,6 +279,9 @@ class LearnerConfig:
     checkpoint_every: optimizer steps between two checkpoints; 0 keeps none but the best weights
         and, in a run that is judged, what it can go back to.
     benchmarks: public ones that are asked at every probe, with thoughts.
+    adapter: "lora" trains an adapter alone, of less memory and time: the baked model is the same
+        with it off, and it is merged where it is sampled from and exported. It wants about ten
+        times the learning rate. "none" trains every weight.
     The others are described where they are defined. The weight of the divergence from the baked
     model is ``optimizer.muon_grokfast.kl_coefficient``, whichever optimizer is used.
     """
@@ -279,11 +299,19 @@ class LearnerConfig:
     benchmarks: BenchmarksConfig = field(default_factory=_some_questions)
     theater: TheaterConfig = field(default_factory=TheaterConfig)
     rollback: RollbackConfig = field(default_factory=RollbackConfig)
+    adapter: Literal["none", "lora"] = "none"
+    lora: LoraSettings = field(default_factory=LoraSettings)
     # The loss of a policy gradient has no level of its own that a spike could stand out from.
     guard: GuardConfig = field(default_factory=lambda: GuardConfig(spike_nats=0.0))
 
     def __post_init__(self) -> None:
         require_in("[0, inf]", checkpoint_every=self.checkpoint_every)
+        require_choice("adapter", self.adapter, ("none", "lora"))
+        if self.adapter == "lora" and self.engine.zero_stage == 3:
+            raise InputError(
+                "adapter is 'lora' with engine.zero_stage 3, which takes the frozen weights apart "
+                "as well; set a stage of 0 to 2"
+            )
         if self.episodes.thoughts < 2 and self.objective.baseline != "ema":
             raise InputError(
                 f"episodes.thoughts is {self.episodes.thoughts} and objective.baseline "

@@ -6,33 +6,34 @@ published, then the step's rollouts are taken; rank 0 does both, and all ranks g
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from distforge.data.dataset import IGNORE_INDEX
 from distforge.errors import InputError
+from distforge.quietstar.adapter import MergedSource
 from distforge.quietstar.advantages import Advantages, unlike
-from distforge.quietstar.asked import AskedItem
+from distforge.quietstar.completions import Completion
 from distforge.quietstar.config import EpisodeConfig
 from distforge.quietstar.episode_plan import EpisodePlan
 from distforge.quietstar.episodes import (
     Episode,
     by_episode,
     pack_episodes,
-    thoughts_of,
     told_apart,
 )
+from distforge.quietstar.judging import Judged, judge_rollouts
 from distforge.quietstar.rollout_sharing import share_rollouts
 from distforge.quietstar.scorer import Scorer
-from distforge.quietstar.writing import Writing, without_silence
+from distforge.quietstar.writing import Writing
 from distforge.rollouts import Rollout, RolloutPool, gather_weights
 from distforge.thinking.tags import Tags
-from distforge.training.distributed import World, on_main
+from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.supervised import StepBatch
 
@@ -45,7 +46,8 @@ class StepExperience:
     all ranks: texts with their thoughts and targets, padding not counted. versions: of the policies
     that wrote the rollouts. seconds: that engines took for them, summed. components: the mean of
     each reward function, by name; NaN where it said nothing. finished: share of the thoughts that
-    the model ended itself.
+    the model ended itself. completions: some of the step's, on rank 0, where reward functions
+    judge. waited: seconds until the rollouts were there and judged.
     """
 
     rewards: Tensor
@@ -55,6 +57,8 @@ class StepExperience:
     seconds: float
     components: Mapping[str, float] = field(default_factory=dict)
     finished: float = 1.0
+    completions: Sequence[Completion] = ()
+    waited: float = 0.0
 
 
 class EpisodeBatches:
@@ -71,7 +75,7 @@ class EpisodeBatches:
         self,
         plan: EpisodePlan,
         pool: RolloutPool | None,
-        engine: TrainingEngine,
+        engine: TrainingEngine | MergedSource,
         advantages: Advantages,
         config: EpisodeConfig,
         tags: Tags,
@@ -91,11 +95,12 @@ class EpisodeBatches:
     def steps(self, first: int) -> Iterator[StepBatch]:
         """See `BatchSource`."""
         for step in count(first):
+            began = time.perf_counter()
             self._publish(step)
             rollouts = self._pool.take(step) if self._pool is not None else []
-            shared, components = self._judged(share_rollouts(rollouts, self._world), step)
+            shared, judged = self._judged(share_rollouts(rollouts, self._world), step)
             self._require_signal(shared, step, first)
-            yield self._batch(shared, components)
+            yield self._batch(shared, judged, time.perf_counter() - began)
 
     def _publish(self, version: int) -> None:
         weights = dict(gather_weights(self._engine))
@@ -104,33 +109,12 @@ class EpisodeBatches:
         if self._pool is not None:
             self._pool.publish(version, weights)
 
-    def _judged(
-        self, rollouts: Sequence[Rollout], step: int
-    ) -> tuple[Sequence[Rollout], dict[str, float]]:
-        """The rollouts with what reward functions say of them, on rank 0; and the mean of each."""
-        writing = self._writing
-        if writing is None:
-            return rollouts, {}
-
-        def judge() -> list[Any]:
-            found = []
-            for rollout in rollouts:
-                items = cast("list[AskedItem]", self._plan.payload(rollout.id))
-                answers = writing.judge(items, thoughts_of(rollout.result), step)
-                components = {name: v.tolist() for name, v in answers.components.items()}
-                found.append([answers.rewards.tolist(), components])
-            return found
-
-        answered = on_main(self._world, judge)
-        judged = []
-        for rollout, (rewards, _) in zip(rollouts, answered, strict=True):
-            heard = without_silence(torch.tensor(rewards), self._config.thoughts)
-            judged.append(replace(rollout, result={**rollout.result, "rewards": heard}))
-        said = {
-            name: float(torch.tensor([v for _, parts in answered for v in parts[name]]).nanmean())
-            for name in answered[0][1]
-        }
-        return judged, said
+    def _judged(self, rollouts: Sequence[Rollout], step: int) -> tuple[Sequence[Rollout], Judged]:
+        """The rollouts with what reward functions say of them."""
+        if self._writing is None:
+            return rollouts, Judged()
+        thoughts = self._config.thoughts
+        return judge_rollouts(rollouts, self._writing, self._plan, thoughts, step, self._world)
 
     def _require_signal(self, rollouts: Sequence[Rollout], step: int, first: int) -> None:
         """Refuse to go on where nothing was told apart since the start of the run."""
@@ -147,11 +131,14 @@ class EpisodeBatches:
             "reward that tells answers apart"
         )
 
-    def _batch(self, rollouts: Sequence[Rollout], components: Mapping[str, float]) -> StepBatch:
+    def _batch(self, rollouts: Sequence[Rollout], judged: Judged, waited: float) -> StepBatch:
         """This rank's micro-batches: the episodes of the step, dealt out in turn."""
         rewards = torch.cat([rollout.result["rewards"] for rollout in rollouts])
         advantages = self._advantages(rewards.view(-1, self._config.thoughts)).reshape(-1)
-        episodes = told_apart(by_episode(rollouts, self._plan, advantages), self._config)
+        portions = self._config.portions
+        least = 1 if self._engine.takes_fewer else portions
+        episodes = told_apart(by_episode(rollouts, self._plan, advantages), self._config, least)
+        closed = torch.cat([rollout.result["closed"] for rollout in rollouts])
         lengths = torch.cat([rollout.result["lengths"] for rollout in rollouts])
         self.last = StepExperience(
             rewards=rewards,
@@ -159,18 +146,18 @@ class EpisodeBatches:
             trained_tokens=sum(_trained_tokens(episode) for episode in episodes),
             versions=tuple(rollout.policy_version for rollout in rollouts),
             seconds=sum(rollout.seconds for rollout in rollouts),
-            components=components,
-            finished=float(torch.cat([r.result["closed"] for r in rollouts]).float().mean()),
+            components=judged.means,
+            finished=float(closed.float().mean()),
+            completions=judged.completions(rewards, advantages, closed),
+            waited=waited,
         )
-        portions = [
-            episodes[i :: self._config.micro_batches] for i in range(self._config.micro_batches)
-        ]
-        mine = portions[self._world.rank :: self._world.size]
+        dealt = [episodes[i::portions] for i in range(min(portions, len(episodes)))]
+        mine = dealt[self._world.rank :: self._world.size]
         return StepBatch(
             micro_batches=[pack_episodes(portion, self._tags) for portion in mine],
             targets=sum(len(episode.thoughts) for episode in episodes),
             tokens=int(lengths.sum()),
-            ids=[[episode.item.id for episode in portion] for portion in portions],
+            ids=[[episode.item.id for episode in portion] for portion in dealt],
         )
 
 

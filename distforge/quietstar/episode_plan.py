@@ -41,7 +41,7 @@ class EpisodePlan:
 
     def payload(self, number: int) -> list[ThoughtItem]:
         """The items of request ``number``."""
-        each = self._config.episodes_per_request
+        each = self._config.request_size
         return [self._item(number * each + offset) for offset in range(each)]
 
     def _item(self, episode: int) -> ThoughtItem:

@@ -37,16 +37,16 @@ class Episode:
     advantages: Tensor
 
 
-def told_apart(episodes: Sequence[Episode], config: EpisodeConfig) -> list[Episode]:
+def told_apart(episodes: Sequence[Episode], config: EpisodeConfig, least: int) -> list[Episode]:
     """Those with a group whose rewards differ by ``config.min_spread``, in order.
 
-    Where they are fewer than the micro-batches, which may not be empty, the others that differ most
-    come along.
+    Where they are fewer than ``least``, the micro-batches that may not be empty, the others that
+    differ most come along.
     """
     spreads = [_spread(episode.rewards, config.thoughts) for episode in episodes]
     widest = sorted(range(len(episodes)), key=lambda i: -spreads[i])
     enough = sum(spread >= config.min_spread for spread in spreads)
-    kept = sorted(widest[: max(enough, config.micro_batches)])
+    kept = sorted(widest[: max(enough, least)])
     return [episodes[i] for i in kept]
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from distforge.data import (
+    DataConfig,
     Example,
     data_note,
     dataset_sha256,
     load_data,
     of_split,
-    read_examples,
 )
 from distforge.data.free_text import documents_sha256, read_documents
 from distforge.errors import InputError
@@ -71,7 +71,7 @@ def load_inputs(config: Step2Config) -> Step2Inputs:
         train, heldout = (with_places(part, config.positions) for part in (train, heldout))
         split = split_probed(heldout, config.probe.items)
         return Step2Inputs(baked, record, train, *split, [], documents_sha256(documents))
-    examples = _questions(config)
+    examples = load_data(questions_of(config))
     train, heldout = (
         _items(of_split(examples, name), baked.tokenizer, config.data.max_length)
         for name in ("train", "heldout")
@@ -109,16 +109,21 @@ def _items(
     return items + (answer_items(untold, tokenizer, length) if untold else [])
 
 
-def _questions(config: Step2Config) -> Sequence[Example]:
+def questions_of(config: Step2Config) -> DataConfig:
+    """Where the questions are: those that are named, else those of the baked model's run.
+
+    Raises:
+        InputError: none are named, and ``config.baked`` is no run.
+    """
     if config.data.is_given:
-        return load_data(config.data)
+        return config.data
     directory = Path(config.baked).expanduser() / "data"
     if not directory.is_dir():
         raise InputError(
             f"{config.baked} is not the directory of a run, so it has no data; set data.path to "
             "the questions, or name the run of step 1"
         )
-    return read_examples(directory)
+    return replace(config.data, path=str(directory))
 
 
 def split_probed(

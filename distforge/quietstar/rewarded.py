@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from distforge.activity import format_seconds
 from distforge.config import config_sha256
 from distforge.data.files import write_examples
 from distforge.evaluation.intervals import bootstrap_mean
@@ -24,10 +23,12 @@ from distforge.quietstar.asked import (
     columns_of,
     opening_of,
     read_questions,
+    rendered,
     rows_sha256,
+    said_last,
 )
 from distforge.quietstar.baked_record import BakedRecord, read_baked_record
-from distforge.quietstar.inputs import find_model, split_probed
+from distforge.quietstar.inputs import find_model, questions_of, split_probed
 from distforge.quietstar.publish import publish
 from distforge.quietstar.step2_config import NOT_IDENTITY, Step2Config
 from distforge.quietstar.trainer import ThoughtOutcome, ThoughtTrainer
@@ -39,6 +40,8 @@ from distforge.thinking.model import ThinkingModel
 from distforge.training.distributed import World
 from distforge.training.open_run import Run, open_run
 
+# What an answer costs that is sampled and learned from, where one that is examined costs 1.
+_LEARNING = 4
 _UNJUDGED = "the model writes thought and answer as one, which `distforge judge` can take apart"
 
 
@@ -81,26 +84,20 @@ def load_rewarded(config: Step2Config) -> RewardedInputs:
         config.reward.function, config.reward.weights, config.reward.deadline_seconds
     )
     baked = load_champion(str(find_model(config.baked)))
-    own = Path(config.baked).expanduser() / "data"
-    data = config.data
-    if not data.is_given and own.is_dir():
-        data = replace(data, path=str(own))
-    rows = read_questions(data)
+    rows = read_questions(questions_of(config))
     functions.require_columns(columns_of(rows))
     tokenizer, told = baked.tokenizer, config.reward.instruction
-    tags = AnswerTags.of(tokenizer, baked.model, opening_of(rows, tokenizer, told))
+    prompts = rendered(rows, tokenizer, told)
+    tags = AnswerTags.of(tokenizer, baked.model, opening_of(prompts))
     context = context_length(baked.model) or config.data.max_length
     longest = min(config.data.max_length, context - 1) - config.thought.max_tokens - 1
-    train, heldout = (
-        asked_items([r for r in rows if r.example.split == split], tokenizer, told, longest)
-        for split in ("train", "heldout")
-    )
+    train, heldout = (_items(rows, prompts, split, longest) for split in ("train", "heldout"))
     # Every question is a source of its own, so this cuts the list in two.
     cut = len(split_probed(heldout, config.probe.items)[0])
     probed, examined = heldout[:cut], heldout[cut:]
     return RewardedInputs(
         baked,
-        read_baked_record(baked, config.baked_accuracy),
+        read_baked_record(baked, config.baked_accuracy, expected=False),
         rows,
         rows_sha256(rows),
         train,
@@ -110,14 +107,23 @@ def load_rewarded(config: Step2Config) -> RewardedInputs:
     )
 
 
+def _items(
+    rows: Sequence[Row], prompts: Sequence[Sequence[int]], split: str, longest: int
+) -> list[AskedItem]:
+    chosen = [n for n, row in enumerate(rows) if row.example.split == split]
+    return asked_items([rows[n] for n in chosen], [prompts[n] for n in chosen], longest)
+
+
 def _reinforce(config: Step2Config, inputs: RewardedInputs, run: Run, world: World) -> Step2Summary:
     began = time.monotonic()
     torch.manual_seed(config.seed)
     model = ThinkingModel.wrap(inputs.baked.model, mixing=False).to(world.device)
-    reference, parameters = copy.deepcopy(model), model.num_parameters()
-    run.log.say(f"examining the baked model on {len(inputs.heldout)} held-out questions")
+    parameters = model.num_parameters()
+    run.log.say(_plan(config, inputs))
     batch, writing = config.probe.batch_size, inputs.writing
     before = writing.answer(model, inputs.heldout, batch, world, 0)
+    examined = time.monotonic() - began
+    run.log.say(_estimate(config, inputs, before, examined))
     trainer = ThoughtTrainer(
         model,
         inputs.baked.tokenizer,
@@ -128,7 +134,6 @@ def _reinforce(config: Step2Config, inputs: RewardedInputs, run: Run, world: Wor
         run.log,
         run.directory,
         run.record,
-        reference=reference,
         writing=writing,
     )
     heldout = run.directory / "data" / "heldout.jsonl"
@@ -158,6 +163,32 @@ def _reinforce(config: Step2Config, inputs: RewardedInputs, run: Run, world: Wor
         summary = publish(config, summary, samples, run.directory, run.log, run.record)
     world.barrier()
     return summary
+
+
+def _plan(config: Step2Config, inputs: RewardedInputs) -> str:
+    episodes = config.episodes
+    return (
+        f"{episodes.loop.max_steps} steps of {episodes.batch_size} of {len(inputs.items)} "
+        f"questions, {episodes.thoughts} answers to each of at most {config.thought.max_tokens} "
+        f"tokens; first an exam of the model as it is, on {len(inputs.heldout)} held-out ones"
+    )
+
+
+def _estimate(
+    config: Step2Config, inputs: RewardedInputs, before: Sequence[Answer], seconds: float
+) -> str:
+    """How the model did, and how long the run may take by the ``seconds`` that it took for it."""
+    episodes, steps, each = config.episodes, config.episodes.loop.max_steps, seconds / len(before)
+    probes = 1 + -(-steps // config.probe.every_steps)
+    answers = probes * len(inputs.probed) + len(before)
+    learned = steps * episodes.batch_size * episodes.thoughts
+    told = format_seconds(each * (answers + _LEARNING * learned))
+    mean = sum(answer.reward for answer in before) / len(before)
+    cut = sum(not answer.finished for answer in before) / len(before)
+    return (
+        f"the model as it is: reward {mean:.3f}, {cut:.0%} of the answers cut at the cap; the run "
+        f"may take about {told}, less where many questions are answered all alike"
+    )
 
 
 def _summarize(
@@ -203,8 +234,7 @@ def _summarize(
 
 
 def _sample(item: AskedItem, answer: Answer) -> dict[str, Any]:
-    prompt = item.prompt
-    asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    asked = said_last(item.prompt)
     return {
         "strategy": "",
         "question": asked,

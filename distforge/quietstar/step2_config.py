@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 from distforge.data import DataConfig
 from distforge.data.free_text import TextConfig
 from distforge.errors import InputError, require_choice
-from distforge.quietstar.config import LearnerConfig, ScreeningConfig
+from distforge.optim import AdamWConfig, MuonGrokfastConfig, OptimizerConfig
+from distforge.quietstar.config import (
+    EpisodeConfig,
+    LearnerConfig,
+    ObjectiveConfig,
+    ProbeConfig,
+    ScreeningConfig,
+)
 from distforge.registry import RegistryConfig
+from distforge.rollouts import RolloutConfig
 from distforge.telemetry import TelemetryConfig
 from distforge.theater.control import ControlConfig
+from distforge.thinking.thoughts import ThoughtConfig
 from distforge.training.run_directory import Existing, Resume
 
 Task = Literal["questions", "text"]
@@ -46,6 +56,7 @@ class Step2Config(LearnerConfig):
     screening: of the questions, before training; see `ScreeningConfig`.
     text: the free text.
     control: of equal compute, which the verdict holds the trained model against; of questions.
+    Where ``reward.function`` is set, other defaults go with it, see `for_rewards`.
     mixing: with "text", whether a small head mixes the predictions with and without the thought.
     seed: of the mixing head and of dropout; episodes have a seed of their own.
     dry_run: say what would be done, and do nothing.
@@ -67,6 +78,41 @@ class Step2Config(LearnerConfig):
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
+
+    @classmethod
+    def for_settings(cls, named: Collection[str]) -> Self:
+        """The defaults where these settings are given; see `load_config`."""
+        return cls.for_rewards() if "reward.function" in named else cls()
+
+    @classmethod
+    def for_rewards(cls) -> Self:
+        """The defaults where functions judge whole answers: a first run of half an hour or so for a
+        model of 100M parameters on two CPU cores, minutes on a GPU.
+
+        Questions whose answers all earned the same are not learned from, and each question is a
+        micro-batch: a group of long answers is what the learner's memory holds.
+        """
+        return cls(
+            # At 1, a small model's every tenth word is a stray one, and no long answer is right.
+            thought=ThoughtConfig(max_tokens=128, closing="learned", temperature=0.7),
+            objective=ObjectiveConfig(entropy_bonus=0.0),
+            episodes=EpisodeConfig(
+                episodes=160,
+                batch_size=4,
+                episodes_per_request=0,
+                micro_batches=0,
+                min_spread=1e-6,
+                warmup_episodes=16,
+            ),
+            rollouts=RolloutConfig(threads_per_actor=0),
+            optimizer=OptimizerConfig(
+                name="adamw",
+                adamw=AdamWConfig(lr=1e-5, weight_decay=0.0),
+                muon_grokfast=MuonGrokfastConfig.rl().replace(kl_coefficient=0.02),
+            ),
+            probe=ProbeConfig(every_steps=10, items=32, batch_size=32, exam_items=100),
+            checkpoint_every=20,
+        )
 
     def __post_init__(self) -> None:
         super().__post_init__()

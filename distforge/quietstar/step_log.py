@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any
 
@@ -13,6 +14,7 @@ from distforge.quietstar.thought_loss import PolicyStatistics
 from distforge.telemetry import RunLogger
 from distforge.telemetry import metrics as names
 from distforge.telemetry.metrics import RL, RLMetrics
+from distforge.thinking.model import ThinkingModel
 from distforge.training.supervised import StepRecord
 
 _AVERAGED_EPISODES = 100
@@ -20,8 +22,8 @@ _AVERAGED_EPISODES = 100
 _FORWARD = 1 / 3
 
 
-class StepLog:
-    """Logs steps.
+class StepLog(ABC):
+    """Logs steps, and what probes see of the model.
 
     Attributes:
         training_tokens: what the run has cost so far, in tokens trained on.
@@ -32,6 +34,10 @@ class StepLog:
         self._rewards: deque[float] = deque(maxlen=_AVERAGED_EPISODES)
         self._latest: RLMetrics | None = None
         self.training_tokens = 0.0
+
+    @abstractmethod
+    def look(self, model: ThinkingModel, step: int) -> float:
+        """Probe, log, and say how good the weights are; collective."""
 
     def log_step(
         self, step: StepRecord, experience: StepExperience, statistics: PolicyStatistics
@@ -61,6 +67,7 @@ class StepLog:
                 names.RL_REWARD_STD: float(groups.std(dim=1).mean()),
                 names.RL_STALENESS: step.step - 1 - min(experience.versions),
                 names.RL_ROLLOUT_SECONDS: experience.seconds,
+                **self._speeds(step, experience),
                 names.RL_FINISHED: experience.finished,
                 names.RL_TOLD_APART: float(unlike(groups).float().mean()),
                 **{
@@ -69,6 +76,17 @@ class StepLog:
                 },
             },
         )
+
+    def _speeds(self, step: StepRecord, experience: StepExperience) -> dict[str, float]:
+        """Of engines and learner apart, and the part of the step that the learner waited."""
+        written = int(experience.lengths.sum())
+        seconds = written / step.tokens_per_second
+        learning = max(seconds - experience.waited, 1e-9)
+        return {
+            names.RL_ENGINE_SPEED: written / max(experience.seconds, 1e-9),
+            names.RL_LEARNER_SPEED: experience.trained_tokens / learning,
+            names.RL_WAITED: experience.waited / seconds,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs; JSON."""

@@ -9,21 +9,20 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from distforge.baking.prompt.delta import is_adapter
+from distforge.baking.prompt.distillation import adapters_off
 from distforge.data.dataset import IGNORE_INDEX
 from distforge.quietstar.config import ObjectiveConfig
 from distforge.quietstar.objective import (
     divergence_to_go,
     effective_sample_fraction,
-    exact_kl,
     importance,
-    k1_kl,
     policy_loss,
 )
-from distforge.thinking.model import SlotOutput
-from distforge.thinking.packing import THOUGHT
-from distforge.thinking.sampling import entropy
+from distforge.quietstar.slot_scores import Head, SlotReader, SlotScores
+from distforge.thinking.language_model import is_head_last, language_model
 from distforge.thinking.tags import Tags
-from distforge.thinking.thoughts import ThoughtConfig, restricted_logits
+from distforge.thinking.thoughts import ThoughtConfig
 from distforge.training.distributed import World
 
 # Beside what `pack_thoughts` makes. Thoughts that are alike are packed once and count one by one:
@@ -81,8 +80,11 @@ class ThoughtLoss:
     Args:
         config: see `ObjectiveConfig`.
         tags, thought: how the thoughts were written.
-        reference: the model that the policy is kept near, frozen, whole on this process.
+        reference: the model that the policy is kept near, frozen, whole on this process; or the
+            policy itself, where what is trained is an adapter: with it off, that is it.
         kl_coefficient: >= 0.
+        chunk_elements: most logits held at once in one tensor; about ten of that size are the peak,
+            whatever the vocabulary. Of a model that changes its logits behind the head, all are.
 
     ``progress``, in [0, 1], is set by who trains: the entropy bonus falls with it.
     ``kl_coefficient`` may be set between steps.
@@ -95,11 +97,19 @@ class ThoughtLoss:
         thought: ThoughtConfig,
         reference: nn.Module,
         kl_coefficient: float,
+        chunk_elements: int = 1 << 22,
     ) -> None:
         self._config = config
-        self._tags = tags
-        self._thought = thought
-        self._reference = reference.eval().requires_grad_(False)
+        self._reference = reference
+        if not any(map(is_adapter, dict(reference.named_parameters()))):
+            reference.eval().requires_grad_(False)
+        # Asked while it is whole.
+        lm = language_model(reference)
+        vocabulary = lm.get_input_embeddings().weight.shape[0]
+        self._reader = SlotReader(
+            tags, thought, config.kl_estimator == "exact", max(1, chunk_elements // vocabulary)
+        )
+        self._makes_chunks = is_head_last(lm)
         self.kl_coefficient = kl_coefficient
         self._totals, self._max_gap = Totals(), 0.0
         self.progress = 0.0
@@ -113,19 +123,12 @@ class ThoughtLoss:
         """
         _without_dropout(model)
         packed = {k: v for k, v in batch.items() if k not in _BESIDE}
-        output: SlotOutput = model(**packed)
-        slots = packed["labels"] != IGNORE_INDEX
-        labels, inside = packed["labels"][slots], packed["kind"][slots] == THOUGHT
-        thought, copies = packed["thought"][slots], batch[COPIES]
-        assert output.logits is not None
-        assert output.targets is not None
-        after = output.targets
-        loss = self._policy(output.logits[inside], packed, labels[inside], batch)
-        answers, told = output.mixed_logits()[after], thought[after]
-        each = nn.functional.cross_entropy(answers, labels[after], reduction="none")
-        nll = (each * copies[told]).sum()
-        wrong = (answers.detach().argmax(dim=-1) != labels[after]).float()
-        missed = torch.zeros_like(copies, dtype=wrong.dtype).index_add(0, told, wrong)
+        scores, after = self._scores(model, packed)
+        loss = self._policy(scores, batch)
+        copies, told = batch[COPIES], packed["thought"][packed["labels"] != IGNORE_INDEX][after]
+        nll = (scores.nll * copies[told]).sum()
+        missed = torch.zeros_like(copies, dtype=scores.missed.dtype)
+        missed = missed.index_add(0, told, scores.missed)
         asked = torch.zeros_like(copies).index_fill(0, told, 1).bool()
         self._totals.answer_nll += float(nll.detach())
         self._totals.thoughts += int(copies.sum())
@@ -158,25 +161,22 @@ class ThoughtLoss:
             f"min_ess ({self._config.min_ess})"
         )
 
-    def _policy(
-        self,
-        logits: Tensor,
-        packed: Mapping[str, Tensor],
-        written: Tensor,
-        batch: Mapping[str, Tensor],
-    ) -> Tensor:
+    def _scores(self, model: nn.Module, packed: Mapping[str, Tensor]) -> tuple[SlotScores, Tensor]:
+        """Of the labelled slots, and which of them are targets."""
+        labels = packed["labels"][packed["labels"] != IGNORE_INDEX]
+        chunks = self._makes_chunks and len(labels) > self._reader.rows
+        # First: what is computed with an adapter off comes before all that is differentiated.
+        with torch.no_grad(), adapters_off(self._reference):
+            kept = self._reference(**packed, states_only=chunks)
+        output = model(**packed, states_only=chunks)
+        heads = (_head(model), _head(self._reference)) if chunks else None
+        return self._reader.scores(output, kept, labels, heads), output.targets
+
+    def _policy(self, scores: SlotScores, batch: Mapping[str, Tensor]) -> Tensor:
         """All of the loss that thought tokens bear."""
         config, slot, thought = self._config, batch[SLOT], batch[OWNER]
-        log_probs = restricted_logits(logits, self._tags, self._thought).log_softmax(dim=-1)
-        own = log_probs.gather(-1, written[:, None])[:, 0]
-        current = own[slot]
-        with torch.no_grad():
-            kept = self._reference(**packed).logits[_kinds(packed) == THOUGHT]
-            reference = restricted_logits(kept, self._tags, self._thought).log_softmax(dim=-1)
         exact = config.kl_estimator == "exact"
-        expected = reference.gather(-1, written[:, None])[:, 0]
-        each = exact_kl(log_probs, reference) if exact else k1_kl(own.detach(), expected)
-        kl, spread = each[slot], entropy(log_probs)[slot]
+        current, kl, spread = scores.own[slot], scores.kl[slot], scores.spread[slot]
         # What a token leads to is its own doing: it comes off its reward.
         later = divergence_to_go(kl.detach(), thought, batch[GROUP], own=not exact)
         advantages = batch[ADVANTAGES] - self.kl_coefficient * later
@@ -207,9 +207,10 @@ class ThoughtLoss:
         return Totals(**dict(zip(names, summed, strict=True)))
 
 
-def _kinds(packed: Mapping[str, Tensor]) -> Tensor:
-    """Of the labelled slots."""
-    return packed["kind"][packed["labels"] != IGNORE_INDEX]
+def _head(model: nn.Module) -> Head:
+    """Of the model inside an engine, or of the model itself."""
+    head: nn.Module = language_model(getattr(model, "module", model)).get_output_embeddings()
+    return head
 
 
 def _without_dropout(model: nn.Module) -> None:

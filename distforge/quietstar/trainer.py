@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from distforge.errors import InputError
 from distforge.optim import build_optimizer
+from distforge.quietstar.adapter import Adapter, MergedSource
 from distforge.quietstar.advantages import Advantages
 from distforge.quietstar.config import LearnerConfig, RewardConfig
 from distforge.quietstar.episode_batches import EpisodeBatches
@@ -20,6 +21,7 @@ from distforge.quietstar.episode_plan import EpisodePlan
 from distforge.quietstar.probe_log import ProbeLog
 from distforge.quietstar.rollback import VERDICT_VALUES, Course, Judge, Rollback
 from distforge.quietstar.scorer import Scorer
+from distforge.quietstar.step_log import StepLog
 from distforge.quietstar.thought_engine import EngineRecipe
 from distforge.quietstar.thought_loss import ThoughtLoss
 from distforge.quietstar.writing import Writing
@@ -99,14 +101,19 @@ class ThoughtTrainer:
         tags, items = self._tags, with_places(items, config.positions)
         self._plan = EpisodePlan(items, config.episodes)
         self._recipe = _recipe(model, tags, config, world)
-        reference = (reference or copy.deepcopy(model)).to(world.device)
         kl_coefficient = config.optimizer.muon_grokfast.kl_coefficient
-        self.loss = ThoughtLoss(config.objective, tags, config.thought, reference, kl_coefficient)
-        self.probe_log = (
-            WritingLog(config, writing, heldout, world, logger)
+        is_adapted = config.adapter == "lora"
+        if reference is None:
+            # With its adapter off, the model itself is what it was.
+            reference = model if is_adapted and writing else copy.deepcopy(model)
+        reference.to(world.device)
+        self.probe_log: StepLog = (
+            WritingLog(config, writing, heldout, world, logger, directory)
             if writing
             else ProbeLog(config, tokenizer, heldout, reference, world, logger)
         )
+        adapter = Adapter(model, config.lora, config.episodes.seed) if is_adapted else None
+        self.loss = ThoughtLoss(config.objective, tags, config.thought, reference, kl_coefficient)
         loop = config.episodes.loop
         self.engine = TrainingEngine(
             model,
@@ -117,6 +124,7 @@ class ThoughtTrainer:
             self.loss,
             self.loss.veto if config.rollouts.staleness else None,
         )
+        self._source = MergedSource(self.engine, adapter) if adapter else self.engine
         self._advantages = Advantages(config.objective.baseline, config.objective.ema_decay)
         self._scorer = _scorer(config.reward)
         self._guard = StepGuard(config.guard, world, directory / SKIPPED_FILE)
@@ -144,7 +152,7 @@ class ThoughtTrainer:
             source = EpisodeBatches(
                 self._plan,
                 self._pool,
-                self.engine,
+                self._source,
                 self._advantages,
                 self._config.episodes,
                 self._tags,
@@ -226,7 +234,7 @@ class ThoughtTrainer:
         self._probe(step, keep=False)
 
     def _probe(self, step: int, *, keep: bool) -> None:
-        with self.engine.whole_model() as model:
+        with self._source.whole_model() as model:
             assert isinstance(model, ThinkingModel)
             score = self.probe_log.look(model, step)
             if keep or self._keeper.is_best(score):
@@ -239,7 +247,7 @@ class ThoughtTrainer:
     def judge(self, step: int) -> None:
         """See `Judged`."""
         assert self._judge is not None
-        with self.engine.whole_model() as model:
+        with self._source.whole_model() as model:
             assert isinstance(model, ThinkingModel)
             verdict = self._judge(model, step, self._loop.total_steps)
         # Ranks that disagreed would wait for each other for ever.

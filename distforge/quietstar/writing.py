@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distforge.activity import counted
 from distforge.errors import InputError
 from distforge.quietstar.asked import AskedItem, in_lists
 from distforge.rendering import Renderer
@@ -140,7 +141,7 @@ class Writing:
         """In order, but questions of like length share a batch."""
         order = sorted(range(len(mine)), key=lambda n: len(mine[n].text))
         found: dict[int, Answer] = {}
-        for start in range(0, len(order), batch_size):
+        for start in counted(range(0, len(order), batch_size), "answering held-out questions"):
             chosen = order[start : start + batch_size]
             answers = self._greedy(model, [mine[n] for n in chosen], step)
             found |= dict(zip(chosen, answers, strict=True))

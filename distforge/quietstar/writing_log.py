@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
-from torch import nn
-
 from distforge.quietstar.asked import AskedItem
+from distforge.quietstar.completions import keep_completions
 from distforge.quietstar.config import LearnerConfig
+from distforge.quietstar.episode_batches import StepExperience
 from distforge.quietstar.step_log import StepLog
+from distforge.quietstar.thought_loss import PolicyStatistics
 from distforge.quietstar.writing import Writing
+from distforge.reports.completions import COMPLETIONS_NAME
 from distforge.telemetry import RunLogger
 from distforge.telemetry import metrics as names
 from distforge.thinking.items import ThoughtItem
+from distforge.thinking.model import ThinkingModel
+from distforge.training.afterwards import spared
 from distforge.training.distributed import World
+from distforge.training.supervised import StepRecord
 
 
 class WritingLog(StepLog):
@@ -31,12 +37,30 @@ class WritingLog(StepLog):
         heldout: Sequence[ThoughtItem],
         world: World,
         logger: RunLogger,
+        directory: Path,
     ) -> None:
         super().__init__(config, logger)
-        self._writing, self._world = writing, world
+        self._writing, self._world, self._directory = writing, world, directory
         self._items = [cast(AskedItem, item) for item in heldout[: config.probe.items]]
 
-    def look(self, model: nn.Module, step: int) -> float:
+    def log_step(
+        self, step: StepRecord, experience: StepExperience, statistics: PolicyStatistics
+    ) -> None:
+        """As `StepLog`; now and then the completions are kept, and the best of them is shown."""
+        super().log_step(step, experience, statistics)
+        every = self._config.probe.completions_every
+        if not every or not experience.completions or (step.step - 1) % every:
+            return
+        with spared(COMPLETIONS_NAME):
+            keep_completions(experience.completions, step.step, self._directory)
+        best = max(experience.completions, key=lambda one: one.reward)
+        written = " ".join(best.completion.split())[:200]
+        self._logger.say(
+            f"step {step.step}: {1 - experience.finished:.0%} of the answers were cut at the cap; "
+            f"reward {best.reward:g} for: {written}"
+        )
+
+    def look(self, model: ThinkingModel, step: int) -> float:
         """The mean reward of ``model``'s greedy answers to the probed items, logged; collective."""
         batch = self._config.probe.batch_size
         answers = self._writing.answer(model, self._items, batch, self._world, step)

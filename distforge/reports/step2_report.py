@@ -7,6 +7,7 @@ from pathlib import Path
 from distforge.data.strategies import STRATEGIES
 from distforge.reports import canvas, page
 from distforge.reports.comparison import COMPARISON_HEADINGS, comparison_rows, lead_text
+from distforge.reports.completions import COMPLETIONS_NAME, completions_table
 from distforge.reports.counts import asked_by_strategy
 from distforge.reports.formats import accuracy_of, interval, percent, points
 from distforge.reports.page_parts import Badge, Card, Row, Table
@@ -41,7 +42,10 @@ def write_reinforcement_report(run_dir: Path) -> Path:
         tiles=step2_tiles(summary),
         quiet=[*page.sizes(details), *page.when(run_dir)],
         panels=canvas.draw_apart(plots.panels),
-        tables=_tables(summary, asked_by_strategy(run_dir, summary.items)),
+        tables=[
+            *_tables(summary, asked_by_strategy(run_dir, summary.items)),
+            *completions_table(run_dir / COMPLETIONS_NAME),
+        ],
         lineage=[
             Card("Baked model", baked),
             page.trained_card("Trained model", run_dir, details),

@@ -19,7 +19,8 @@ class RolloutConfig:
         reproducible with any number of actors.
     address: of a running Ray cluster ("host:port", or "auto" for one on this machine); empty
         starts one here, on the loopback interface alone, and stops it at the end.
-    threads_per_actor: torch threads of an engine, in the learner's process too while it generates.
+    threads_per_actor: torch threads of an engine, in the learner's process too while it generates;
+        0 is one in an actor and, in the learner's process, as many as that has.
     cpus_per_actor: that Ray reserves for an actor; may be a fraction.
     gpus_per_actor: that Ray reserves for an actor; may be a fraction.
     timeout_seconds: longest wait for the rollouts of a step, the actors' start included.
@@ -51,7 +52,7 @@ class RolloutConfig:
         at_least = {
             "num_actors": 0,
             "staleness": 0,
-            "threads_per_actor": 1,
+            "threads_per_actor": 0,
             "cpus_per_actor": 0,
             "gpus_per_actor": 0,
             "max_attempts": 1,

@@ -62,13 +62,13 @@ class Fleet:
         self._config = config
         # Pickled once; an actor that is started again gets the same factory.
         self._make_engine = ray.put(make_engine)
-        threads = str(config.threads_per_actor)
+        self._threads = config.threads_per_actor or 1
         self._remote = ray.remote(RolloutActor).options(
             num_cpus=config.cpus_per_actor,
             num_gpus=config.gpus_per_actor,
             max_restarts=0,  # by Ray: a place starts another one itself, and counts
             scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": dict.fromkeys(_THREAD_VARIABLES, threads)},
+            runtime_env={"env_vars": dict.fromkeys(_THREAD_VARIABLES, str(self._threads))},
         )
         self._places = [Place(number) for number in range(config.num_actors)]
         for place in self._places:
@@ -147,7 +147,7 @@ class Fleet:
 
     def _start(self, place: Place) -> None:
         place.state, place.process = "starting", 0
-        place.actor = self._remote.remote(self._make_engine, self._config.threads_per_actor)
+        place.actor = self._remote.remote(self._make_engine, self._threads)
         self._listen(place, place.actor.process_id.remote())
 
     def _listen(self, place: Place, ref: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from distforge.rollouts.config import RolloutConfig
 from distforge.rollouts.interface import RolloutPool
 from distforge.rollouts.ledger import Ledger
@@ -32,7 +34,7 @@ def open_pool(
     """
     ledger = Ledger(plan, batch_size, config.staleness, config.max_attempts)
     if config.num_actors == 0:
-        yield LocalPool(ledger, make_engine, config.threads_per_actor)
+        yield LocalPool(ledger, make_engine, config.threads_per_actor or torch.get_num_threads())
         return
     from distforge.rollouts.cluster import connected
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import xxhash
-from torch import Tensor
-
-if TYPE_CHECKING:  # actors import this module, and need neither transformers nor DeepSpeed
-    from distforge.training.engine import TrainingEngine
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,15 @@ class PackedWeights:
     arrays: tuple[np.ndarray[Any, np.dtype[np.uint8]], ...]
 
 
-def gather_weights(engine: TrainingEngine) -> Mapping[str, Tensor]:
+class Learner(Protocol):
+    """What has whole weights: `TrainingEngine`, for one."""
+
+    def whole_model(self) -> AbstractContextManager[nn.Module]:
+        """The model with whole weights on every rank; collective."""
+        ...
+
+
+def gather_weights(engine: Learner) -> Mapping[str, Tensor]:
     """Whole weights and persistent buffers, by the model's own names, on the CPU; collective.
 
     Every rank gets them, at any ZeRO stage. They may be the model's own memory: publish or copy

@@ -26,10 +26,20 @@ _ACCURACIES = (
     names.BAKING_ACCURACY_OVERALL,
     names.TRAIN_TOKEN_ACCURACY,
 )
+# What is told beside a reward. Where few groups are told apart there is little to learn from.
+_OF_A_REWARD = (
+    (names.RL_TOLD_APART, "groups apart {:.0%}"),
+    (names.RL_ENTROPY, "entropy {:.3f}"),
+    (names.RL["kl_divergence"], "KL {:.4f}"),
+    (names.RL["thought_length"], "length {:.1f}"),
+)
 _REWARDS = (names.RL["avg_reward"], names.RL["reward"])
 _SHOWN = (
     *_REWARDS,
     names.RL_ENTROPY,
+    names.RL["kl_divergence"],
+    names.RL["thought_length"],
+    names.RL_TOLD_APART,
     names.TRAIN_LOSS,
     names.BAKING_LOSS,
     names.TRAIN_TOKENS_PER_SECOND,
@@ -139,8 +149,7 @@ def describe_metrics(latest: Mapping[str, float]) -> str:
     # A loss of reinforcement learning does not say how well it goes; the reward does.
     if (reward := _first(latest, _REWARDS)) is not None:
         parts.append(f"reward {latest[reward]:.3f}")
-        if names.RL_ENTROPY in latest:
-            parts.append(f"entropy {latest[names.RL_ENTROPY]:.3f}")
+        parts += [form.format(latest[name]) for name, form in _OF_A_REWARD if name in latest]
     elif (loss := _first(latest, losses)) is not None:
         parts.append(f"loss {latest[loss]:.4f}")
     if names.TRAIN_TOKENS_PER_SECOND in latest:

@@ -47,6 +47,11 @@ RL_REWARD_PART = "rl_detail/reward_of_"
 RL_HELDOUT_REWARD = "rl_detail/heldout_reward"
 RL_STALENESS = "rl_detail/staleness"
 RL_ROLLOUT_SECONDS = "rl_detail/rollout_seconds"
+# Tokens a second: that an engine writes, and that the learner learns from. The share of a step that
+# the learner waits for rollouts and their rewards.
+RL_ENGINE_SPEED = "rl_detail/engine_tokens_per_second"
+RL_LEARNER_SPEED = "rl_detail/learner_tokens_per_second"
+RL_WAITED = "rl_detail/waited_time_share"
 RL_ACCURACY = {
     condition: f"rl_detail/accuracy_{condition}"
     for condition in ("own", "sampled", "shuffled", "random", "filler", "none", "gold")

@@ -104,12 +104,15 @@ def require_room(lm: PreTrainedModel, length: int) -> None:
 
 
 @contextmanager
-def head_at(lm: PreTrainedModel, chosen: Tensor | None) -> Iterator[list[Tensor]]:
+def head_at(
+    lm: PreTrainedModel, chosen: Tensor | None, *, states_only: bool = False
+) -> Iterator[list[Tensor]]:
     """Inside, a forward pass computes logits at the chosen slots alone, of shape (S, V).
 
     Args:
         chosen: (B, L) boolean with S true values, (S,) indices into the flattened slots, or None
             for all slots as they are, (B, L).
+        states_only: the hidden states are all that is wanted: logits of one slot are computed.
 
     Yields a list that receives the hidden states (S, d) which the head read. Whatever the model
     does to its logits after the head (scaling, capping) is done to these as well.
@@ -124,7 +127,7 @@ def head_at(lm: PreTrainedModel, chosen: Tensor | None) -> Iterator[list[Tensor]
         if chosen is not None:
             rows = rows[chosen] if chosen.dtype == torch.bool else rows.flatten(0, 1)[chosen]
         hidden.append(rows)
-        return (rows,)
+        return (rows[:1] if states_only else rows,)
 
     handle = lm.get_output_embeddings().register_forward_pre_hook(select)
     try:
@@ -136,3 +139,14 @@ def head_at(lm: PreTrainedModel, chosen: Tensor | None) -> Iterator[list[Tensor]
             f"{type(lm).__name__} does not call its output embedding as a module; thinking needs "
             "the hidden states that go into it"
         )
+
+
+@torch.no_grad()
+def is_head_last(lm: PreTrainedModel) -> bool:
+    """Whether logits are what the output embedding makes of hidden states, and nothing is done to
+    them behind it (scaling, capping): asked of the model itself."""
+    ids = torch.arange(4, device=lm.device)[None] % lm.get_input_embeddings().num_embeddings
+    with evaluating(lm), head_at(lm, None) as hidden:
+        logits = lm(input_ids=ids, use_cache=False).logits
+        again = lm.get_output_embeddings()(hidden[0])
+    return torch.equal(logits, again)

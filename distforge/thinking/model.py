@@ -59,20 +59,24 @@ class SlotOutput(ModelOutput):
         slot's own logits where there is none. None without a mixing head.
     weight: (S_t,) float32, the thought's share of each of these predictions; 1 without a head.
     targets: (S,) boolean, which of the labelled slots are TARGET slots.
+    states, base_states: (S, d) and (S_t, d), what the output head reads for ``logits`` and
+        ``base_logits``, in place of these where the model was asked for states.
     """
 
     logits: Tensor | None = None
     base_logits: Tensor | None = None
+    states: Tensor | None = None
+    base_states: Tensor | None = None
     weight: Tensor | None = None
     targets: Tensor | None = None
 
     def mixed_logits(self) -> Tensor:
         """(S, V) float32: as ``logits``, with the targets' predictions mixed (`mix_logits`)."""
         assert self.logits is not None
-        if self.base_logits is None:
+        assert self.targets is not None
+        if self.base_logits is None or not self.targets.any():
             return self.logits.float()
         assert self.weight is not None
-        assert self.targets is not None
         with_thought = self.logits[self.targets]
         mixed = mix_logits(self.base_logits, with_thought, self.weight)
         return self.logits.float().index_put((self.targets.nonzero()[:, 0],), mixed)
@@ -178,11 +182,13 @@ class ThinkingModel(PreTrainedModel):
         labels: Tensor,
         kind: Tensor,
         base_index: Tensor,
+        states_only: bool = False,
         **_: Any,
     ) -> SlotOutput:
         """One forward pass over a packed batch; see `pack_thoughts` for the (R, W) arguments.
 
-        The output head runs on labelled slots, and on the base slots of targets, alone.
+        The output head runs on labelled slots, and on the base slots of targets, alone; with
+        ``states_only`` on none: who asks for states has it run on some of them at a time.
         """
         labelled = labels != IGNORE_INDEX
         target = labelled & (kind == TARGET)
@@ -190,7 +196,7 @@ class ThinkingModel(PreTrainedModel):
         chosen = labelled.flatten().clone()
         if self.mixing_head is not None:
             chosen[bases] = True
-        with head_at(self.lm, chosen.view_as(labelled)) as hidden:
+        with head_at(self.lm, chosen.view_as(labelled), states_only=states_only) as hidden:
             computed = self.lm(
                 input_ids=input_ids,
                 attention_mask=attention_mask(self.lm, packed_mask(branch, anchor)),
@@ -198,18 +204,16 @@ class ThinkingModel(PreTrainedModel):
                 use_cache=False,
             ).logits
         place = chosen.cumsum(0) - 1  # among the computed slots
-        logits = computed[place[labelled.flatten()]]
-        among = target[labelled]
+        rows = hidden[0] if states_only else computed
+        found, among = rows[place[labelled.flatten()]], target[labelled]
         if self.mixing_head is None:
-            weight = torch.ones(len(bases), device=logits.device)
-            return SlotOutput(logits=logits, weight=weight, targets=among)
-        base, own = place[bases], place[target.flatten()]
-        return SlotOutput(
-            logits=logits,
-            base_logits=computed[base],
-            weight=self.mixing_head(hidden[0][base], hidden[0][own]),
-            targets=among,
-        )
+            at_base, weight = None, torch.ones(len(bases), device=found.device)
+        else:
+            base, own = place[bases], place[target.flatten()]
+            at_base, weight = rows[base], self.mixing_head(hidden[0][base], hidden[0][own])
+        if states_only:
+            return SlotOutput(weight=weight, targets=among, states=found, base_states=at_base)
+        return SlotOutput(logits=found, base_logits=at_base, weight=weight, targets=among)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], tags: Tags, max_new_tokens: int, **options: Any

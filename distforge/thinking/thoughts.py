@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from distforge.activity import named
+from distforge.activity import counted
 from distforge.errors import InputError
 from distforge.thinking.branches import Branches
 from distforge.thinking.language_model import evaluating
@@ -98,7 +98,6 @@ def contents_of(thoughts: Thoughts) -> list[tuple[int, ...]]:
     return [tuple(row[:length]) for row, length in rows]
 
 
-@named("writing thoughts")
 def sample_thoughts(
     model: nn.Module,
     input_ids: Tensor,
@@ -182,7 +181,7 @@ def grow(
         log_probs=torch.zeros(count, config.max_tokens, device=device),
     )
     growth = _Growth(branches, thoughts, tags, keep)
-    for step in range(config.max_tokens):
+    for step in counted(range(config.max_tokens), "writing thoughts, by token"):
         if not growth.live.any():
             break
         logits = restricted_logits(growth.read(), tags, config)

@@ -106,7 +106,8 @@ class TrainingEngine:
         global_target_tokens: int,
         loss_limit: float = math.inf,
     ) -> StepResult:
-        """One optimizer step on this rank's micro-batches (``accumulation`` many).
+        """One optimizer step on this rank's micro-batches (``accumulation`` many; or fewer, but at
+        least one, where it ``takes_fewer``).
 
         Each holds what the loss reads; cross-entropy reads ``input_ids``, ``attention_mask`` and
         ``labels`` of shape (batch, length).
@@ -115,7 +116,8 @@ class TrainingEngine:
         step, when loss or gradient is not finite or the loss exceeds ``loss_limit`` (float16
         skips the step of an infinite gradient by itself and lowers its loss scale).
         """
-        assert len(micro_batches) == self.accumulation
+        least = 1 if self.takes_fewer else self.accumulation
+        assert least <= len(micro_batches) <= self.accumulation
         self._module.train()
         apply_lr(self._backend.optimizer, lr_factor)
         sampled = self._logits is not None and self._steps % self._config.qk_clip_every == 0
@@ -130,7 +132,7 @@ class TrainingEngine:
                 loss, hits = self._loss(self._backend.forward_module, on_device)
             loss_sum += float(loss.detach())
             correct += float(hits)
-            if number == self.accumulation:
+            if number == len(micro_batches):
                 loss_sum, correct = self._world.all_reduce_sum([loss_sum, correct])
                 objection = self._veto(self._world) if self._veto else ""
                 refused = not loss_sum <= min(loss_limit * global_target_tokens, _LARGEST)
@@ -155,6 +157,12 @@ class TrainingEngine:
                 self._logits.disable()
             raise self._skipped(StepResult(mean, norm, lr, accuracy, 0), loss_limit, objection)
         return StepResult(mean, norm, lr, accuracy, clipped, optimizer)
+
+    @property
+    def takes_fewer(self) -> bool:
+        """Whether a step may have fewer micro-batches than usual: DeepSpeed and other ranks count
+        them."""
+        return isinstance(self._backend, PlainBackend)
 
     @contextmanager
     def whole_model(self) -> Iterator[nn.Module]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from distforge.cli import main
+from distforge.config import load_config
 from distforge.models.export import export_model
+from distforge.quietstar.config import RewardConfig
+from distforge.quietstar.step2_config import Step2Config
 from distforge.telemetry import metrics as names
 from distforge.telemetry import read_metrics
 from tests.tiny_models import tiny_llama, tiny_tokenizer
@@ -21,6 +27,8 @@ SETTINGS = (
     *("--registry.no-enabled", "--optimizer.name=adamw", "--optimizer.adamw.lr=1e-3"),
 )
 REWARDS = """
+import threading
+
 def short(completions, hint, **kwargs):
     assert set(hint) <= {"a", "b"}
     return [1 / (1 + len(text)) for text in completions]
@@ -33,6 +41,15 @@ def same(prompts, **kwargs):
 
 def slips(prompts, **kwargs):
     raise RuntimeError("no such unit")
+
+def unsure(prompts, **kwargs):
+    return [float("nan")] * len(prompts)
+
+def few(prompts, **kwargs):
+    return [1.0]
+
+def sleeps(prompts, **kwargs):
+    threading.Event().wait()
 """
 
 
@@ -79,7 +96,56 @@ def test_a_run_learns_from_what_a_function_says_and_leaves_a_model(given, tmp_pa
     assert 0 <= found[names.RL_FINISHED] <= 1
     # The engine and the learner compute the same probabilities, end of turn included.
     assert found[names.RL_MAX_GAP] < 1e-3
-    assert (tmp_path / "rl" / "report.html").stat().st_size > 0
+    check_completions(tmp_path / "rl")
+
+
+def check_completions(run: Path) -> None:
+    """Of the first step: two groups, whose rewards are of the very text and whose advantages are
+    what leaving each one out gives."""
+    rows = [json.loads(line) for line in (run / "completions.jsonl").open()]
+    assert [row["step"] for row in rows] == [1] * 8
+    for group in (rows[:4], rows[4:]):
+        assert len({row["prompt"] for row in group}) == 1
+        rewards = [1 / (1 + len(row["completion"])) for row in group]
+        for row, reward in zip(group, rewards, strict=True):
+            assert list(row["rewards"].values()) == [pytest.approx(reward)]
+            others = (sum(rewards) - reward) / 3
+            assert row["advantage"] == pytest.approx(reward - others, abs=1e-6)
+    page = (run / "report.html").read_text()
+    assert rows[0]["prompt"] in page
+
+
+def test_an_adapter_alone_is_trained_and_merged_into_what_is_left(given, tmp_path) -> None:
+    lora = ("--adapter=lora", "--lora.rank=4", "--optimizer.adamw.lr=0.05")
+    assert think(given, tmp_path, f"{given / 'rewards.py'}:short", *lora) in (0, 3)
+    before, after = (
+        load_file(directory / "model.safetensors")
+        for directory in (given / "plain", tmp_path / "rl" / "model")
+    )
+    assert before.keys() == after.keys()
+    found: dict[str, float] = {}
+    for record in read_metrics(tmp_path / "rl" / "metrics.jsonl"):
+        found |= record.metrics
+    # What is sampled from is the merged model, and with the adapter off it is what it was.
+    assert found[names.RL_MAX_GAP] < 1e-3
+    assert found[names.RL["kl_divergence"]] > 1e-6
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert not any("embed" in name or "norm" in name for name in changed)
+
+
+def test_functions_bring_defaults_of_their_own_that_any_setting_changes() -> None:
+    plain, fitted = (
+        load_config(Step2Config, None, words)
+        for words in (["--baked", "x"], ["--baked", "x", "--reward.function", "math"])
+    )
+    assert plain == Step2Config(baked="x")
+    assert fitted == replace(
+        Step2Config.for_rewards(), baked="x", reward=RewardConfig(function=("math",))
+    )
+    assert fitted.thought.closing == "learned"
+    assert fitted.episodes.portions == fitted.episodes.request_size == fitted.episodes.batch_size
+    words = ["--reward.function", "math", "--episodes.batch-size", "6"]
+    assert load_config(Step2Config, None, words).episodes.portions == 6
 
 
 def test_equal_rewards_stop_the_run_and_say_what_to_try(given, tmp_path, capsys) -> None:
@@ -95,11 +161,15 @@ def test_equal_rewards_stop_the_run_and_say_what_to_try(given, tmp_path, capsys)
     [
         ("wants", "wants the column 'solution', and the data have", False),
         ("slips", "raised RuntimeError: no such unit", True),
+        ("unsure", "gave nan to row", True),
+        ("few", "returned 1 values for", True),
+        ("sleeps", "took more than 0.2 s for", True),
         ("absent", "has no function 'absent'", False),
     ],
 )
 def test_what_a_function_does_wrong(given, tmp_path, capsys, name, message, begun) -> None:
-    assert think(given, tmp_path, f"{given / 'rewards.py'}:{name}") == 2
+    function = f"{given / 'rewards.py'}:{name}"
+    assert think(given, tmp_path, function, "--reward.deadline-seconds=0.2") == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert begun or not (tmp_path / "rl").exists()
 
@@ -107,3 +177,10 @@ def test_what_a_function_does_wrong(given, tmp_path, capsys, name, message, begu
 def test_questions_longer_than_the_context(given, tmp_path, capsys) -> None:
     assert think(given, tmp_path, "math", "--data.max-length=16", "--thought.max-tokens=14") == 2
     assert "questions fits" in " ".join(capsys.readouterr().err.split())
+
+
+def test_no_data_are_made_up_for_a_model_that_has_none(given, tmp_path, capsys) -> None:
+    where = (f"--baked={given / 'plain'}", f"--output={tmp_path}", "--name=rl")
+    assert main(["think", *where, *SETTINGS, "--reward.function", "math"]) == 2
+    assert "so it has no data; set data.path" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "rl").exists()

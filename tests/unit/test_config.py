@@ -1,9 +1,10 @@
 """Reading configuration: what a user may write, what is refused, and in which words."""
 
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import pytest
 
@@ -324,3 +325,34 @@ def test_a_file_changes_what_another_says(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_file_that_extends_nothing(tmp_path: Path, text: str, refusal: str) -> None:
     with pytest.raises(InputError, match=refusal):
         load_config(Run, written(tmp_path, text), [])
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """A command whose defaults depend on what is set."""
+
+    data: Data = Data()
+    steps: int = 10
+
+    @classmethod
+    def for_settings(cls, named: Collection[str]) -> Self:
+        return cls(steps=3) if "data.path" in named else cls()
+
+
+@dataclass(frozen=True)
+class Around:
+    """A command with another's settings in a section."""
+
+    inner: Fitting | None = None
+
+
+def test_defaults_may_depend_on_what_is_set(tmp_path):
+    assert load_config(Fitting, None, []) == Fitting()
+    assert load_config(Fitting, None, ["--data.path", "x"]) == Fitting(Data("x"), 3)
+    file = written(tmp_path, '[data]\npath = "x"\n')
+    assert load_config(Fitting, file, []) == Fitting(Data("x"), 3)
+    assert load_config(Fitting, file, ["--steps", "7"]) == Fitting(Data("x"), 7)
+    file = written(tmp_path, "steps = 8\n")
+    assert load_config(Fitting, file, ["--data.path=x"]) == Fitting(Data("x"), 8)
+    file = written(tmp_path, '[inner.data]\npath = "x"\n')
+    assert load_config(Around, file, []) == Around(Fitting(Data("x"), 3))

@@ -7,7 +7,13 @@ import torch
 
 from distforge.data import DataConfig
 from distforge.errors import InputError
-from distforge.quietstar.asked import asked_items, columns_of, opening_of, read_questions
+from distforge.quietstar.asked import (
+    asked_items,
+    columns_of,
+    opening_of,
+    read_questions,
+    rendered,
+)
 from distforge.quietstar.writing import AnswerTags, Writing, without_silence
 from distforge.rendering import Asked, Renderer
 from distforge.rewards import RewardFunctions
@@ -41,30 +47,34 @@ def test_rows_keep_their_columns_and_say_what_is_expected(rows):
     assert found[2].example.question == "What is 2 + 2?"
     assert columns_of(rows) == ["level"]
     tokenizer = tiny_tokenizer()
-    prompts = {i.columns["level"]: i.prompt for i in asked_items(rows, tokenizer, "", 500)}
+    prompts = {
+        i.columns["level"]: i.prompt for i in asked_items(rows, rendered(rows, tokenizer, ""), 500)
+    }
     assert prompts[2] == "What is 2 + 2?"
     assert prompts[3] == [{"role": "user", "content": "What is 5?"}]
 
 
 def test_a_prompt_is_the_renderers_and_thinking_models_are_shown_where_to_think(rows):
     for tokenizer in (tiny_tokenizer(), thinking_pair()[1]):
-        opening = opening_of(rows, tokenizer, "")
-        for item, row in zip(asked_items(rows, tokenizer, "", 500), rows, strict=True):
+        prompts = rendered(rows, tokenizer, "")
+        opening = opening_of(prompts)
+        for item, row in zip(asked_items(rows, prompts, 500), rows, strict=True):
             (whole,) = Renderer(tokenizer).prompts([Asked(row.example.question)])
             thinks = "<think>" in tokenizer.get_vocab()
             shown = [*whole, tokenizer.get_vocab()["<think>"]] if thinks else whole
             assert [*item.text, opening] == shown
     with pytest.raises(InputError, match=r"none of 4 questions fits 3 tokens"):
-        asked_items(rows, tiny_tokenizer(), "", 3)
+        asked_items(rows, rendered(rows, tiny_tokenizer(), ""), 3)
 
 
 def test_answers_are_drawn_as_transformers_would_compute_them(rows):
     """One by one, from the whole sequence: nothing but other ends and padding is left out."""
     tokenizer = tiny_tokenizer()
     model = tiny_llama(len(tokenizer))
-    opening = opening_of(rows, tokenizer, "")
+    prompts = rendered(rows, tokenizer, "")
+    opening = opening_of(prompts)
     tags = AnswerTags.of(tokenizer, model, opening)
-    items = asked_items(rows, tokenizer, "", 500)
+    items = asked_items(rows, prompts, 500)
     ids, mask = pad_texts(items, tags.pad)
     places, positions, _ = grouped(items, 6)
     config = ThoughtConfig(max_tokens=8, closing="learned", temperature=0.7)
@@ -86,7 +96,7 @@ def test_answers_are_drawn_as_transformers_would_compute_them(rows):
 def test_each_answer_is_judged_by_its_own_question(rows):
     tokenizer = tiny_tokenizer()
     tags = AnswerTags.of(tokenizer, tiny_llama(len(tokenizer)), 5)
-    items = asked_items(rows[:3], tokenizer, "", 500)
+    items = asked_items(rows[:3], rendered(rows[:3], tokenizer, ""), 500)
     wanted = [str(item.columns["expected"]) for item in items]
     encoded = [tokenizer(f"Answer: {text}")["input_ids"] for text in (wanted[2], *wanted[1:])]
     width = max(map(len, encoded))

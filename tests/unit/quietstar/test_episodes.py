@@ -122,17 +122,17 @@ def test_episodes_that_tell_nothing_apart_are_not_learned_from():
     level = rewarded(0.0, 0.0, 0.9, 0.9)
     episodes = [alike, apart, close, level, two_groups]
 
-    def kept(**changes) -> list[int]:
+    def kept(least: int = 1, **changes) -> list[int]:
         config = EpisodeConfig(thoughts=2, **changes)
         numbers = {id(episode): number for number, episode in enumerate(episodes)}
-        return [numbers[id(episode)] for episode in told_apart(episodes, config)]
+        return [numbers[id(episode)] for episode in told_apart(episodes, config, least)]
 
     assert kept(min_spread=0.0) == [0, 1, 2, 3, 4]
     assert kept(min_spread=0.1) == [1, 4]
     assert kept(min_spread=0.01) == [1, 2, 4]
     # No micro-batch is left empty.
     assert kept(min_spread=2.0) == [1]
-    assert kept(min_spread=2.0, micro_batches=3) == [1, 2, 4]
+    assert kept(3, min_spread=2.0) == [1, 2, 4]
     with pytest.raises(InputError, match="min_spread is -1"):
         EpisodeConfig(min_spread=-1)
 
@@ -161,7 +161,9 @@ def test_each_thought_is_credited_with_its_own_rewards():
         publish=lambda _version, _weights: None,
         take=lambda _step: [rollout(number) for number in range(4)],
     )
-    engine = SimpleNamespace(whole_model=lambda: nullcontext(torch.nn.Linear(1, 1)))
+    engine = SimpleNamespace(
+        whole_model=lambda: nullcontext(torch.nn.Linear(1, 1)), takes_fewer=True
+    )
     world = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
     tags = Tags.from_tokenizer(thinking_pair()[1])
     source = EpisodeBatches(plan, pool, engine, Advantages("rloo"), config, tags, world, 1)

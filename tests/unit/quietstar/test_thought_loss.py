@@ -13,10 +13,11 @@ from distforge.quietstar.objective import effective_sample_fraction
 from distforge.quietstar.thought_loss import ThoughtLoss
 from distforge.thinking.model import ThinkingModel
 from distforge.thinking.tags import Tags
-from distforge.thinking.thoughts import ThoughtConfig, sample_thoughts
+from distforge.thinking.thoughts import ThoughtConfig, Thoughts, sample_thoughts
 from distforge.training.distributed import World
+from tests.peak_memory import peak_bytes
 from tests.thinking_cases import question_like_items, thinking_pair
-from tests.tiny_models import tiny_gpt2
+from tests.tiny_models import tiny_gpt2, tiny_llama
 
 WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 THOUGHT = ThoughtConfig(max_tokens=4, closing="learned", temperature=1.3)
@@ -277,3 +278,77 @@ def test_a_model_with_dropout_is_learned_as_it_wrote():
     assert statistics.ess == pytest.approx(1, abs=1e-6)
     assert statistics.max_gap < 1e-4
     assert abs(statistics.kl) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("mixing", "estimator"), [(False, "exact"), (False, "k1"), (True, "exact")]
+)
+def test_logits_in_chunks_give_the_loss_of_whole_ones(mixing, estimator):
+    model, tokenizer = thinking_pair(mixing=mixing)
+    reference, tags = copy.deepcopy(model), Tags.from_tokenizer(tokenizer)
+    for parameter in reference.parameters():
+        parameter.data += 0.2 * parameter.data.std() * torch.randn(parameter.shape)
+    batch = pack_episodes(sampled_episodes(model, tags), tags)
+    config = ObjectiveConfig(kl_estimator=estimator, entropy_bonus=0.3)
+    found = []
+    for chunk_elements in (1 << 30, 3 * len(tokenizer), 1):
+        loss = ThoughtLoss(config, tags, THOUGHT, reference, KL, chunk_elements)
+        model.zero_grad()
+        value, hits = loss(model, batch)
+        value.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+        found.append((value.detach(), hits, gradients, loss.take_statistics(WORLD)))
+    whole, *chunked = found
+    for value, hits, gradients, statistics in chunked:
+        assert torch.allclose(value, whole[0], rtol=1e-5)
+        assert torch.equal(hits, whole[1])
+        assert statistics.kl == pytest.approx(whole[3].kl, rel=1e-4)
+        assert statistics.entropy == pytest.approx(whole[3].entropy, rel=1e-5)
+        largest = max(float(gradient.abs().max()) for gradient in whole[2].values())
+        for name, gradient in whole[2].items():
+            assert (gradients[name] - gradient).abs().max() <= 1e-5 * largest, name
+
+
+def sampled_episodes(model: ThinkingModel, tags: Tags) -> list[Episode]:
+    generator, episodes = torch.Generator().manual_seed(5), []
+    for item in question_like_items(3):
+        rows = torch.zeros(PER_ITEM, dtype=torch.int64)
+        text = torch.tensor([item.text])
+        places = (rows, rows + item.positions[0])
+        mask = torch.ones_like(text)
+        thoughts = sample_thoughts(model, text, mask, *places, tags, THOUGHT, generator)
+        targets = torch.tensor([item.targets[0]] * PER_ITEM)
+        advantages = torch.randn(PER_ITEM, generator=generator)
+        episodes.append(Episode(item, thoughts, targets, torch.rand(PER_ITEM), advantages))
+    return episodes
+
+
+def test_peak_memory_does_not_grow_with_the_vocabulary(tmp_path):
+    """Beyond weights and their gradients, which do: the tables are frozen here."""
+    thought = ThoughtConfig(max_tokens=120)
+    tags = Tags.from_tokenizer(thinking_pair()[1])
+    item, peaks = question_like_items(1)[0], []
+    rows = torch.zeros(PER_ITEM, dtype=torch.int64)
+    for vocabulary in (2_000, 150_000):
+        model = ThinkingModel.wrap(tiny_llama(vocabulary, max_positions=256), mixing=False)
+        reference = copy.deepcopy(model)
+        model.lm.get_input_embeddings().requires_grad_(False)
+        tokens = torch.full((PER_ITEM, 120), 30) + torch.arange(PER_ITEM)[:, None]
+        long = rows + 120
+        written = Thoughts(
+            rows, rows + item.positions[0], tokens, long, rows.bool(), torch.zeros(PER_ITEM, 120)
+        )
+        targets = torch.tensor([item.targets[0]] * PER_ITEM)
+        episode = Episode(item, written, targets, torch.rand(PER_ITEM), torch.randn(PER_ITEM))
+        loss = ThoughtLoss(ObjectiveConfig(), tags, thought, reference, KL, 1 << 19)
+        batch = pack_episodes([episode], tags)
+
+        def step(model=model, loss=loss, batch=batch) -> None:
+            model.zero_grad()
+            loss(model, batch)[0].backward()
+
+        step()
+        peaks.append(peak_bytes(step, tmp_path / f"{vocabulary}.json"))
+    assert peaks[1] < 1.1 * peaks[0]
+    # Whole log-probabilities of both models are more than all that is held.
+    assert peaks[1] < 2 * 4 * PER_ITEM * 120 * 150_000 / 10

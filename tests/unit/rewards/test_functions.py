@@ -1,6 +1,7 @@
 """Users' functions: TRL's calling convention, and what happens where they break it."""
 
 import math
+import sys
 import threading
 from pathlib import Path
 
@@ -121,3 +122,20 @@ def test_what_is_no_function(name, message):
 def test_weights_come_one_each():
     with pytest.raises(InputError, match="2 numbers for 1 functions"):
         RewardFunctions(["math"], [1.0, 2.0])
+
+
+def test_a_file_with_dataclasses_and_late_annotations_loads(tmp_path):
+    """Dataclasses look their module up by its name, whatever that file's name hides."""
+    path = tmp_path / "math.py"
+    path.write_text(
+        "from __future__ import annotations\n"
+        "import dataclasses\n"
+        "@dataclasses.dataclass\n"
+        "class Mark:\n"
+        "    points: float\n"
+        "    kind: dataclasses.InitVar[str] = ''\n"
+        "def score(completions, **columns):\n"
+        "    return [Mark(float(len(text))).points for text in completions]\n"
+    )
+    assert RewardFunctions([f"{path}:score"])(BATCH).rewards == [1.0, 1.0]
+    assert sys.modules["math"] is math

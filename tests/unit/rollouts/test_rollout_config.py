@@ -13,7 +13,7 @@ from distforge.rollouts import RolloutConfig
     [
         ({"num_actors": -1}, "num_actors is -1; expected at least 0"),
         ({"staleness": -1}, "staleness is -1"),
-        ({"threads_per_actor": 0}, "threads_per_actor is 0; expected at least 1"),
+        ({"threads_per_actor": -1}, "threads_per_actor is -1; expected at least 0"),
         ({"cpus_per_actor": math.nan}, "cpus_per_actor is nan"),
         ({"max_attempts": 0}, "max_attempts is 0"),
         ({"object_store_mib": 10}, "object_store_mib is 10; expected at least 80"),
