@@ -2,10 +2,11 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup server environments wheel lock run test test-all test-real test-gpu gpu-first-light test-pythons check bench bench-kernels clean
+.PHONY: help setup server environments wheel lock run test test-all test-real test-gpu gpu-first-light test-pythons check docs bench bench-kernels clean
 
 VENV := .venv
 SERVER := .venv-server
+SITE := .venv-docs
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONFIG ?= configs/quick.toml
@@ -40,7 +41,7 @@ wheel: setup ## dist/*.whl, with the native part and the configurations
 
 lock: ## Write the hashes into requirements*.lock after a change of pins (needs uv)
 	@mkdir -p build
-	for lock in requirements.lock requirements-server.lock; do \
+	for lock in requirements.lock requirements-server.lock requirements-docs.lock; do \
 		{ grep '^#' $$lock && uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate $$lock; } \
 			> build/$$lock && mv build/$$lock $$lock || exit 1; done
 
@@ -77,6 +78,11 @@ check: setup ## Lint, format, types (Python) and format (C++)
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE_SOURCES)
 
+docs: setup $(SITE)/.installed ## The documentation site in build/site, from docs/, the code and the committed figures
+	$(BIN)/python docs/pages.py build/docs
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict --quiet
+	@echo build/site/index.html
+
 bench: setup ## Step 1 (of the last `make run`, if there is one) against its controls; JSON in build/bench_step.json
 	@mkdir -p build
 	$(BIN)/python benchmarks/bench_step.py --json build/bench_step.json \
@@ -111,6 +117,14 @@ $(SERVER)/.installed: requirements-server.lock
 	test -x $(SERVER)/bin/python || $(PYTHON) -m venv $(SERVER)
 	$(SERVER)/bin/python -m pip --disable-pip-version-check install --no-deps --require-hashes \
 		-r requirements-server.lock
+	@touch $@
+
+# In an environment of its own as well: nothing of it is imported by the package.
+$(SITE)/.installed: requirements-docs.lock
+	@echo "==> the documentation's tools: $(SITE)"
+	test -x $(SITE)/bin/python || $(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/python -m pip --disable-pip-version-check install --no-deps --require-hashes \
+		-r requirements-docs.lock
 	@touch $@
 
 $(VENV)/.package-installed: $(VENV)/.dependencies-installed setup.py pyproject.toml $(NATIVE_SOURCES)

@@ -94,8 +94,9 @@ def test_malformed_lines_are_named(tmp_path: Path, content: str, message: str) -
 def test_missing_file_wrong_suffix_and_broken_parquet(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         read_examples(tmp_path / "none.jsonl")
-    with pytest.raises(InputError, match=r"ends in '\.csv'"):
-        read_examples(tmp_path / "x.csv")
+    (tmp_path / "x.txt").write_text("")
+    with pytest.raises(InputError, match=r"ends in '\.txt'"):
+        read_examples(tmp_path / "x.txt")
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(InputError, match="not a readable Parquet"):
         read_examples(tmp_path / "x.parquet")
