@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from distforge.reports.formats import percent
 from distforge.reports.prompt_summary import BakeReport, ForgettingMatrix
@@ -14,10 +14,12 @@ CONDITIONS = ("unprompted", "prompted", "baked", "baked_prompted")
 
 def report_table(reports: Sequence[BakeReport]) -> Table:
     """Every prompt with its KL, and a row for each of its four conditions."""
-    table = Table("prompt", "asked", "accuracy", "follows the prompt", "questions")
+    table = Table(Column("prompt", no_wrap=True), Column("asked", no_wrap=True))
+    for name in ("accuracy", "follows", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
     for report in reports:
         facts = (
-            report.strategy or report.prompt[:32],
+            report.strategy or report.prompt[:24],
             f"KL {report.kl_before:.4f} to {report.kl_after:.4f}",
             f"in {report.seconds:.0f} s",
             "",
