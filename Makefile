@@ -54,7 +54,7 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup -
 test: environments ## The tests for every change: all but whole grids and long loops
 	$(PYTEST) -m "not gpu and not nightly and not real" tests
 
-test-all: check environments ## For the night: lint and types, every test that needs no GPU, planted faults
+test-all: check docs environments ## For the night: lint, types, documentation, every test that needs no GPU, planted faults
 	$(PYTEST) -m "not gpu and not real" tests
 	$(BIN)/python tests/mutations/plant.py
 	@$(MAKE) --no-print-directory test-pythons
