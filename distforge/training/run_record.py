@@ -80,7 +80,7 @@ class RunRecord:
         """The run's inputs are in order and it begins."""
         if not self._uri:
             return
-        with _unharmed("does not hear of this run"):
+        with _unharmed("is not told of this run"):
             self._session = dataclasses.replace(self._session, id=_session_id(self._directory))
             self._publisher = Publisher(self._uri, self._spool, self._note_curves)
             self._note()
@@ -90,7 +90,7 @@ class RunRecord:
         gone are listed no longer."""
         if self._publisher is None:
             return
-        with _unharmed(f"does not hear of the checkpoint of step {step}"):
+        with _unharmed(f"is not told of the checkpoint of step {step}"):
             found = dict(_checkpoints(path.absolute().parent))
             self._note(checkpoints=found, retained=sorted(found))
 
@@ -122,7 +122,7 @@ class RunRecord:
             return
         stopped = kind is not None and issubclass(kind, RunStopped | KeyboardInterrupt)
         status = "FINISHED" if kind is None else "STOPPED" if stopped else "FAILED"
-        with _unharmed("does not hear of this run's end"):
+        with _unharmed("is not told of this run's end"):
             self._note_curves()
             self._note(status=status)
             # A run that ends well can wait for its last line to arrive; one told to stop can not.
