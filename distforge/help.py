@@ -87,8 +87,8 @@ def _shown(setting: Setting) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return " ".join(map(str, value))
-    return str(value)
+        return " ".join(map(str, value)) or "empty"
+    return str(value) or "empty"
 
 
 def _plain(text: str) -> str:

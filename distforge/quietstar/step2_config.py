@@ -33,7 +33,7 @@ NOT_IDENTITY = (
 
 @dataclass(frozen=True)
 class Step2Config(LearnerConfig):
-    """Everything step 2 depends on.
+    """Step 2: reinforce the thoughts of a baked model.
 
     name, output: the run's directory is ``output/name``.
     existing: "resume" continues an unfinished run of the same configuration found there; "replace"
