@@ -2,10 +2,11 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup server environments wheel lock run test test-all test-real test-gpu gpu-first-light test-pythons check bench bench-kernels clean
+.PHONY: help setup server environments wheel lock run test test-all test-real test-gpu gpu-first-light test-pythons check docs bench bench-kernels clean
 
 VENV := .venv
 SERVER := .venv-server
+SITE := .venv-docs
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONFIG ?= configs/quick.toml
@@ -40,7 +41,7 @@ wheel: setup ## dist/*.whl, with the native part and the configurations
 
 lock: ## Write the hashes into requirements*.lock after a change of pins (needs uv)
 	@mkdir -p build
-	for lock in requirements.lock requirements-server.lock; do \
+	for lock in requirements.lock requirements-server.lock requirements-docs.lock; do \
 		{ grep '^#' $$lock && uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate $$lock; } \
 			> build/$$lock && mv build/$$lock $$lock || exit 1; done
 
@@ -53,7 +54,7 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup -
 test: environments ## The tests for every change: all but whole grids and long loops
 	$(PYTEST) -m "not gpu and not nightly and not real" tests
 
-test-all: check environments ## For the night: lint and types, every test that needs no GPU, planted faults
+test-all: check docs environments ## For the night: lint, types, documentation, every test that needs no GPU, planted faults
 	$(PYTEST) -m "not gpu and not real" tests
 	$(BIN)/python tests/mutations/plant.py
 	@$(MAKE) --no-print-directory test-pythons
@@ -76,6 +77,11 @@ check: setup ## Lint, format, types (Python) and format (C++)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE_SOURCES)
+
+docs: setup $(SITE)/.installed ## The documentation site in build/site, from docs/, the code and the committed figures
+	$(BIN)/python docs/pages.py build/docs
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 bench: setup ## All benchmarks in quick form, ten minutes at most, one table; JSON in build/bench
 	$(BIN)/distforge bench
@@ -109,6 +115,14 @@ $(SERVER)/.installed: requirements-server.lock
 	test -x $(SERVER)/bin/python || $(PYTHON) -m venv $(SERVER)
 	$(SERVER)/bin/python -m pip --disable-pip-version-check install --no-deps --require-hashes \
 		-r requirements-server.lock
+	@touch $@
+
+# In an environment of its own as well: nothing of it is imported by the package.
+$(SITE)/.installed: requirements-docs.lock
+	@echo "==> the documentation's tools: $(SITE)"
+	test -x $(SITE)/bin/python || $(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/python -m pip --disable-pip-version-check install --no-deps --require-hashes \
+		-r requirements-docs.lock
 	@touch $@
 
 $(VENV)/.package-installed: $(VENV)/.dependencies-installed setup.py pyproject.toml $(NATIVE_SOURCES)

@@ -1,12 +1,13 @@
 """The command line: ``distforge COMMAND [--config FILE.toml] [--section.key value …]``.
 
-Every command is a function of one configuration. Exit status: 0 success, 2 bad input, 3 a run that
-ended without meeting its goal, 75 a run that was told to stop and can be resumed, 141 nobody reads
-what it prints any more.
+Every command is a function of one configuration. Exit status: 0 success, 1 `doctor` misses
+something, 2 bad input, 3 a run that ended without meeting its goal, 75 a run that was stopped and
+can be resumed, 141 nobody reads what it prints any more.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import io
@@ -15,15 +16,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distforge.activity import doing, watched
 from distforge.errors import InputError, RunStopped, explain_file_error
 from distforge.extras import MissingExtra
+from distforge.help import HELP, HELP_ALL, help_text
 from distforge.training.outcome import STATUS, Outcome, tell_launcher
 
 OK, BAD_INPUT = STATUS["met"], STATUS["refused"]
 GOAL_MISSED, STOPPED = STATUS["missed"], STATUS["stopped"]
-HELP = ("-h", "--help")
 # What a shell tells of a program that a closed pipe ended: 128 and the signal's number.
 OUTPUT_CLOSED = 141
 # After so many seconds without output, 10 by default, a command says what it does.
@@ -49,7 +51,12 @@ COMMANDS: dict[str, Command] = {
     "run": Command(
         "run", "run", "PipelineConfig", "phase 3: champion, step 1, step 2, verdict, report"
     ),
-    "report": Command("report", "report", "ReportConfig", "a run's report anew, or all runs'"),
+    "report": Command(
+        "report",
+        "report",
+        "ReportConfig",
+        "make a run's report again; --follow keeps it up to date",
+    ),
     "bake": Command(
         "bake",
         "bake",
@@ -75,22 +82,44 @@ COMMANDS: dict[str, Command] = {
         "turn a .gguf, .pt or .safetensors model into a champion",
     ),
     "data make": Command("data", "make", "MakeConfig", "make a verified reasoning dataset"),
-    "data check": Command("data", "check", "CheckConfig", "verify every row, look for leaks"),
-    "data show": Command("data", "show", "ShowConfig", "print examples"),
-    "evaluate": Command("evaluate", "evaluate", "EvaluateConfig", "ask a model held-out questions"),
+    "data check": Command(
+        "data", "check", "CheckConfig", "check every row, and that none leaks into training"
+    ),
+    "data show": Command("data", "show", "ShowConfig", "print an example of each kind of question"),
+    "ask": Command("ask", "ask", "AskConfig", "ask a model questions and read what it writes"),
+    "evaluate": Command(
+        "evaluate",
+        "evaluate",
+        "EvaluateConfig",
+        "measure a model on held-out questions or benchmarks",
+    ),
     "judge": Command(
-        "judge", "judge", "JudgeConfig", "whether a model's thoughts do the work: the verdict"
+        "judge",
+        "judge",
+        "JudgeConfig",
+        "do a model's thoughts do the work? PASS, THEATRE or INCONCLUSIVE",
     ),
     "optim explain": Command(
         "optim", "explain", "ExplainConfig", "which parameters Muon trains, which AdamW, and why"
     ),
     "registry serve": Command("registry", "serve", "ServeConfig", "start the central registry"),
     "registry list": Command("registry", "list_", "ListConfig", "registered models, or sessions"),
-    "registry show": Command("registry", "show", "ShowConfig", "one version; --download copies it"),
-    "registry promote": Command("registry", "promote", "PromoteConfig", "point an alias at one"),
-    "registry lineage": Command("registry", "lineage", "LineageConfig", "its history, both ways"),
-    "registry verify": Command("registry", "verify", "VerifyConfig", "every file's sha256"),
-    "registry relocate": Command("registry", "relocate", "RelocateConfig", "after files moved"),
+    "registry show": Command(
+        "registry", "show", "ShowConfig", "all that is known of a version; --download copies it"
+    ),
+    "registry promote": Command(
+        "registry", "promote", "PromoteConfig", "point an alias, such as baked-best, at a version"
+    ),
+    "registry lineage": Command(
+        "registry",
+        "lineage",
+        "LineageConfig",
+        "where a version comes from, and what was made of it",
+    ),
+    "registry verify": Command("registry", "verify", "VerifyConfig", "check every file's sha256"),
+    "registry relocate": Command(
+        "registry", "relocate", "RelocateConfig", "correct paths after files were moved"
+    ),
     "registry gc": Command("registry", "gc", "GcConfig", "remove old versions"),
     "handoff check": Command(
         "handoff", "check", "CheckConfig", "whether a model may go to the next phase"
@@ -99,7 +128,10 @@ COMMANDS: dict[str, Command] = {
         "trust", "trust", "TrustConfig", "sign a run's checkpoints that came without their key"
     ),
     "bench": Command("bench", "bench", "BenchConfig", "the benchmarks in quick form, one table"),
-    "doctor": Command("doctor", "doctor", "DoctorConfig", "versions, kernels, devices"),
+    "doctor": Command("doctor", "doctor", "DoctorConfig", "whether this machine has what it needs"),
+    "completion": Command(
+        "completion", "completion", "CompletionConfig", "what a shell needs to complete commands"
+    ),
 }
 
 
@@ -119,18 +151,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"stopped: {error}", file=sys.stderr)
         return GOAL_MISSED
     except BrokenPipeError:
-        # Whoever read the output, `head` say, has read enough. What the interpreter flushes at its
-        # end must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OUTPUT_CLOSED
+        return _output_closed()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # rich ends the program by itself
+            return _output_closed()
+        raise
     except RunStopped as stop:
-        print(f"told to stop: {stop}; start it again with --resume auto", file=sys.stderr)
+        print(f"stopped by a signal: {stop}; start it again with --resume auto", file=sys.stderr)
         return STOPPED
     except Exception as error:
         explained = explain_file_error(error)
         if not explained:
             raise
         return _refuse(f"{explained}, and give the command again: what was saved is there")
+
+
+def _output_closed() -> int:
+    """Whoever read the output, `head` say, has read enough."""
+    # What the interpreter flushes at its end must not fail again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return OUTPUT_CLOSED
 
 
 def _refuse(message: str) -> int:
@@ -194,21 +234,56 @@ def _say(line: str) -> None:
 
 
 def _call(name: str, words: list[str]) -> int:
-    from distforge.config import load_config
+    from distforge.config import UnknownKeyError, load_config
 
     command = COMMANDS[name]
     with doing("loading libraries"):
         module = importlib.import_module(f"distforge.commands.{command.module}")
     path, overrides = split_config(words)
-    config = load_config(
-        getattr(module, command.config),
-        path,
-        overrides,
-        prog=f"distforge {name}",
-        table=command.table,
-        ignore=command.ignore,
-    )
-    return int(getattr(module, command.function)(config))
+    asks_help = {*HELP, HELP_ALL} & {*overrides}
+
+    def load(words: Sequence[str]) -> Any:
+        try:
+            return load_config(
+                getattr(module, command.config),
+                path,
+                words,
+                prog=f"distforge {name}",
+                table=command.table,
+                ignore=command.ignore,
+            )
+        except UnknownKeyError as error:
+            raise InputError(f"{error}{_whose(path)}") from error
+
+    if asks_help:
+        print(
+            help_text(
+                getattr(module, command.config),
+                f"distforge {name}",
+                getattr(module, "MATTER", {}).get(name, ()),
+                *([load([])] if path else []),
+                everything=HELP_ALL in asks_help,
+            )
+        )
+        return OK
+    return int(getattr(module, command.function)(load(overrides)))
+
+
+def _whose(path: Path | None) -> str:
+    """Which commands a file would suit that does not suit the one it was given to."""
+    from distforge.config import top_level_keys
+
+    keys = top_level_keys(path) if path else set()
+    suited = []
+    for name, command in COMMANDS.items():
+        try:
+            module = importlib.import_module(f"distforge.commands.{command.module}")
+        except MissingExtra:
+            continue
+        known = {field.name for field in dataclasses.fields(getattr(module, command.config))}
+        if keys and keys <= known:
+            suited.append(f"`distforge {name}`")
+    return f"; it is a configuration for {' or '.join(suited)}" if suited else ""
 
 
 def _without_launcher(words: Sequence[str]) -> list[str]:

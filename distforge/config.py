@@ -138,6 +138,11 @@ def config_sha256(config: Any, exclude: Sequence[str] = ()) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def top_level_keys(path: Path) -> set[str]:
+    """The keys and tables at the top of a TOML file; see `find_config`."""
+    return set(_read_toml(find_config(path)))
+
+
 def _shipped_names() -> str:
     return ", ".join(sorted(file.stem for folder in _SHIPPED for file in folder.glob("*.toml")))
 
@@ -189,7 +194,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
             f"give a TOML file or one of {_shipped_names()}"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}; mend the file there") from error
+        raise InputError(f"{path} is not valid TOML: {error}; correct it there") from error
 
 
 def _read_extended(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -251,10 +256,14 @@ def _default_of(field: dataclasses.Field[Any]) -> Any:
     return field.default
 
 
+class UnknownKeyError(InputError):
+    """A file has a key that the configuration lacks."""
+
+
 def _unknown_key(key: str, known: Mapping[str, Any], file: str, prefix: str) -> NoReturn:
     near = difflib.get_close_matches(key.replace("-", "_"), known, n=1, cutoff=0.5)
-    mend = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(known)}"
-    raise InputError(f"{file}: unknown key {prefix}{key}; {mend}")
+    remedy = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(known)}"
+    raise UnknownKeyError(f"{file}: unknown key {prefix}{key}; {remedy}")
 
 
 def _convert(value: Any, wanted: Any, current: Any, file: str, dotted: str) -> Any:

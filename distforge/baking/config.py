@@ -58,7 +58,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class Step1Config:
-    """Everything step 1 depends on.
+    """Step 1: bake the reasoning strategies into a model.
 
     name, output: the run's directory is ``output/name``.
     existing: "resume" continues an unfinished run of the same configuration found there; "replace"

@@ -9,6 +9,32 @@ from distforge.training.distributed import entered_world
 
 __all__ = ["BakePromptConfig", "bake_prompt"]
 
+# What `--help` shows; `--help-all` shows every setting.
+MATTER = {
+    "bake-prompt": (
+        "model",
+        "prompt",
+        "strength",
+        "graded",
+        "rounds",
+        "adapter",
+        "check",
+        "data.path",
+        "questions",
+        "name",
+        "existing",
+        "baking.method",
+        "baking.lora.rank",
+        "baking.questions",
+        "baking.num_questions",
+        "baking.max_response_tokens",
+        "baking.on_policy",
+        "baking.beta",
+        "baking.training.max_steps",
+        "baking.training.batch_size",
+    )
+}
+
 
 def bake_prompt(config: BakePromptConfig) -> int:
     """Run it; 3 when a prompt's KL did not come down."""

@@ -21,6 +21,24 @@ from distforge.registry.manifest import write_manifest
 from distforge.training.distributed import entered_world
 from distforge.training.engine_config import EngineConfig
 
+# What `--help` shows; `--help-all` shows every setting.
+MATTER = {
+    "champion make": (
+        "champion.path",
+        "champion.recipe.vocab_size",
+        "champion.recipe.num_examples",
+        "champion.recipe.prompted_fraction",
+        "champion.recipe.seed",
+        "champion.recipe.architecture.hidden_size",
+        "champion.recipe.architecture.num_layers",
+        "champion.recipe.architecture.num_heads",
+        "champion.recipe.training.max_steps",
+        "champion.recipe.training.batch_size",
+        "champion.recipe.optimizer.muon_grokfast.muon_lr",
+        "max_length",
+    )
+}
+
 
 @dataclass(frozen=True)
 class MakeConfig:

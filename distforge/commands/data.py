@@ -32,8 +32,9 @@ from distforge.errors import InputError
 
 @dataclass(frozen=True)
 class MakeConfig:
-    """Make a dataset: ``num_examples`` verified examples from ``seed``, a tenth held out.
+    """Make a dataset of verified examples, a tenth of them held out.
 
+    num_examples: how many, at least 70. seed: of the questions.
     difficulties: in equal shares, of 1 to 4; traces at 4 are as long as at 3, numbers larger.
     output: directory for train and heldout files; it must not hold a dataset already.
     format: jsonl or parquet.
@@ -60,8 +61,9 @@ class CheckConfig:
 
 @dataclass(frozen=True)
 class ShowConfig:
-    """Print examples of a dataset; without ``path``, of one made on the spot.
+    """Print examples of a dataset.
 
+    path: the dataset; without it, one is made on the spot.
     count: how many of each strategy; strategy: only this one.
     """
 

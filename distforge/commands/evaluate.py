@@ -37,6 +37,23 @@ from distforge.thinking.tags import Tags
 from distforge.thinking.thoughts import ThoughtConfig
 from distforge.training.distributed import World, entered_world
 
+# What `--help` shows; `--help-all` shows every setting.
+MATTER = {
+    "evaluate": (
+        "model",
+        "data.path",
+        "questions",
+        "prompted",
+        "max_new_tokens",
+        "batch_size",
+        "benchmarks.gsm8k",
+        "benchmarks.arc",
+        "benchmarks.limit",
+        "output",
+        "dtype",
+    )
+}
+
 
 def until_it_closes() -> ThoughtConfig:
     """How a model thinks where nobody says how."""

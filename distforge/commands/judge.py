@@ -29,10 +29,34 @@ from distforge.thinking.thoughts import ThoughtConfig
 from distforge.training.distributed import World, entered_world
 from distforge.training.engine_config import EngineConfig
 
+# What `--help` shows; `--help-all` shows every setting.
+MATTER = {
+    "judge": (
+        "model",
+        "data",
+        "reference",
+        "items",
+        "thought.max_tokens",
+        "thought.closing",
+        "tags.opening",
+        "tags.closing",
+        "control.path",
+        "control.tokens",
+        "control.start",
+        "theater.thoughts",
+        "theater.strict",
+        "dtype",
+        "json",
+    )
+}
+
 
 @dataclass(frozen=True)
 class TagsConfig:
-    """Between which the model thinks; each is one token of its tokenizer."""
+    """Between which the model thinks; each is one token of its tokenizer.
+
+    opening: begins a thought. closing: ends it.
+    """
 
     opening: str = OPEN
     closing: str = CLOSE
@@ -45,7 +69,8 @@ class ControlChoice(ControlConfig):
     path: a directory with one that was trained before; by default that of the judged model's run.
     tokens: where above 0, train one here, for so many: as many as the judged model's training read.
     start, data: from the model in ``start`` (by default the judged one), on the training questions
-        in ``data`` (by default the judge's). It is kept in ``keep``.
+        in ``data`` (by default the judge's).
+    keep: where it is kept.
     """
 
     path: str = ""

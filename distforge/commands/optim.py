@@ -25,6 +25,25 @@ _PIPE_COLUMNS = 200
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
 
 
+# What `--help` shows; `--help-all` shows every setting.
+MATTER = {
+    "optim explain": (
+        "model",
+        "champion.path",
+        "optimizer.name",
+        "optimizer.muon_grokfast.muon_patterns",
+        "optimizer.muon_grokfast.adamw_patterns",
+        "optimizer.muon_grokfast.muon_lr",
+        "optimizer.muon_grokfast.adamw_lr",
+        "optimizer.muon_grokfast.weight_decay",
+        "optimizer.muon_grokfast.split_heads",
+        "optimizer.muon_grokfast.scale",
+        "optimizer.muon_grokfast.grokfast_lambda",
+        "optimizer.muon_grokfast.grokfast_on_adamw",
+    )
+}
+
+
 @dataclass(frozen=True)
 class ExplainConfig(Step1Config):
     """Show which parameters Muon trains and which AdamW, with the rule that decided.

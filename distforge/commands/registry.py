@@ -44,7 +44,7 @@ class ListConfig:
 class ShowConfig:
     """Show everything known of one version.
 
-    version: such as baked_reasoning/3. uri: as in ``registry list``.
+    version: such as baked_reasoning/3. uri: the registry, see ``registry list``.
     download: copy the model there, verified.
     """
 
@@ -55,7 +55,12 @@ class ShowConfig:
 
 @dataclass(frozen=True)
 class PromoteConfig:
-    """Point an alias at a version: champion, baked-latest, baked-best, rl-latest or rl-best."""
+    """Point an alias at a version.
+
+    version: such as baked_reasoning/3.
+    alias: champion, baked-latest, baked-best, rl-latest or rl-best.
+    uri: the registry, see ``registry list``.
+    """
 
     version: tyro.conf.Positional[str]
     alias: tyro.conf.Positional[str]
@@ -64,7 +69,11 @@ class PromoteConfig:
 
 @dataclass(frozen=True)
 class LineageConfig:
-    """Show where a version comes from and what was made of it."""
+    """Show where a version comes from and what was made of it.
+
+    version: such as baked_reasoning/3.
+    uri: the registry, see ``registry list``.
+    """
 
     version: tyro.conf.Positional[str]
     uri: str = ""
@@ -76,6 +85,7 @@ class VerifyConfig:
     log. Exit status 3 when something does not verify.
 
     version: such as baked_reasoning/3; empty is all.
+    uri: the registry, see ``registry list``.
     """
 
     version: tyro.conf.Positional[str] = ""
@@ -87,6 +97,8 @@ class GcConfig:
     """Remove old versions of one name. Aliased ones and ancestors of what is kept stay; so do all
     files in run directories.
 
+    model_type: the name, such as baked_reasoning.
+    uri: the registry, see ``registry list``.
     keep_last: newest versions to keep. keep_every: keep multiples of this number; 0 keeps no more.
     dry_run: only say what would go.
     """
@@ -103,7 +115,7 @@ class RelocateConfig:
     """Correct the registry, and what waits to be sent to it, after models and runs were moved from
     one folder to another.
 
-    old: the folder they lay in. new: where that lies now. uri: as in ``registry list``.
+    old: the folder they lay in. new: where that lies now. uri: the registry, see ``registry list``.
     spool: what waits to be sent, as in ``registry list``. dry_run: only say what would change.
     """
 
@@ -120,7 +132,7 @@ def serve(config: ServeConfig) -> int:
 
 
 def list_(config: ListConfig) -> int:
-    """Print a table."""
+    """Print them."""
     uri = _uri(config.uri)
     left = replay_spool(uri, config.spool)
     registry = _open(config.uri)
@@ -132,18 +144,10 @@ def list_(config: ListConfig) -> int:
             steps = ", ".join(map(str, sorted(session.checkpoints)))
             numbers = f"{session.phase}.{session.step}"
             table.add_row(session.id, numbers, session.status, steps, where)
+        console.print(table)
     else:
-        table = Table("version", "aliases", "accuracy", "parent", "model")
         for version in registry.find(config.model_type or None):
-            accuracy = version.metrics.get("accuracy_overall")
-            table.add_row(
-                version.version,
-                ", ".join(version.aliases),
-                "" if accuracy is None else f"{accuracy:.1%}",
-                version.parent,
-                str(version.model_path),
-            )
-    console.print(table)
+            print("\n    ".join(_entry(version)))
     if left:
         console.print(left, soft_wrap=True)
     return 0
@@ -229,6 +233,20 @@ def _uri(given: str) -> str:
 
 def _open(given: str) -> ModelRegistry:
     return ModelRegistry(_uri(given), create=False)
+
+
+def _entry(version: ModelVersion) -> list[str]:
+    """Name and aliases; then what it reached on which data, for those of unlike data do not
+    compare; its parent; where it lies."""
+    aliases = f"  ({', '.join(version.aliases)})" if version.aliases else ""
+    facts = []
+    if (accuracy := version.metrics.get("accuracy_overall")) is not None:
+        data = version.tags.get("dataset_sha256", "")[:8]
+        facts.append(f"accuracy {accuracy:.1%}" + (f" on data {data}" if data else ""))
+    if version.parent:
+        facts.append(f"from {version.parent}")
+    lines = [f"{version.version}{aliases}", ", ".join(facts), str(version.model_path)]
+    return [line for line in lines if line]
 
 
 def _line(version: ModelVersion) -> str:

@@ -14,6 +14,32 @@ from distforge.pipeline import Outcome, PipelineConfig, StageTime, run_pipeline
 
 __all__ = ["PipelineConfig", "run"]
 
+# What `--help` shows; `--help-all` shows every setting.
+MATTER = {
+    "run": (
+        "name",
+        "champion.path",
+        "champion.make",
+        "data.path",
+        "data.num_examples",
+        "training.max_steps",
+        "training.batch_size",
+        "training.micro_batches",
+        "engine.dtype",
+        "engine.zero_stage",
+        "evaluation.every_steps",
+        "checkpoint_every",
+        "step2.episodes.episodes",
+        "step2.episodes.batch_size",
+        "step2.thought.max_tokens",
+        "step2.reward.kind",
+        "resume",
+        "force",
+        "force_from",
+        "dry_run",
+    )
+}
+
 
 def run(config: PipelineConfig) -> int:
     """Run what is missing of phase 3; 3 when a goal was missed, and no model is handed off."""

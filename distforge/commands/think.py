@@ -8,6 +8,32 @@ from distforge.quietstar import Step2Config, run_step2_rl
 
 __all__ = ["Step2Config", "think"]
 
+# What `--help` shows; `--help-all` shows every setting.
+MATTER = {
+    "think": (
+        "name",
+        "baked",
+        "data.path",
+        "task",
+        "text.path",
+        "reward.function",
+        "reward.kind",
+        "episodes.episodes",
+        "episodes.batch_size",
+        "episodes.thoughts",
+        "thought.max_tokens",
+        "thought.closing",
+        "optimizer.muon_grokfast.muon_lr",
+        "optimizer.muon_grokfast.kl_coefficient",
+        "rollouts.num_actors",
+        "probe.every_steps",
+        "checkpoint_every",
+        "existing",
+        "resume",
+        "dry_run",
+    )
+}
+
 
 def think(config: Step2Config) -> int:
     """Run step 2; 3 when the model is not better than the baked one, or its verdict is not PASS."""

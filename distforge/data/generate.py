@@ -34,13 +34,15 @@ _EXHAUSTED_AFTER = 2000
 class DataConfig:
     """Which questions: of files, or made.
 
-    ``path``: a directory with a file for each split (train, and heldout, validation or test), what
-    ``datasets.save_to_disk`` wrote, or a JSONL, CSV or Parquet file, of which a tenth is held out;
-    empty: make ``num_examples`` (at least 70, 10% of them held out) from ``seed``. Where other
-    questions are the default, these are made if one of the two or ``difficulties`` is set.
-    ``difficulties``: those made, in equal shares, of 1 to 4. At 4 traces are as long as at 3, with
-    larger numbers where there are any: questions for a model that was baked on 1 to 3.
-    ``max_length``: longest example in tokens; longer ones are left out, counted and reported.
+    path: a directory with a file for each split (train, and heldout, validation or test), what
+        ``datasets.save_to_disk`` wrote, or a JSONL, CSV or Parquet file, of which a tenth is held
+        out; empty makes questions. Where other questions are the default, they are made if one of the
+        next three is set.
+    num_examples: questions to make, at least 70, a tenth of them held out.
+    seed: of the questions that are made.
+    difficulties: of these, in equal shares, of 1 to 4. At 4 traces are as long as at 3, with
+        larger numbers where there are any: questions for a model that was baked on 1 to 3.
+    max_length: longest example in tokens; longer ones are left out, counted and reported.
     """
 
     SHORT: ClassVar[str] = "path"

@@ -31,14 +31,14 @@ def parts_of(path: Path, split: str | None) -> tuple[list[Part], str]:
         InputError: nothing there that is read, or two files of one split.
     """
     if not path.is_dir():
-        if path.suffix not in SUFFIXES:
-            raise InputError(
-                f"{path} ends in {path.suffix!r}; expected one of {', '.join(SUFFIXES)}, or a "
-                "directory that exists"
-            )
         if not path.is_file():
             raise InputError(
                 f"{path} does not exist; make it with `distforge data make` or name a file"
+            )
+        if path.suffix not in SUFFIXES:
+            raise InputError(
+                f"{path} ends in {path.suffix!r}; expected one of {', '.join(SUFFIXES)}, or a "
+                "directory"
             )
         return [Part(open_rows(path), split)], f"read {path.name}"
     if (path / _SAVED_STATE).is_file():

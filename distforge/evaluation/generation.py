@@ -104,7 +104,7 @@ def generate(
                 rows = [prompts[i] for i in chosen]
                 told = _Told(count, progress, start, len(rows), len(prompts), max_new_tokens)
                 told(0, len(rows))
-                with _random_state(model.device, seed + start, fork=temperature > 0):
+                with random_state(model.device, seed + start, fork=temperature > 0):
                     batch = _decode(
                         model, renderer, rows, max_new_tokens, temperature, unwanted, told
                     )
@@ -158,7 +158,7 @@ def _require_room(
 
 
 @contextmanager
-def _random_state(device: torch.device, seed: int, fork: bool) -> Iterator[None]:
+def random_state(device: torch.device, seed: int, fork: bool) -> Iterator[None]:
     """Sampling from ``seed`` inside, the outer random state untouched."""
     if not fork:
         yield
@@ -205,18 +205,25 @@ def continue_ids(
     # Padding stands on the left, so that every row's next token comes at the same column.
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    own = model.generation_config
-    model.generation_config = settings
     told = StoppingCriteriaList([_EachStep(steps, width)] if steps else [])
-    try:
+    with own_settings(model, settings):
         output = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
             stopping_criteria=told,
         )
+    return [_up_to_end(row, stops) for row in output[:, width:].tolist()]
+
+
+@contextmanager
+def own_settings(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
+    """Inside, ``settings`` stand for the model's own, also for what they leave open."""
+    own = model.generation_config
+    model.generation_config = settings
+    try:
+        yield
     finally:
         model.generation_config = own
-    return [_up_to_end(row, stops) for row in output[:, width:].tolist()]
 
 
 def _up_to_end(row: list[int], stops: Sequence[int]) -> list[int]:
@@ -229,6 +236,22 @@ def _from_all(settings: GenerationConfig) -> bool:
     return bool(settings.do_sample and settings.top_k == 0 and settings.top_p == 1.0)
 
 
+def generation_settings(
+    renderer: Renderer, max_new_tokens: int, temperature: float
+) -> GenerationConfig:
+    """Greedy at temperature 0, else from the whole distribution; ended by any end it knows."""
+    # top_k and top_p default to a truncated distribution in transformers.
+    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=temperature > 0,
+        eos_token_id=list(renderer.stops),
+        pad_token_id=renderer.pad,
+        suppress_tokens=list(renderer.absent) or None,
+        **sampling,
+    )
+
+
 def _decode(
     model: PreTrainedModel,
     renderer: Renderer,
@@ -238,16 +261,7 @@ def _decode(
     unwanted: Sequence[str],
     steps: Steps,
 ) -> list[Generation]:
-    # top_k and top_p default to a truncated distribution in transformers.
-    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=temperature > 0,
-        eos_token_id=list(renderer.stops),
-        pad_token_id=renderer.pad,
-        suppress_tokens=list(renderer.absent) or None,
-        **sampling,
-    )
+    settings = generation_settings(renderer, max_new_tokens, temperature)
 
     def ended(ids: list[int]) -> bool:
         text = renderer.tokenizer.decode(ids)

@@ -17,29 +17,30 @@ from distforge.errors import InputError, require_in
 class ArchitectureConfig:
     """The shape of a Llama-style causal language model.
 
+    hidden_size: width of the residual stream.
+    num_layers: transformer blocks.
+    num_heads: query heads; each is hidden_size / num_heads wide, an even number (rotary pairs).
+    num_kv_heads: key-value heads; fewer than num_heads is grouped-query attention.
+    intermediate_size: width of the gated feed-forward.
+    max_position_embeddings: longest sequence, in tokens.
+    tie_word_embeddings: one matrix for the input embedding and the LM head.
+    rope_theta: base of the rotary frequencies.
+    rms_norm_eps: added to the mean square in RMSNorm.
+
     Raises:
         ValueError: a size below 1, heads that do not divide the width, or key-value heads that do
             not divide the heads.
     """
 
     hidden_size: int = 160
-    """Width of the residual stream."""
     num_layers: int = 4
-    """Transformer blocks."""
     num_heads: int = 5
-    """Query heads; each is hidden_size / num_heads wide, an even number (rotary pairs)."""
     num_kv_heads: int = 5
-    """Key-value heads; fewer than num_heads is grouped-query attention."""
     intermediate_size: int = 432
-    """Width of the gated feed-forward."""
     max_position_embeddings: int = 512
-    """Longest sequence, in tokens."""
     tie_word_embeddings: bool = True
-    """One matrix for the input embedding and the LM head."""
     rope_theta: float = 10_000.0
-    """Base of the rotary frequencies."""
     rms_norm_eps: float = 1e-5
-    """Added to the mean square in RMSNorm."""
 
     def __post_init__(self) -> None:
         sizes = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size")

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from distforge import durable
 from distforge.activity import named
 from distforge.errors import InputError, explain_file_error
+from distforge.models.card import CARD_FILE, model_card
 from distforge.models.quiet import quiet_transformers
 from distforge.models.storage import save_weights
 from distforge.rendering import Renderer
@@ -25,7 +26,7 @@ _OWN_SUBDIRECTORY = "additional_chat_templates"
 
 @named("writing the model to {directory}")
 def export_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Write a Hugging Face directory: safetensors, tokenizer, generation config.
+    """Write a Hugging Face directory: safetensors, tokenizer, generation config, model card.
 
     `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load it without
     further arguments. Weights have the dtype that they were read from, see `storage`; tied weights
@@ -77,6 +78,8 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory
         with quiet_transformers():
             save_weights(model, directory)
         tokenizer.save_pretrained(directory)
+        card = model_card(model, Renderer(tokenizer, model))
+        durable.write_text(directory / CARD_FILE, card)
     finally:
         model.generation_config = before
 

@@ -25,8 +25,12 @@ OptimizerName = Literal["muon_grokfast", "adamw"]
 class AdamWConfig:
     """torch.optim.AdamW for every parameter.
 
-    lr, eps, weight_decay: >= 0; betas: each [0, 1). Weight decay is for matrices only, as in
-    MuonGrokfastConfig. Raises InputError when a value is out of its range.
+    lr: learning rate, >= 0.
+    betas: decay of the first and second moment, each [0, 1).
+    eps: added to the root of the second moment, >= 0.
+    weight_decay: decoupled, >= 0, of matrices only, as in `MuonGrokfastConfig`.
+
+    Raises InputError when a value is out of its range.
     """
 
     lr: float = 3e-4
@@ -42,7 +46,12 @@ class AdamWConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Which optimizer, and the configuration of each. Raises InputError for an unknown name."""
+    """Which optimizer, and the configuration of each.
+
+    name: "muon_grokfast" or "adamw", whose section is then read.
+
+    Raises InputError for an unknown name.
+    """
 
     name: OptimizerName = "muon_grokfast"
     muon_grokfast: MuonGrokfastConfig = field(default_factory=MuonGrokfastConfig.baking)

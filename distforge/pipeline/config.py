@@ -26,6 +26,7 @@ class PipelineConfig(Step1Config):
     A stage is skipped where its verified output is there, and an unfinished one continues: the same
     command, given again, resumes. ``existing = "replace"`` is ``force``.
 
+    step2: the settings of step 2, those of ``distforge think``; none leaves step 2 out.
     force: make all stages' output anew; what is there is kept, hidden beside it, until the new one
         of each has ended. A champion that is given stays.
     force_from: the same from one stage on.

@@ -64,7 +64,8 @@ class RewardConfig:
 class ObjectiveConfig:
     """The loss of reinforcement learning.
 
-    baseline: see `Advantages`.
+    baseline: what a reward is compared with: "rloo", "group_mean", "dr_grpo", "grpo",
+        "reinforce_pp", "ema" or "quietstar_relu"; `Advantages` says what each does.
     ema_decay: of baseline "ema".
     max_importance: > 0, the most that a stale token counts, relative to a fresh one: its weight
         policy / behaviour is cut there.

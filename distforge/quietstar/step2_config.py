@@ -43,10 +43,12 @@ NOT_IDENTITY = (
 
 @dataclass(frozen=True)
 class Step2Config(LearnerConfig):
-    """Everything step 2 depends on.
+    """Step 2: reinforce the thoughts of a baked model.
 
     name, output: the run's directory is ``output/name``.
-    existing, resume: see `Step1Config`.
+    existing: "resume" continues an unfinished run of the same configuration found there; "replace"
+        starts it over, and keeps what was there, hidden beside it, until the new run has ended.
+    resume: "auto", "force" or "off", see `Step1Config`.
     baked: the model that step 1 baked, a directory; or the directory of its run.
     baked_accuracy: fraction of held-out questions of its own data that the baked model answers, for
         the hand-off; only of a model for which no run of step 1 has a record. By default that

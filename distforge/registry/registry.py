@@ -38,6 +38,8 @@ from distforge.registry.store import is_server, open_store, source_commit, store
 from distforge.registry.versions import Versions, lookup
 
 _MANIFESTS = "registry.manifests"
+# Versions that a message names.
+_SHOWN = 8
 
 _log = logging.getLogger(__name__)
 
@@ -127,14 +129,26 @@ class ModelRegistry:
         return version
 
     def get(self, version: str) -> ModelVersion:
-        """The version called ``name/number``."""
+        """The version called ``name/number``.
+
+        Raises:
+            InputError: there is none, or ``version`` is a name alone; the message has those of it.
+        """
+        if isinstance(version, str) and "/" not in version and (known := self._known(version)):
+            raise InputError(f"{version!r} has no number; choose one of {known}")
         name, number = split_version(version)
         found = lookup(self._store.get_model_version, name, number)
         if found is None or MANIFEST not in found.tags:
             raise InputError(
-                f"the registry {str(self.uri)!r} has no version {version!r}; choose one that it has"
+                f"the registry {str(self.uri)!r} has no version {version!r}; choose one of "
+                f"{self._known(name) or 'those that `distforge registry list` shows'}"
             )
         return self._versions.read([found])[0]
+
+    def _known(self, name: str) -> str:
+        """The versions of a name, the newest few; empty where there are none."""
+        known = [found.version for found in self.find() if found.version.startswith(f"{name}/")]
+        return ", ".join(known[-_SHOWN:])
 
     def find(self, model_type: str | None = None, **tags: object) -> list[ModelVersion]:
         """Ready versions with all these tags (of one name where given), by name and number; without

@@ -47,7 +47,9 @@ class ControlConfig:
     """How the control of equal compute is trained.
 
     enabled: whether one is; without, no verdict can be PASS.
-    batch_size, micro_batches, seed: as in `SupervisedConfig`.
+    batch_size: examples a step, over all ranks.
+    micro_batches: portions a step is computed in, over all ranks.
+    seed: order of the examples.
     schedule: of the learning rate.
     optimizer: as in step 1.
     """

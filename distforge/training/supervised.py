@@ -23,7 +23,8 @@ from distforge.training.step_result import StepResult
 class SupervisedConfig:
     """How long and in what portions to train.
 
-    epochs: passes over the data, > 0; ``max_steps`` > 0 overrides it with a number of steps.
+    epochs: passes over the data, > 0.
+    max_steps: above 0, a number of steps that overrides ``epochs``.
     batch_size: examples a step, over all ranks and micro-batches.
     micro_batches: portions a step is computed in, over all ranks; a multiple of the world size.
         The curve does not depend on how many ranks share them.

@@ -159,7 +159,7 @@ def test_told_to_stop_it_saves_once_and_ends_with_75(program) -> None:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=DEADLINE)
     assert process.returncode == 75, said
-    assert said.count("told to stop: step 3 of 9 is saved") == 1
+    assert said.count("stopped by a signal: step 3 of 9 is saved") == 1
     assert len(Path("starts").read_text(encoding="utf-8").splitlines()) == 1
 
 
@@ -221,7 +221,7 @@ def test_a_job_that_is_told_to_stop_saves_once_and_is_queued_again(job) -> None:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, said
-    assert said.count("told to stop: step 3 of 9 is saved") == 1
+    assert said.count("stopped by a signal: step 3 of 9 is saved") == 1
     assert Path("requeued").read_text(encoding="utf-8") == "requeue 7\n"
     again = job("wait,3")
     _, said = again.communicate(timeout=DEADLINE)

@@ -128,7 +128,7 @@ def test_ranks_whose_launcher_was_killed_save_once_and_end(
     launchers(process)[which].kill()
     _, said = process.communicate(timeout=DEADLINE)
     assert process.returncode == 3, said
-    saved = re.findall(r"told to stop: step (\d) of 8 is saved", said)
+    saved = re.findall(r"stopped by a signal: step (\d) of 8 is saved", said)
     assert (len(saved), len(set(saved))) == (RANKS, 1), said
     assert said.count("starting it again") == 1, said
     assert not any(rank.is_running() for rank in before)

@@ -173,5 +173,5 @@ def test_the_launcher_passes_a_stop_on(config: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=DEADLINE)
     assert process.returncode == 75, said
-    assert "told to stop" in said
+    assert "stopped by a signal" in said
     assert not (tmp_path / "tiny" / "summary.json").exists()

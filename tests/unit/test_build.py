@@ -261,7 +261,9 @@ def locked(name: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-server.lock"])
+@pytest.mark.parametrize(
+    "name", ["requirements.lock", "requirements-server.lock", "requirements-docs.lock"]
+)
 def test_a_lock_pins_every_requirement_with_hashes_and_names_no_place(name):
     pins = locked(name)
     assert all(pins.values())
@@ -270,8 +272,10 @@ def test_a_lock_pins_every_requirement_with_hashes_and_names_no_place(name):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
-    server = extras.pop("server")
-    groups = [server] if "server" in name else extras.values()
+    # Those that live in an environment of their own.
+    apart = {extra: extras.pop(extra) for extra in ("server", "docs")}
+    own = [group for extra, group in apart.items() if extra in name]
+    groups = own or extras.values()
     asked = {Requirement(text).name for group in groups for text in group} - {"distforge"}
     assert {canonicalize_name(name) for name in asked} <= names
     assert [*locked("requirements-torch.lock")] == ["torch==2.13.0"]

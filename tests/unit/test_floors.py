@@ -35,6 +35,8 @@ FLOORS.update(
         "activity": GROUND,
         "errors": GROUND,
         "extras": GROUND,
+        "settings": GROUND,
+        "help": GROUND,
         "durable": GROUND,
         "locks": GROUND,
         "typed_json": GROUND,

@@ -14,9 +14,11 @@ from distforge.reports.step1_summary import ACCURACY_OVERALL, ACCURACY_STRATEGY
 class ConvergenceConfig:
     """What must hold on held-out questions, answered freely and without a strategy prompt.
 
-    ``overall`` and ``per_strategy`` are the least accuracies, fractions in (0, 1]. The targets
-    for thinking tokens stand beside the tokens, in `distforge.data.USAGE_TARGETS`. Questions that
-    name no strategy have the overall target alone.
+    overall: least accuracy over all questions, a fraction in (0, 1].
+    per_strategy: least accuracy of each strategy, a fraction in (0, 1].
+
+    The targets for thinking tokens stand beside the tokens, in `distforge.data.USAGE_TARGETS`.
+    Questions that name no strategy have the overall target alone.
     """
 
     overall: float = ACCURACY_OVERALL

@@ -19,7 +19,7 @@ from distforge.errors import InputError, RunStopped
         (InputError("x is 3; expected 4"), 2, "error: x is 3; expected 4\n"),
         (OSError(28, "full", "runs/x"), 2, "error: runs/x: No space left on device; free space "),
         (FloatingPointError("5 steps in a row"), 3, "stopped: 5 steps in a row\n"),
-        (RunStopped("step 5 of 8 is saved"), 75, "told to stop: step 5 of 8 is saved; "),
+        (RunStopped("step 5 of 8 is saved"), 75, "stopped by a signal: step 5 of 8 is saved; "),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )

@@ -94,6 +94,7 @@ def test_malformed_lines_are_named(tmp_path: Path, content: str, message: str) -
 def test_missing_file_wrong_suffix_and_broken_parquet(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         read_examples(tmp_path / "none.jsonl")
+    (tmp_path / "x.xlsx").write_text("")
     with pytest.raises(InputError, match=r"ends in '\.xlsx'"):
         read_examples(tmp_path / "x.xlsx")
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no")

@@ -67,9 +67,12 @@ def test_a_report_is_json_without_nan(tmp_path) -> None:
 
 
 def test_tables_show_every_number() -> None:
-    console = Console(width=200, record=True, file=io.StringIO())
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(report_table([report()]))
     console.print(forgetting_table(MATRIX))
     shown = console.export_text()
-    for text in ("Think.", "0.0500", "50.0% / 75.0%", "nothing", "80.0% / 95.0% / 0.2000"):
+    for text in ("Think.", "KL 1.0000 to 0.0500", "in 3 s", "nothing", "80.0%, 95.0%", "KL 0.2000"):
         assert text in shown
+    for condition in ("unprompted", "prompted", "baked", "baked and prompted"):
+        row = next(line for line in shown.splitlines() if f"│ {condition} " in line)
+        assert [cell.strip() for cell in row.split("│")[3:6]] == ["50.0%", "75.0%", "4"]

@@ -1,0 +1,28 @@
+# distforge in a container: docker build -t distforge . && docker run --rm -v "$PWD/runs:/work/runs" distforge doctor
+# With a GPU: docker run --gpus all --shm-size 8g … (torch's usual build has CUDA in it; its kernels need nvcc at build
+# time, so plain torch computes in their place here). Without one, torch's CPU build saves gigabytes: give
+# --build-arg PIP_EXTRA_INDEX_URL=… the address that pytorch.org names for it.
+FROM debian:bookworm-slim AS train
+
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates g++ make python3 python3-dev python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /distforge
+COPY . .
+ARG PIP_EXTRA_INDEX_URL=""
+RUN make setup
+ENV PATH="/distforge/.venv/bin:$PATH"
+
+RUN useradd --create-home distforge && mkdir -p /work/runs && chown -R distforge /work
+USER distforge
+WORKDIR /work
+ENTRYPOINT ["distforge"]
+CMD ["--help"]
+
+# The registry's server; compose.yaml starts it.
+FROM train AS registry
+USER root
+RUN make -C /distforge server && mkdir /registry && chown distforge /registry
+USER distforge
+EXPOSE 5000

@@ -1,0 +1,66 @@
+"""What `distforge registry` prints, on a registry with two models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distforge.cli import main
+from distforge.registry import ModelRegistry
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelRegistry:
+    """Two versions of one model, measured on unlike data, and their champion."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DISTFORGE_REGISTRY_URI", str(tmp_path / "r.db"))
+    registry = ModelRegistry(tmp_path / "r.db")
+    parent = registry.register_model(2, 0, "champion", model(tmp_path, "champion"), {})
+    for number, data in enumerate(("a" * 64, "b" * 64)):
+        path = model(tmp_path, f"baked{number}-of-a-name-that-is-rather-long-for-eighty-columns")
+        metrics = {"accuracy_overall": 0.9 - number / 10}
+        metadata = {"parent": parent, "metrics": metrics, "dataset_sha256": data}
+        registry.register_model(3, 1, "baked_reasoning", path, metadata)
+    registry.promote("baked_reasoning/2", "baked-latest")
+    return registry
+
+
+def model(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.mkdir()
+    (path / "config.json").write_text("{}")
+    (path / "model.safetensors").write_bytes(name.encode())
+    return path
+
+
+def test_the_list_cuts_no_name_and_sets_no_accuracy_apart_from_its_data(
+    registry, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["registry", "list"]) == 0
+    long = "of-a-name-that-is-rather-long-for-eighty-columns"
+    assert capsys.readouterr().out.splitlines() == [
+        "baked_reasoning/1",
+        "    accuracy 90.0% on data aaaaaaaa, from champion/1",
+        f"    {tmp_path}/baked0-{long}",
+        "baked_reasoning/2  (baked-latest)",
+        "    accuracy 80.0% on data bbbbbbbb, from champion/1",
+        f"    {tmp_path}/baked1-{long}",
+        "champion/1",
+        f"    {tmp_path}/champion",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("baked_reasoning", "has no number; choose one of baked_reasoning/1, baked_reasoning/2"),
+        ("baked_reasoning/7", "choose one of baked_reasoning/1, baked_reasoning/2"),
+        ("other/1", "choose one of those that `distforge registry list` shows"),
+        ("other", "is not of the form name/number"),
+    ],
+)
+def test_a_version_that_is_not_there_says_which_are(version, said, registry, capsys):
+    assert main(["registry", "show", version]) == 2
+    assert said in capsys.readouterr().err
