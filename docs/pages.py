@@ -1,4 +1,4 @@
-"""The pages of the documentation site: the guides, and what is written from code and results.
+"""The pages of the documentation site: the guides, and what is written from the code.
 
     python docs/pages.py build/docs
 
@@ -7,10 +7,7 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
-import json
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -36,6 +33,8 @@ API = {
     "Telemetry": ["telemetry.WandBLogger"],
     "Text to ids and back": ["rendering.Renderer"],
 }
+# Where on the site lies what the repository has in a folder.
+_PLACES = {"benchmarks/README.md": "benchmarks.md", "benchmarks/": "", "docs/": ""}
 # Commands whose settings have a part of the page of their own; the others' help says it all.
 CONFIGURATIONS = ("run", "bake", "think", "bake-prompt", "judge", "evaluate", "champion make")
 
@@ -44,17 +43,15 @@ def write_pages(output: Path) -> None:
     """Write all pages into ``output``, which is made anew."""
     shutil.rmtree(output, ignore_errors=True)
     shutil.copytree(RESULTS, output / "results", ignore=shutil.ignore_patterns("*.json"))
-    for guide in sorted((ROOT / "docs").glob("*.md")):
-        shutil.copy(guide, output)
-    pages = {
-        "index": _read("README.md").replace("](docs/", "](").replace("](benchmarks/", "]("),
+    pages = {guide.stem: _read(f"docs/{guide.name}") for guide in (ROOT / "docs").glob("*.md")}
+    pages |= {
+        "index": _read("README.md"),
         "benchmarks": _read("benchmarks/README.md"),
         "changelog": _read("CHANGELOG.md"),
         "security": _read("SECURITY.md"),
         "commands": "\n".join(commands_page()),
         "configuration": "\n".join(configuration_page()),
         "api": "\n".join(api_page()),
-        "results": "\n".join(results_page()),
     }
     for name, text in pages.items():
         (output / f"{name}.md").write_text(text + "\n", encoding="utf-8")
@@ -111,43 +108,6 @@ def api_page() -> Iterator[str]:
         yield from (f"::: distforge.{name}\n" for name in names)
 
 
-def results_page() -> Iterator[str]:
-    """The committed figures, as tables; `ratio` is above 1 where ours is better."""
-    yield "# Figures\n"
-    yield "Each table is a file of `benchmarks/results`, written by the script that it names."
-    yield "A ratio above 1 means that distforge's is better.\n"
-    for path in sorted(RESULTS.glob("*.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        script = ROOT / "benchmarks" / f"bench_{path.stem.split('_a')[0]}.py"
-        yield f"## {path.stem}\n\n{_first_line(script)}\n"
-        yield f"`benchmarks/{script.name}`, on {_machine(found['machine'])}.\n"
-        if path.with_suffix(".png").exists():
-            yield f"![{path.stem}](results/{path.stem}.png)\n"
-        yield "| measured | distforge | compared with | its value | unit | ratio |"
-        yield "|---|---|---|---|---|---|"
-        for row in found["rows"]:
-            cells = [row["work"], _number(row["ours"]), row["peer"], _number(row["peer_value"])]
-            cells += [row["unit"], _number(row["ratio"])]
-            yield "| " + " | ".join(_cell(str(cell)) for cell in cells) + " |"
-        yield ""
-
-
-def _machine(machine: dict[str, Any]) -> str:
-    gpu = f", {machine['gpu']}" if machine.get("gpu") else ""
-    return f"{machine['cores']} cores of {machine['cpu']} ({machine['capability']}){gpu}"
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "" if value is None else str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def _first_line(script: Path) -> str:
-    doc = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
-    return re.sub(r"\s+", " ", doc.split("\n\n")[0])
-
-
 def _configuration(name: str) -> tuple[type[Any], tuple[str, ...]]:
     command = COMMANDS[name]
     module = importlib.import_module(f"distforge.commands.{command.module}")
@@ -155,7 +115,11 @@ def _configuration(name: str) -> tuple[type[Any], tuple[str, ...]]:
 
 
 def _read(name: str) -> str:
-    return (ROOT / name).read_text(encoding="utf-8")
+    """A page of the repository, its links as they go on the site, where all pages lie together."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for there, here in _PLACES.items():
+        text = text.replace(f"]({there}", f"]({here}").replace(f"](../{there}", f"]({here}")
+    return text
 
 
 if __name__ == "__main__":
