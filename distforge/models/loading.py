@@ -50,9 +50,9 @@ _HUB_NAME = re.compile(
     r"(@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]*))?"
 )
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-# Of nats a token at chance, log V: trained models are at a third of it, and at chance or above with
+# Of nats a token at chance, log V: trained models are at a third of it, and at this or more with
 # ids that mean something else. How many parameters a model has that is asked.
-_CHANCE, _ASKABLE = 0.85, (10_000_000, 2_000_000_000)
+_CHANCE, _ASKABLE = 0.65, (10_000_000, 2_000_000_000)
 _ORDINARY = (
     "The capital of France is Paris. Water boils at one hundred degrees. The sun rises in the east "
     "and sets in the west, and most people sleep at night."

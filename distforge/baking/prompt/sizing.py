@@ -36,7 +36,7 @@ class _Size:
 
 
 _PLENTY = _Size(1024, 64, 160, evaluations=8, max_steps=200, batch_size=32, micro_batches=2)
-_FRUGAL = _Size(256, 32, 48, evaluations=2, max_steps=48, batch_size=8, micro_batches=1)
+_FRUGAL = _Size(256, 32, 48, evaluations=2, max_steps=56, batch_size=8, micro_batches=1)
 
 
 def sized(
