@@ -140,7 +140,7 @@ def config_sha256(config: Any, exclude: Sequence[str] = ()) -> str:
 
 def top_level_keys(path: Path) -> set[str]:
     """The keys and tables at the top of a TOML file; see `find_config`."""
-    return set(_read_toml(find_config(path)))
+    return set(_read_extended(find_config(path)))
 
 
 def _shipped_names() -> str:
