@@ -42,7 +42,7 @@ def load_config(
     what the file does not name. Overrides are written `--section.some-key value` or
     `--section.some_key=value`; None is `none`, a flag is `--section.flag` / `--section.no-flag`.
     A class may have a method `for_settings`: it is given the names of all that is set, dotted, and
-    returns the defaults that go with them.
+    returns the defaults that go with them, or None for the usual ones.
     Where a section's class names one of its fields as its `SHORT`, the section's own name, in the
     file or on the command line, stands for that field. A class's `RENAMED` says what fields that
     had another name are called now: the old name is refused with the new one.
@@ -154,8 +154,9 @@ def _override(cls: type[T], default: Any, words: list[str], prog: str | None) ->
 
 
 def _defaults(cls: type[Any], named: Collection[str]) -> Any:
-    """What goes with the settings that are named, where ``cls`` has several."""
-    return cls.for_settings(named) if hasattr(cls, "for_settings") else _MISSING
+    """What goes with the settings that are named, where ``cls`` has something that does."""
+    found = cls.for_settings(named) if hasattr(cls, "for_settings") else None
+    return _MISSING if found is None else found
 
 
 def _dotted(table: Mapping[str, Any], prefix: str = "") -> set[str]:
