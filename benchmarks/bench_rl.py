@@ -40,12 +40,12 @@ from distforge.training.distributed import World
 
 SETTINGS = {
     "questions": 4,
-    "group": 16,
-    "max_tokens": 6,
+    "group": 8,
+    "max_tokens": 24,
     "temperature": 1.0,
     "steps": 30,
     "probe_every": 10,
-    "lr": 3e-5,
+    "lr": 5e-5,
     "kl": 0.02,
     "threads": 1,
     "train_problems": 2000,
@@ -115,7 +115,8 @@ def ours(
         "optimizer.muon-grokfast.kl-coefficient": settings["kl"],
         "probe.every-steps": settings["probe_every"],
         "probe.items": 64,
-        "probe.batch-size": 32,
+        # Unlike a step's, so that the calls of both are told apart.
+        "probe.batch-size": settings["questions"] * settings["group"] + 1,
         "probe.exam-items": 2,
         "checkpoint-every": 0,
         "engine.dtype": "float32",
@@ -123,7 +124,8 @@ def ours(
     }
     given = [part for key, value in words.items() for part in (f"--{key}", str(value))]
     began = time.perf_counter()
-    distforge(["think", *given, "--registry.no-enabled"])
+    if distforge(["think", *given, "--registry.no-enabled"]) not in (0, 3):
+        raise RuntimeError(f"the run {name} was refused or stopped")
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     return {

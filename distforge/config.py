@@ -45,7 +45,7 @@ def load_config(
     A file whose top level has ``extends = "OTHER.toml"`` (beside it, or a shipped one's name)
     changes what that file says, key by key.
     A class may have a method `for_settings`: it is given the names of all that is set, dotted, and
-    returns the defaults that go with them.
+    returns the defaults that go with them, or None for the usual ones.
     Where a section's class names one of its fields as its `SHORT`, the section's own name, in the
     file or on the command line, stands for that field. A class's `RENAMED` says what fields that
     had another name are called now: the old name is refused with the new one.
@@ -162,8 +162,9 @@ def _override(cls: type[T], default: Any, words: list[str], prog: str | None) ->
 
 
 def _defaults(cls: type[Any], named: Collection[str]) -> Any:
-    """What goes with the settings that are named, where ``cls`` has several."""
-    return cls.for_settings(named) if hasattr(cls, "for_settings") else _MISSING
+    """What goes with the settings that are named, where ``cls`` has something that does."""
+    found = cls.for_settings(named) if hasattr(cls, "for_settings") else None
+    return _MISSING if found is None else found
 
 
 def _dotted(table: Mapping[str, Any], prefix: str = "") -> set[str]:

@@ -95,9 +95,7 @@ def _bake(
         record,
     )
     record.start()
-    if note := data_note(examples):
-        log.say(f"data: {note}")
-    heldout = write_splits(examples if world.is_main else (), directory / "data")
+    heldout = _keep_data(examples, directory, log, world)
     before = _report_start(trainer, champion, config, world, log)
     model_dir = directory / "model"
     outcome = trainer.train() if config.mode != "prompt" else trainer.keep()
@@ -132,6 +130,13 @@ def _bake(
             drop_checkpoints(directory, record)
     world.barrier()
     return summary
+
+
+def _keep_data(examples: Sequence[Example], directory: Path, log: RunLogger, world: World) -> Path:
+    """The file of held-out questions."""
+    if note := data_note(examples):
+        log.say(f"data: {note}")
+    return write_splits(examples if world.is_main else (), directory / "data")
 
 
 def _keep_a_copy(config: Step1Config, champion: Champion, directory: Path, world: World) -> None:

@@ -47,12 +47,14 @@ class SlotReader:
     Args:
         tags, thought: how the thoughts were written.
         exact: whether the divergence is summed over the vocabulary.
+        pulls: whether the entropy is differentiated; else it is only told, which costs less.
         rows: slots whose logits are held at once.
     """
 
     tags: Tags
     thought: ThoughtConfig
     exact: bool
+    pulls: bool
     rows: int
 
     def scores(
@@ -125,7 +127,8 @@ class SlotReader:
         answers = mixed.mixed_logits()[after]
         nll = nn.functional.cross_entropy(answers, labels[after], reduction="none")
         missed = (answers.detach().argmax(dim=-1) != labels[after]).float()
-        return own, kl, entropy(log_probs), nll, missed
+        spread = entropy(log_probs if self.pulls else log_probs.detach())
+        return own, kl, spread, nll, missed
 
     def _restricted(self, logits: Tensor, chosen: Tensor) -> Tensor:
         rows = logits if bool(chosen.all()) else logits[chosen]

@@ -15,6 +15,7 @@ from distforge.quietstar.config import RewardConfig
 from distforge.quietstar.rewards import compute_rewards
 from distforge.rollouts import RolloutRequest
 from distforge.thinking.items import ThoughtItem, grouped, pad_targets, pad_texts
+from distforge.thinking.language_model import turn_for_writing_
 from distforge.thinking.model import ThinkingModel
 from distforge.thinking.places import Places
 from distforge.thinking.positions import PositionsConfig, placed
@@ -57,6 +58,7 @@ class ThoughtEngine:
             recipe.device, getattr(torch, recipe.dtype)
         )
         self._model.eval()
+        turn_for_writing_(self._model.lm)
         self._scorer: ThinkingModel | None = None
         if recipe.reward.kind == "prediction_gain":
             self._scorer = ThinkingModel(copy.deepcopy(recipe.config)).to(recipe.device).eval()

@@ -19,7 +19,7 @@ from distforge.quietstar.objective import (
     importance,
     policy_loss,
 )
-from distforge.quietstar.slot_scores import Head, SlotReader, SlotScores
+from distforge.quietstar.slot_scores import SlotReader, SlotScores
 from distforge.thinking.language_model import is_head_last, language_model
 from distforge.thinking.tags import Tags
 from distforge.thinking.thoughts import ThoughtConfig
@@ -84,7 +84,8 @@ class ThoughtLoss:
             policy itself, where what is trained is an adapter: with it off, that is it.
         kl_coefficient: >= 0.
         chunk_elements: most logits held at once in one tensor; about ten of that size are the peak,
-            whatever the vocabulary. Of a model that changes its logits behind the head, all are.
+            whatever the vocabulary. Of a model that changes its logits behind the head, and under
+            ZeRO 3, all are.
 
     ``progress``, in [0, 1], is set by who trains: the entropy bonus falls with it.
     ``kl_coefficient`` may be set between steps.
@@ -107,7 +108,11 @@ class ThoughtLoss:
         lm = language_model(reference)
         vocabulary = lm.get_input_embeddings().weight.shape[0]
         self._reader = SlotReader(
-            tags, thought, config.kl_estimator == "exact", max(1, chunk_elements // vocabulary)
+            tags,
+            thought,
+            exact=config.kl_estimator == "exact",
+            pulls=config.entropy_bonus > 0,
+            rows=max(1, chunk_elements // vocabulary),
         )
         self._makes_chunks = is_head_last(lm)
         self.kl_coefficient = kl_coefficient
@@ -164,12 +169,14 @@ class ThoughtLoss:
     def _scores(self, model: nn.Module, packed: Mapping[str, Tensor]) -> tuple[SlotScores, Tensor]:
         """Of the labelled slots, and which of them are targets."""
         labels = packed["labels"][packed["labels"] != IGNORE_INDEX]
-        chunks = self._makes_chunks and len(labels) > self._reader.rows
+        head, large = _head(model), len(labels) > self._reader.rows
+        # ZeRO 3 has the head's weight whole in the model's own forward pass alone.
+        chunks = large and self._makes_chunks and not hasattr(next(head.parameters()), "ds_id")
         # First: what is computed with an adapter off comes before all that is differentiated.
         with torch.no_grad(), adapters_off(self._reference):
             kept = self._reference(**packed, states_only=chunks)
         output = model(**packed, states_only=chunks)
-        heads = (_head(model), _head(self._reference)) if chunks else None
+        heads = (head, _head(self._reference)) if chunks else None
         return self._reader.scores(output, kept, labels, heads), output.targets
 
     def _policy(self, scores: SlotScores, batch: Mapping[str, Tensor]) -> Tensor:
@@ -207,7 +214,7 @@ class ThoughtLoss:
         return Totals(**dict(zip(names, summed, strict=True)))
 
 
-def _head(model: nn.Module) -> Head:
+def _head(model: nn.Module) -> nn.Module:
     """Of the model inside an engine, or of the model itself."""
     head: nn.Module = language_model(getattr(model, "module", model)).get_output_embeddings()
     return head

@@ -114,16 +114,7 @@ class ThoughtTrainer:
         )
         adapter = Adapter(model, config.lora, config.episodes.seed) if is_adapted else None
         self.loss = ThoughtLoss(config.objective, tags, config.thought, reference, kl_coefficient)
-        loop = config.episodes.loop
-        self.engine = TrainingEngine(
-            model,
-            lambda module: build_optimizer(module, config.optimizer),
-            config.engine,
-            world,
-            loop.micro_batches,
-            self.loss,
-            self.loss.veto if config.rollouts.staleness else None,
-        )
+        self.engine = self._engine(model)
         self._source = MergedSource(self.engine, adapter) if adapter else self.engine
         self._advantages = Advantages(config.objective.baseline, config.objective.ema_decay)
         self._scorer = _scorer(config.reward)
@@ -134,10 +125,28 @@ class ThoughtTrainer:
         self._pool_state: dict[str, object] | None = None
         self._judge, self._course = judge, Course(config.rollback)
         self._is_judged = judge is not None and config.rollback.every_steps > 0
-        every = config.probe.every_steps, config.checkpoint_every
-        judged = self if self._is_judged else None
         self._keeper = Keeper(
-            self, self.engine, directory, world, *every, record, self._scorer, judged
+            self,
+            self.engine,
+            directory,
+            world,
+            config.probe.every_steps,
+            config.checkpoint_every,
+            record,
+            self._scorer,
+            self if self._is_judged else None,
+        )
+
+    def _engine(self, model: ThinkingModel) -> TrainingEngine:
+        config = self._config
+        return TrainingEngine(
+            model,
+            lambda module: build_optimizer(module, config.optimizer),
+            config.engine,
+            self._world,
+            config.episodes.portions,
+            self.loss,
+            self.loss.veto if config.rollouts.staleness else None,
         )
 
     def train(self) -> ThoughtOutcome:

@@ -7,6 +7,7 @@ the policy's. What is sampled is what is examined: the exam writes greedily by t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -21,7 +22,8 @@ from distforge.quietstar.asked import AskedItem, in_lists
 from distforge.rendering import Renderer
 from distforge.rewards import RewardFunctions, Written
 from distforge.thinking.items import grouped, pad_texts
-from distforge.thinking.language_model import language_model
+from distforge.thinking.language_model import language_model, turn_for_writing_
+from distforge.thinking.model import ThinkingModel
 from distforge.thinking.sampling import ThoughtConfig
 from distforge.thinking.tags import Tags
 from distforge.thinking.thoughts import Thoughts, sample_thoughts
@@ -117,7 +119,12 @@ class Writing:
         )
 
     def answer(
-        self, model: nn.Module, items: Sequence[AskedItem], batch_size: int, world: World, step: int
+        self,
+        model: ThinkingModel,
+        items: Sequence[AskedItem],
+        batch_size: int,
+        world: World,
+        step: int,
     ) -> list[Answer]:
         """The greedy answer to each item; collective, ranks share the items.
 
@@ -125,8 +132,11 @@ class Writing:
             InputError: on every rank, where a reward function broke its promise on one.
         """
         mine, fault = items[world.rank :: world.size], ""
+        # A copy, in which weights may lie as writing wants them.
+        writer = copy.deepcopy(model)
+        turn_for_writing_(writer.lm)
         try:
-            own = [list(answer) for answer in self._answer(model, mine, batch_size, step)]
+            own = [list(answer) for answer in self._answer(writer, mine, batch_size, step)]
         except InputError as error:
             own, fault = [], str(error)
         gathered = world.gather_objects([fault, own])

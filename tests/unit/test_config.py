@@ -335,8 +335,8 @@ class Fitting:
     steps: int = 10
 
     @classmethod
-    def for_settings(cls, named: Collection[str]) -> Self:
-        return cls(steps=3) if "data.path" in named else cls()
+    def for_settings(cls, named: Collection[str]) -> Self | None:
+        return cls(steps=3) if "data.path" in named else None
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ import copy
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from distforge.errors import InputError
 from distforge.models.export import export_model
 from distforge.optim.roles import assign_roles
 from distforge.quietstar import ThinkingModel
+from distforge.thinking.language_model import turn_for_writing_
 from distforge.thinking.mixing import MixingHead, mix_logits
 from distforge.thinking.packing import TARGET, pack_thoughts
 from distforge.thinking.places import Places
@@ -238,3 +239,28 @@ def test_the_engine_trains_it():
     for key, value in thinker.state_dict().items():
         assert not torch.equal(value, before[key]), key
     assert int((batch["kind"] == TARGET).sum()) == 6
+
+
+def test_matrices_that_lie_by_column_hold_the_same_values():
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    lm = LlamaForCausalLM(config).eval()
+    ids = torch.arange(12).view(2, 6)
+    state = {name: value.clone() for name, value in lm.state_dict().items()}
+    with torch.no_grad():
+        before = lm(input_ids=ids).logits
+        turn_for_writing_(lm)
+        lm.load_state_dict(state)  # as an engine does at each version
+        after = lm(input_ids=ids).logits
+    turned = {name for name, value in lm.named_parameters() if not value.is_contiguous()}
+    assert "model.layers.0.mlp.down_proj.weight" in turned
+    assert not any("embed" in name or "norm" in name for name in turned)
+    assert all(torch.equal(value, state[name]) for name, value in lm.state_dict().items())
+    torch.testing.assert_close(after, before, rtol=0, atol=EXACT)
