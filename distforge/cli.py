@@ -271,7 +271,7 @@ def _call(name: str, words: list[str]) -> int:
 
 def _whose(path: Path | None) -> str:
     """Which commands a file would suit that does not suit the one it was given to."""
-    from distforge.config import top_level_keys
+    from distforge.config_files import top_level_keys
 
     keys = top_level_keys(path) if path else set()
     suited = []

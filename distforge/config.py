@@ -9,23 +9,19 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import tomllib
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
+from distforge.config_files import find_config, read_extended
 from distforge.errors import InputError
 
 T = TypeVar("T")
 
-# Inside the package in a wheel, beside it in a checkout.
-_SHIPPED = [Path(__file__).with_name("configs"), Path(__file__).parents[1] / "configs"]
-
 _MISSING = dataclasses.MISSING
 _NONE = "none"
-_EXTENDS = "extends"
 
 
 def load_config(
@@ -73,7 +69,7 @@ def load_config(
     if path is None:
         return _override(cls, _defaults(cls, _named_by(words)), words, prog)
     path = find_config(path)
-    content = _read_extended(path)
+    content = read_extended(path)
     prefix = ""
     if table and isinstance(content.get(table), dict):
         content, prefix = content[table], f"{table}."
@@ -81,24 +77,6 @@ def load_config(
     base = _defaults(cls, {*_named_by(words), *_dotted(content)})
     default = _build(cls, base, content, str(path), prefix)
     return _override(cls, default, words, prog)
-
-
-def find_config(path: Path) -> Path:
-    """The file that ``path`` names: itself, or the shipped one where it is a bare name.
-
-    Raises:
-        InputError: a bare name, neither that of a file here nor of a shipped configuration.
-    """
-    if path.exists() or path.name != str(path):
-        return path
-    for folder in _SHIPPED:
-        shipped = folder / f"{path.name.removesuffix('.toml')}.toml"
-        if shipped.is_file():
-            return shipped
-    raise InputError(
-        f"there is no file {str(path)!r} here and no shipped configuration of that name; "
-        f"give a TOML file or one of {_shipped_names()}"
-    )
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -138,15 +116,6 @@ def config_sha256(config: Any, exclude: Sequence[str] = ()) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def top_level_keys(path: Path) -> set[str]:
-    """The keys and tables at the top of a TOML file; see `find_config`."""
-    return set(_read_extended(find_config(path)))
-
-
-def _shipped_names() -> str:
-    return ", ".join(sorted(file.stem for folder in _SHIPPED for file in folder.glob("*.toml")))
-
-
 def _override(cls: type[T], default: Any, words: list[str], prog: str | None) -> T:
     """``default`` (where it is missing, that of ``cls``) with the words of the command line."""
     if not words and default is _MISSING and not _required(cls):
@@ -184,42 +153,6 @@ def _named_by(words: Sequence[str]) -> set[str]:
 
 def _required(cls: type[Any]) -> list[str]:
     return [f.name for f in dataclasses.fields(cls) if f.init and _default_of(f) is _MISSING]
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"cannot read the configuration {path}: {error.strerror or error}; "
-            f"give a TOML file or one of {_shipped_names()}"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}; correct it there") from error
-
-
-def _read_extended(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The file's content over that of the file it extends; ``below``: those that extend it."""
-    content = _read_toml(path)
-    if _EXTENDS not in content:
-        return content
-    named = content.pop(_EXTENDS)
-    if not isinstance(named, str):
-        raise InputError(f"{path}: {_EXTENDS} = {_show(named)} should be a string")
-    beside = path.parent / named
-    other = beside if beside.exists() else find_config(Path(named))
-    if other.resolve() in (path.resolve(), *(file.resolve() for file in below)):
-        raise InputError(f"{path}: {_EXTENDS} = {_show(named)} leads back to itself; remove it")
-    return _merged(_read_extended(other, (path, *below)), content)
-
-
-def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    both = {k: _merged(under[k], v) for k, v in over.items() if _are_tables(under.get(k), v)}
-    return {**under, **over, **both}
-
-
-def _are_tables(*values: Any) -> bool:
-    return all(isinstance(value, dict) for value in values)
 
 
 def _build(cls: type[Any], base: Any, table: Mapping[str, Any], file: str, prefix: str) -> Any:

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal, Self
 
 import pytest
 
-from distforge.config import config_sha256, dump_toml, find_config, load_config, to_dict
+from distforge.config import config_sha256, dump_toml, load_config, to_dict
+from distforge.config_files import find_config
 from distforge.errors import InputError
 
 

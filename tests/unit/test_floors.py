@@ -20,7 +20,18 @@ PACKAGE = ROOT / "distforge"
 FLOORS = {
     **dict.fromkeys(["ops"], 0),
     **dict.fromkeys(
-        ["optim", "data", "rendering", "handoff", "models", "registry", "telemetry", "config"], 1
+        [
+            "optim",
+            "data",
+            "rendering",
+            "handoff",
+            "models",
+            "registry",
+            "telemetry",
+            "config",
+            "config_files",
+        ],
+        1,
     ),
     **dict.fromkeys(["thinking", "rewards", "rollouts", "training", "evaluation", "reports"], 2),
     **dict.fromkeys(["champion", "baking", "quietstar", "theater"], 3),
