@@ -43,4 +43,4 @@ def write_problems(directory: Path, seed: int, train: int, heldout: int) -> None
     for split, count in (("train", train), ("heldout", heldout)):
         rows = problems(seed, count, split)
         lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (directory / f"{split}.jsonl").write_text(lines)
+        (directory / f"{split}.jsonl").write_text(lines, encoding="utf-8")

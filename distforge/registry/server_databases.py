@@ -53,7 +53,7 @@ def _make(python: str, kind: Kind, file: Path) -> None:
         partial.with_name(f"{partial.name}-journal").unlink(missing_ok=True)
         command = [python, "-c", _MAKE, kind, str(partial)]
         try:
-            made = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+            made = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=_SECONDS)
         except subprocess.TimeoutExpired:
             raise InputError(
                 f"{file} was not made in {_SECONDS} s; see that its disk works, and start again"

@@ -186,7 +186,7 @@ def test_micro_batches_must_divide_by_the_ranks():
 
 
 def unlike_processors(world: World):
-    from distforge.training import engine_config as module
+    from distforge.optim import precision as module
 
     module.cpu_multiplies_bfloat16 = lambda: world.rank == 1
     try:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from distforge.baking import Step1Config
@@ -100,6 +101,7 @@ def measure_both(world: World, root: Path) -> dict[str, list[float]]:
     return seconds
 
 
+@pytest.mark.nightly
 def test_training_waits_at_most_half_as_long(tmp_path: Path) -> None:
     [seconds, _] = run_ranks(2, measure_both, tmp_path)
     middle = {road: statistics.median(each) for road, each in seconds.items()}

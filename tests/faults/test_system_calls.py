@@ -16,7 +16,7 @@ from tests.faults.injecting import CASES, KILLS, fail_calls, kill_at_random
 from tests.faults.short_publish import PUBLISH, REPLAY
 from tests.faults.short_runs import REPLACE, STEP1, STEP2, Case
 
-BY_DAY = {STEP1: 18, REPLACE: 9, STEP2: 6, PUBLISH: 12, REPLAY: 6}
+BY_DAY = {STEP1: 9, REPLACE: 5, STEP2: 4, PUBLISH: 8, REPLAY: 4}
 KILLS_BY_DAY = {STEP1: 8, REPLACE: 3, STEP2: 3, PUBLISH: 6}
 
 

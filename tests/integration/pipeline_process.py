@@ -27,6 +27,7 @@ from distforge.training.keeping import Keeper
 # Champion and data are given by relative paths: a copy of the whole directory is the same pipeline.
 CONFIG = """
 name = "tiny"
+keep_checkpoints = true
 checkpoint_every = 6
 [champion]
 path = "champion"

@@ -43,6 +43,7 @@ def test_synchronous_rollouts_are_reproducible_with_any_number_of_actors(tmp_pat
         assert [n for n in local if not torch.equal(local[n], remote[n])] == []
 
 
+@pytest.mark.nightly
 def test_two_verdicts_of_theatre_take_a_run_with_stale_actors_back(tmp_path, monkeypatch):
     """PASS after step 1, THEATRE after 2 and 3; then steps 2 to 4 again, on other rollouts."""
     rollouts = RolloutConfig(

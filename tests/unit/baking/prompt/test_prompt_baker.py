@@ -301,7 +301,7 @@ def test_a_base_in_16_bit_is_baked_into_and_measured_as_it_is_exported(method) -
 
 
 def test_a_checkpoint_holds_what_is_trained_alone(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(prompt_baker, "remove_checkpoints", lambda root: None)
+    monkeypatch.setattr(prompt_baker, "drop_checkpoints", lambda *_: None)
     baker(directory=tmp_path).bake(PROMPT)
     (newest,) = (tmp_path / "bake" / "checkpoints").glob("step_20")
     names = set(load_file(newest / "model.safetensors"))
