@@ -133,7 +133,8 @@ def main() -> None:
     ]
     spread = max(wide["losses"]) - min(wide["losses"])
     print(f"from seed to seed, {WAYS[0]} differs by {spread:.4f}")
-    settings = {key: str(value) for key, value in vars(options).items() if key != "json"}
+    settings = {key: value for key, value in vars(options).items() if key != "json"}
+    settings |= {key: Path(settings[key]).name for key in ("model", "data")}
     publish(rows, options.json, losses=found, spread_of_float32=spread, settings=settings)
 
 
