@@ -36,7 +36,9 @@ class _Size:
 
 
 _PLENTY = _Size(1024, 64, 160, evaluations=8, max_steps=200, batch_size=32, micro_batches=2)
-_FRUGAL = _Size(256, 32, 48, evaluations=2, max_steps=56, batch_size=8, micro_batches=1)
+# One pass over the questions: on a model of 135M parameters a second one made the held-out KL worse
+# (from 0.303 to 0.047 nats a token after one pass, to 0.067 after 1.75).
+_FRUGAL = _Size(256, 32, 48, evaluations=2, max_steps=32, batch_size=8, micro_batches=1)
 
 
 def sized(
