@@ -17,6 +17,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 from distforge.config_files import find_config, read_extended
 from distforge.errors import InputError
+from distforge.settings import default_of
 
 T = TypeVar("T")
 
@@ -152,7 +153,7 @@ def _named_by(words: Sequence[str]) -> set[str]:
 
 
 def _required(cls: type[Any]) -> list[str]:
-    return [f.name for f in dataclasses.fields(cls) if f.init and _default_of(f) is _MISSING]
+    return [f.name for f in dataclasses.fields(cls) if f.init and default_of(f) is _MISSING]
 
 
 def _build(cls: type[Any], base: Any, table: Mapping[str, Any], file: str, prefix: str) -> Any:
@@ -172,7 +173,7 @@ def _build(cls: type[Any], base: Any, table: Mapping[str, Any], file: str, prefi
     values = {}
     for key, value in table.items():
         dotted = f"{prefix}{key}"
-        current = getattr(base, key) if isinstance(base, cls) else _default_of(fields[key])
+        current = getattr(base, key) if isinstance(base, cls) else default_of(fields[key])
         values[key] = _convert(value, hints[key], current, file, dotted)
     missing = [name for name in _required(cls) if name not in values]
     if missing and not isinstance(base, cls):
@@ -182,12 +183,6 @@ def _build(cls: type[Any], base: Any, table: Mapping[str, Any], file: str, prefi
     except ValueError as error:
         where = f"[{prefix[:-1]}]" if prefix else "top level"
         raise InputError(f"{file}: {where}: {error}") from error
-
-
-def _default_of(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not _MISSING:
-        return field.default_factory()
-    return field.default
 
 
 class UnknownKeyError(InputError):

@@ -68,7 +68,7 @@ def settings_of(cls: type[Any], default: Any = _MISSING, prefix: str = "") -> li
     for field in dataclasses.fields(cls):
         if not field.init:
             continue
-        value = _value(field, default)
+        value = default_of(field) if default is _MISSING else getattr(default, field.name)
         inner = _section_class(hints[field.name], value)
         name = f"{prefix}{field.name}"
         if inner is not None:
@@ -88,7 +88,7 @@ def section_texts(cls: type[Any], prefix: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        inner = _section_class(hints[field.name], _value(field, _MISSING))
+        inner = _section_class(hints[field.name], default_of(field))
         if field.init and inner is not None:
             found[f"{prefix}{field.name}"] = summary(inner).split("\n")[0]
             found |= section_texts(inner, f"{prefix}{field.name}.")
@@ -143,9 +143,8 @@ def toml_value(value: Any) -> str:
     return json.dumps(value if isinstance(value, bool | int) else str(value), ensure_ascii=False)
 
 
-def _value(field: dataclasses.Field[Any], default: Any) -> Any:
-    if default is not _MISSING:
-        return getattr(default, field.name)
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """A field's default; ``dataclasses.MISSING`` where it must be given."""
     factory: Any = field.default_factory
     return field.default if factory is _MISSING else factory()
 

@@ -1,7 +1,10 @@
-"""How much memory a call holds at its peak, as torch's profiler sees it."""
+"""How much memory is held: by all tensors now, and by a call at its peak."""
 
+import gc
 import json
+import warnings
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -17,3 +20,15 @@ def peak_bytes(step, path):
         held += change
         peak = max(peak, held)
     return peak
+
+
+def held_bytes() -> int:
+    """Of all tensors that live on the CPU, each memory once."""
+    gc.collect()
+    storages: dict[int, int] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # isinstance wakes torch's deprecated aliases
+        for thing in gc.get_objects():
+            if issubclass(type(thing), torch.Tensor) and thing.device.type == "cpu":
+                storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+    return sum(storages.values())

@@ -132,9 +132,11 @@ class Writing:
             InputError: on every rank, where a reward function broke its promise on one.
         """
         mine, fault = items[world.rank :: world.size], ""
-        # A copy, in which weights may lie as writing wants them.
-        writer = copy.deepcopy(model)
-        turn_for_writing_(writer.lm)
+        writer = model
+        if world.device.type == "cpu":
+            # A copy, in which weights may lie as writing wants them; a GPU wants nothing.
+            writer = copy.deepcopy(model)
+            turn_for_writing_(writer.lm)
         try:
             own = [list(answer) for answer in self._answer(writer, mine, batch_size, step)]
         except InputError as error:

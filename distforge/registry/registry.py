@@ -34,7 +34,7 @@ from distforge.registry.records import (
     split_version,
 )
 from distforge.registry.retention import choose_removed
-from distforge.registry.store import is_server, open_store, source_commit, store_uri
+from distforge.registry.store import SQLITE, is_server, open_store, source_commit, store_uri
 from distforge.registry.versions import Versions, lookup
 
 _MANIFESTS = "registry.manifests"
@@ -71,8 +71,8 @@ class ModelRegistry:
         self._store = open_store(uri, create=create)
         resolved = store_uri(uri)
         self._folder = None
-        if resolved.startswith("sqlite:///"):
-            file = Path(resolved.removeprefix("sqlite:///"))
+        if resolved.startswith(SQLITE):
+            file = Path(resolved.removeprefix(SQLITE))
             self._folder = file.parent
             events = events or file.with_name(file.stem + ".events.jsonl")
         self.events = EventLog(events) if events else None

@@ -29,13 +29,12 @@ from distforge.registry.access import (
     make_token,
 )
 from distforge.registry.server_databases import Kind, make_databases
-from distforge.registry.store import with_driver
+from distforge.registry.store import SQLITE, with_driver
 
 PASSWORD_VARIABLE = "DISTFORGE_REGISTRY_PASSWORD"
 MINIMUM_PASSWORD = 12
 SOURCE_PATTERN = r"\Amlflow-artifacts:/[0-9A-Za-z]+/[0-9a-f]{32}/artifacts/model\Z"
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\]")
-_SQLITE = "sqlite:///"
 _BACKEND = re.compile(r"(sqlite:///|postgresql(\+[a-z0-9]+)?://)\S+")
 _ARTIFACTS = re.compile(r"(s3|gs|wasbs|abfss)://\S+")
 
@@ -108,7 +107,7 @@ def server_command(config: ServeConfig, directory: Path) -> list[str]:
 
 
 def _backend(config: ServeConfig, directory: Path) -> str:
-    return config.backend or f"{_SQLITE}{directory / 'registry.db'}"
+    return config.backend or f"{SQLITE}{directory / 'registry.db'}"
 
 
 def _users_file(config: ServeConfig, directory: Path) -> Path:
@@ -119,8 +118,8 @@ def _users_file(config: ServeConfig, directory: Path) -> Path:
 def _databases(config: ServeConfig, directory: Path) -> dict[Kind, Path]:
     """The SQLite files that the server will open."""
     backend, files = _backend(config, directory), dict[Kind, Path]()
-    if backend.startswith(_SQLITE):
-        files["models"] = directory / backend.removeprefix(_SQLITE)
+    if backend.startswith(SQLITE):
+        files["models"] = directory / backend.removeprefix(SQLITE)
     if read_password(config) or config.token:
         files["users"] = _users_file(config, directory)
     return files
@@ -145,7 +144,7 @@ def server_environment(config: ServeConfig, directory: Path) -> dict[str, str]:
         key = directory / "cookie.key"
         if not key.exists():
             durable.write_text(key, secrets.token_hex(32), mode=SECRET_MODE)
-        users = f"{_SQLITE}{_users_file(config, directory)}"
+        users = f"{SQLITE}{_users_file(config, directory)}"
         described = directory / "auth.ini"
         durable.write_text(
             described,

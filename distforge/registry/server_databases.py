@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from distforge import durable
 from distforge.errors import InputError
-from distforge.registry.store import alone
+from distforge.registry.store import alone, new_database
 
 Kind = Literal["models", "users"]
 
@@ -48,9 +47,7 @@ def make_databases(python: str, files: Mapping[Kind, Path]) -> None:
 
 
 def _make(python: str, kind: Kind, file: Path) -> None:
-    with durable.replacing(file) as partial:
-        # A killed process's; SQLite would take it for that of the new file.
-        partial.with_name(f"{partial.name}-journal").unlink(missing_ok=True)
+    with new_database(file) as partial:
         command = [python, "-c", _MAKE, kind, str(partial)]
         try:
             made = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=_SECONDS)

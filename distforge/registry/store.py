@@ -20,7 +20,7 @@ from distforge.errors import InputError
 from distforge.locks import Held, exclusive
 from distforge.registry.access import lend_token
 
-_SQLITE = "sqlite:///"
+SQLITE = "sqlite:///"
 _SCHEMES = ("http", "https", "postgresql")
 _EXPERIMENT = "distforge"
 # What databases say when two writers met; both may try again.
@@ -45,7 +45,7 @@ def store_uri(uri: str | Path) -> str:
             postgresql, or holds a password, which would end in logs and configurations.
     """
     text = str(uri)
-    if "://" in text and not text.startswith(_SQLITE):
+    if "://" in text and not text.startswith(SQLITE):
         parts = urlsplit(text)
         if parts.scheme.partition("+")[0] not in _SCHEMES or not parts.hostname:
             raise InputError(
@@ -59,13 +59,13 @@ def store_uri(uri: str | Path) -> str:
                 "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or PGPASSFILE) instead"
             )
         return with_driver(text)
-    plain = text.removeprefix(_SQLITE)
+    plain = text.removeprefix(SQLITE)
     if not plain or Path(plain).is_dir() or "\0" in plain or plain.startswith("file:"):
         raise InputError(
             f"the registry {text!r} is not a file; give the path of an SQLite file such as "
             "runs/registry.db, or an address"
         )
-    return f"{_SQLITE}{Path(plain).absolute()}"
+    return f"{SQLITE}{Path(plain).absolute()}"
 
 
 def with_driver(uri: str) -> str:
@@ -93,7 +93,7 @@ def open_store(uri: str | Path, *, create: bool = True) -> Store:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     if is_server(resolved):
         lend_token(resolved)
-    path = Path(resolved.removeprefix(_SQLITE)) if resolved.startswith(_SQLITE) else None
+    path = Path(resolved.removeprefix(SQLITE)) if resolved.startswith(SQLITE) else None
     if path is not None and not path.exists() and not create:
         raise InputError(f"there is no registry at {str(uri)!r}; give the --uri of one")
     import mlflow
@@ -115,14 +115,22 @@ def open_store(uri: str | Path, *, create: bool = True) -> Store:
     return store
 
 
-def _make(path: Path, uri: str | Path) -> None:
-    """A new SQLite store, whole or not at all: MLflow cannot go on with half a migration."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
+@contextmanager
+def new_database(path: Path) -> Iterator[Path]:
+    """Where an SQLite file is made that becomes ``path`` when the block ends well: MLflow cannot go
+    on with half a migration."""
     with durable.replacing(path) as partial:
         # A killed process's; SQLite would take it for that of the new file.
         partial.with_name(f"{partial.name}-journal").unlink(missing_ok=True)
+        yield partial
+
+
+def _make(path: Path, uri: str | Path) -> None:
+    """A new store, whole or not at all."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    with new_database(path) as partial:
         try:
             _migrate(partial)
         except (MlflowException, SQLAlchemyError) as error:
@@ -134,7 +142,7 @@ def _migrate(file: Path) -> None:
     from sqlalchemy import NullPool, create_engine
 
     # Not by a client: MLflow keeps its connections for ever, and this file gets another name.
-    _initialize_tables(create_engine(f"{_SQLITE}{file}", poolclass=NullPool))
+    _initialize_tables(create_engine(f"{SQLITE}{file}", poolclass=NullPool))
 
 
 class Store:
@@ -209,9 +217,9 @@ def experiment_id(store: Store, name: str = _EXPERIMENT) -> str:
         return str(found.experiment_id)
     resolved = store_uri(store.uri)
     location = None
-    if resolved.startswith(_SQLITE):
+    if resolved.startswith(SQLITE):
         # MLflow's own default is relative to whatever directory a process happens to be in.
-        location = (Path(resolved.removeprefix(_SQLITE)).parent / "mlartifacts").as_uri()
+        location = (Path(resolved.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()
     try:
         return str(store.create_experiment(name, artifact_location=location))
     except Exception as error:

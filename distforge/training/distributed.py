@@ -151,6 +151,8 @@ def require_same_versions(world: World) -> None:
     Raises:
         InputError: on every rank, where distforge, torch or DeepSpeed is not the same on all.
     """
+    if world.size == 1:
+        return
     first, *others = world.gather_objects(_versions())
     for rank, other in enumerate(others, start=1):
         unlike = [name for name in first if first[name] != other[name]]

@@ -319,7 +319,7 @@ def drop_checkpoints(directory: Path, record: RunRecord | None = None) -> None:
     with spared("removal of checkpoints", f"{root} may go"):
         remove_checkpoints(root)
         if record is not None:
-            record.no_checkpoints()
+            record.no_checkpoints(root)
 
 
 def _latest_name(root: Path, world: World) -> str | None:

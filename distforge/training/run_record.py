@@ -59,7 +59,7 @@ class RunRecord:
     ) -> None:
         self._publisher: Publisher | None = None
         self._uri = ""
-        self._unlisted: tuple[int, Path] | None = None
+        self._unlisted: tuple[str, Path] | None = None
         self._wait_seconds = config.wait_seconds
         if not config.enabled or not world.is_main:
             return
@@ -89,13 +89,11 @@ class RunRecord:
     def checkpoint(self, step: int, path: Path) -> None:
         """A checkpoint was saved: where it lies, and its manifest's id; those before it that are
         gone are listed no longer."""
-        self._unlisted = step, path.absolute().parent
-        self._list_checkpoints()
+        self._list(f"is not told of the checkpoint of step {step}", path.absolute().parent)
 
-    def no_checkpoints(self) -> None:
-        """All of them are gone: the run has its result."""
-        with _unharmed("is not told that the checkpoints are gone"):
-            self._note(checkpoints={}, retained=[])
+    def no_checkpoints(self, root: Path) -> None:
+        """All of them are gone from ``root``: the run has its result."""
+        self._list("is not told that the checkpoints are gone", root.absolute())
 
     def register(self, *models: dict[str, Any]) -> list[str]:
         """Register models, each the parent of the next; their versions, empty strings for those
@@ -125,7 +123,7 @@ class RunRecord:
             return
         stopped = kind is not None and issubclass(kind, RunStopped | KeyboardInterrupt)
         status = "FINISHED" if kind is None else "STOPPED" if stopped else "FAILED"
-        self._list_checkpoints()
+        self._list_again()
         with _unharmed("is not told of this run's end"):
             self._note_curves()
             self._note(status=status)
@@ -134,12 +132,17 @@ class RunRecord:
                 self._publisher.flush(self._wait_seconds)
             self._publisher.close()
 
-    def _list_checkpoints(self) -> None:
-        """Those beside the newest; where a file cannot be read, again when the run ends."""
+    def _list(self, unless: str, root: Path) -> None:
+        """Note the checkpoints that ``root`` has now; ``unless``: what is said where that fails."""
+        self._unlisted = unless, root
+        self._list_again()
+
+    def _list_again(self) -> None:
+        """What could not be listed; where a file cannot be read, once more when the run ends."""
         if self._publisher is None or self._unlisted is None:
             return
-        step, root = self._unlisted
-        with _unharmed(f"is not told of the checkpoint of step {step}"):
+        unless, root = self._unlisted
+        with _unharmed(unless):
             found = dict(_checkpoints(root))
             self._note(checkpoints=found, retained=sorted(found))
             self._unlisted = None

@@ -1,36 +1,27 @@
 """What ZeRO's ranks hold between steps, against the table of `estimate_memory`."""
 
-import gc
-import warnings
-
 import pytest
-import torch
 
 from distforge.training.deepspeed_config import BUCKET_ELEMENTS
 from distforge.training.distributed import World
 from distforge.training.memory import estimate_memory
 from tests.distributed.harness import run_ranks
+from tests.peak_memory import held_bytes
 from tests.training_cases import engine_config, make_engine, train
 
 
-def held_bytes(world: World, stage: int) -> tuple[int, int]:
-    """Parameters, and bytes of all tensors that live after a step."""
+def held_after_a_step(world: World, stage: int) -> tuple[int, int]:
+    """Parameters, and bytes of all tensors that live."""
     engine = make_engine(world, engine_config(zero_stage=stage))
     train(engine, world, range(1))
-    gc.collect()
-    storages: dict[int, int] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # isinstance wakes torch's deprecated aliases
-        for thing in gc.get_objects():
-            if issubclass(type(thing), torch.Tensor) and thing.device.type == "cpu":
-                storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+    held = held_bytes()
     count = sum(getattr(p, "ds_numel", p.numel()) for p in engine._module.parameters())
-    return count, sum(storages.values())
+    return count, held
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_state_of_a_rank_between_steps(stage):
-    count, held = run_ranks(2, held_bytes, stage)[0]
+    count, held = run_ranks(2, held_after_a_step, stage)[0]
     sizes = ("micro_batch_tokens", "hidden_size", "num_layers", "intermediate_size")
     estimate = estimate_memory(
         num_parameters=count,

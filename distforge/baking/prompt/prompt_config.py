@@ -20,7 +20,6 @@ class BakeTrainingConfig(SupervisedConfig):
 
     epochs: passes over the questions; ``max_steps`` overrides it.
     batch_size: questions a step, over all ranks and micro-batches.
-    micro_batches: portions a step is computed in, over all ranks; a multiple of the world size.
     schedule: learning rate over the whole bake.
     seed: order of the questions.
     """

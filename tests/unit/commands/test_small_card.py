@@ -6,10 +6,8 @@ the longest rows adds to them.
 
 from __future__ import annotations
 
-import gc
 import random
 import re
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +28,7 @@ from distforge.thinking.items import ThoughtItem
 from distforge.thinking.model import ThinkingModel
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
-from tests.peak_memory import peak_bytes
+from tests.peak_memory import held_bytes, peak_bytes
 from tests.thinking_cases import SILENT
 from tests.tiny_models import tiny_tokenizer
 
@@ -52,18 +50,6 @@ def estimates(capsys: pytest.CaptureFixture, tmp_path, monkeypatch) -> list[floa
     assert main(["run", "--config", "gtx1660", "--dry-run"]) == 0
     totals = re.findall(r"^total +([\d.]+)$", capsys.readouterr().out, re.M)
     return [1e6 * float(number) for number in totals]
-
-
-def held_bytes() -> int:
-    """Of all tensors that live, each memory once."""
-    gc.collect()
-    storages: dict[int, int] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # isinstance wakes torch's deprecated aliases
-        for thing in gc.get_objects():
-            if issubclass(type(thing), torch.Tensor) and thing.device.type == "cpu":
-                storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
-    return sum(storages.values())
 
 
 def champion(config: PipelineConfig, vocab: int, eos: int, pad: int):

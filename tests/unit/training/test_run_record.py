@@ -178,6 +178,21 @@ def test_a_checkpoint_that_could_not_be_read_is_listed_when_the_run_ends(
     assert sorted(session.checkpoints) == [3]
 
 
+def test_that_checkpoints_are_gone_is_said_when_the_run_ends_if_not_before(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with record(directory) as ours:
+        ours.start()
+        saved = save(directory, 3)
+        ours.checkpoint(3, saved)
+        shutil.rmtree(saved)
+        with monkeypatch.context() as patch:
+            patch.setattr(Spool, "session", lambda *_: (_ for _ in ()).throw(OSError("full")))
+            ours.no_checkpoints(saved.parent)
+    (session,) = ModelRegistry(directory.parent / "registry.db").sessions()
+    assert session.checkpoints == {}
+
+
 def test_metrics_reach_the_page_while_the_run_goes_on(directory: Path) -> None:
     metrics = directory / "metrics.jsonl"
     line = '{"step": %d, "time": "2026-01-01T00:00:00.000Z", "seconds": 1.0, "train/loss": 2.5}\n'
