@@ -24,6 +24,24 @@ class Completion:
     finished: bool
 
 
+def as_table(completions: Sequence[Completion]) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows of them, a column for each reward function."""
+    names = list(completions[0].rewards)
+    parts = [f"reward of {name}" for name in names]
+    columns = ["prompt", "completion", *parts, "reward", "advantage", "finished"]
+    return columns, [
+        [
+            one.prompt,
+            one.completion,
+            *(one.rewards[name] for name in names),
+            one.reward,
+            one.advantage,
+            one.finished,
+        ]
+        for one in completions
+    ]
+
+
 def keep_completions(completions: Sequence[Completion], step: int, directory: Path) -> None:
     """Append them, a line each."""
     with durable.AppendOnly(directory / COMPLETIONS_NAME, synced=False) as lines:

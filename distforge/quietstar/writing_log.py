@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from distforge.quietstar.asked import AskedItem
-from distforge.quietstar.completions import keep_completions
+from distforge.quietstar.completions import as_table, keep_completions
 from distforge.quietstar.config import LearnerConfig
 from distforge.quietstar.episode_batches import StepExperience
 from distforge.quietstar.step_log import StepLog
@@ -53,6 +53,8 @@ class WritingLog(StepLog):
             return
         with spared(COMPLETIONS_NAME):
             keep_completions(experience.completions, step.step, self._directory)
+        columns, rows = as_table(experience.completions)
+        self._logger.log_table(step.step, names.RL_COMPLETIONS, columns, rows)
         best = max(experience.completions, key=lambda one: one.reward)
         written = " ".join(best.completion.split())[:200]
         self._logger.say(

@@ -45,6 +45,8 @@ RL_FINISHED = "rl_detail/finished"
 RL_TOLD_APART = "rl_detail/groups_told_apart"
 RL_REWARD_PART = "rl_detail/reward_of_"
 RL_HELDOUT_REWARD = "rl_detail/heldout_reward"
+# A table, to W&B alone.
+RL_COMPLETIONS = "rl_detail/completions"
 RL_STALENESS = "rl_detail/staleness"
 RL_ROLLOUT_SECONDS = "rl_detail/rollout_seconds"
 # Tokens a second: that an engine writes, and that the learner learns from. The share of a step that

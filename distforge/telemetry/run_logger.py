@@ -1,7 +1,7 @@
 """One place to report to: a run's metrics go to ``metrics.jsonl``, W&B and the console."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +153,13 @@ class RunLogger:
         """Prints a table on the console."""
         if self.enabled:
             self._console_guard.call(self._console.console.print, table)
+
+    def log_table(
+        self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+    ) -> None:
+        """Reports a table at optimizer step ``step``, to W&B alone."""
+        if self.enabled:
+            self._wandb.log_table(name, columns, rows, step + self._abandoned)
 
     def artifact(self, path: Path, name: str, type: str) -> None:
         """Records a file or directory as a W&B artifact (see ``WandBLogger.save_artifact``)."""

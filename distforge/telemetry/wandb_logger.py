@@ -108,6 +108,14 @@ class WandBLogger:
         if self._run is not None:
             self._guard.call(self._run.log, dict(metrics), step=step)
 
+    def log_table(
+        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int
+    ) -> None:
+        """Logs a table of texts and numbers at optimizer step ``step``; a row has a value for each
+        column."""
+        if self._run is not None:
+            self._guard.call(_log_table, self._run, name, columns, rows, step)
+
     def save_artifact(self, path: Path, name: str, type: str) -> None:
         """Records a file or directory as a W&B artifact.
 
@@ -222,6 +230,15 @@ def _run_id(directory: Path) -> str:
         with suppress(OSError):
             durable.write_text(file, chosen + "\n")
     return chosen
+
+
+def _log_table(
+    run: Any, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int
+) -> None:
+    import wandb
+
+    table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+    run.log({name: table}, step=step)
 
 
 def _log_artifact(run: Any, path: Path, name: str, kind: str) -> None:

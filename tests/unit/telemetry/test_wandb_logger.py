@@ -66,6 +66,20 @@ def test_an_artifact_is_recorded_where_it_lies_and_a_failed_run_as_failed(tmp_pa
     assert end.exit_code == 1
 
 
+def test_a_table_is_kept_with_the_metrics_of_its_step(tmp_path: Path) -> None:
+    with WandBLogger("project", "run", directory=tmp_path) as logger:
+        logger.log({"a": 1.0}, 5)
+        logger.log_table("rl/answers", ["text", "reward"], [["é 13", 1.0], ["", None]], 5)
+        assert logger.active
+    (row,) = history(read_records(only_run_file(tmp_path)))
+    assert (row["_step"], row["a"]) == (5, 1)
+    assert (row["rl/answers/ncols"], row["rl/answers/nrows"]) == (2, 2)
+    (file,) = tmp_path.glob("wandb/offline-run-*/files/" + row["rl/answers/path"])
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    assert kept["columns"] == ["text", "reward"]
+    assert kept["data"] == [["é 13", 1.0], ["", None]]
+
+
 def test_disabled_imports_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
