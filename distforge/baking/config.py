@@ -40,6 +40,8 @@ class EvaluationConfig:
         machine computes in that, else float32.
     stop_when_converged: end training once the validation and then all held-out questions meet the
         convergence targets.
+    extensions: so many times, where the validation at the end misses a target, training goes on for
+        half as many steps again, over which the learning rate falls once more.
     """
 
     every_steps: int = 200
@@ -48,12 +50,13 @@ class EvaluationConfig:
     batch_size: int = 128
     dtype: LoadDtype = "auto"
     stop_when_converged: bool = True
+    extensions: int = 0
 
     def __post_init__(self) -> None:
         require_choice("dtype", self.dtype, get_args(LoadDtype))
         for name in ("every_steps", "validation_questions", "batch_size"):
             require_in("[1, inf]", **{name: getattr(self, name)})
-        require_in("[0, inf]", heldout_questions=self.heldout_questions)
+        require_in("[0, inf]", heldout_questions=self.heldout_questions, extensions=self.extensions)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from distforge.cli import main
 from distforge.registry import ModelRegistry
 from distforge.reports.step1_summary import Step1Summary
 from distforge.telemetry import read_metrics
-from distforge.telemetry.metrics import BAKING_METRICS
+from distforge.telemetry.metrics import BAKING_METRICS, TRAIN_LEARNING_RATE
 from tests.integration.launching import ROOT, curve, run, run_two_ranks
 from tests.tiny_models import tiny_gpt2, tiny_tokenizer
 
@@ -100,19 +100,26 @@ def test_two_ranks_of_deepspeed_follow_one_process(tmp_path: Path, config: str) 
     assert max(abs(plain[step] - split[step]) for step in plain) <= 1e-3
 
 
+@pytest.mark.parametrize(("extensions", "stopped_at", "last"), [(0, 8, 12), (1, 12, 18)])
 def test_interrupted_run_resumes_to_the_same_weights(
-    tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    config: str,
+    monkeypatch: pytest.MonkeyPatch,
+    extensions: int,
+    stopped_at: int,
+    last: int,
 ) -> None:
     from distforge.baking.supervised.trainer import PromptBakingTrainer
 
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    words = ["bake", "--config", config, "--keep-checkpoints", "--output"]
+    words = ["bake", "--config", config, "--keep-checkpoints"]
+    words += ["--evaluation.extensions", str(extensions), "--output"]
     assert main([*words, str(straight)]) == 3
     genuine = PromptBakingTrainer._after_step
 
     def interrupt(trainer: PromptBakingTrainer, record: object) -> None:
         genuine(trainer, record)  # type: ignore[arg-type]
-        if trainer.loop.step == 8:
+        if trainer.loop.step == stopped_at:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(PromptBakingTrainer, "_after_step", interrupt)
@@ -120,9 +127,24 @@ def test_interrupted_run_resumes_to_the_same_weights(
         main([*words, str(broken)])
     monkeypatch.undo()
     assert main([*words, str(broken)]) == 3
-    weights = "tiny/checkpoints/step_12/model.safetensors"
+    weights = f"tiny/checkpoints/step_{last}/model.safetensors"
     assert (straight / weights).read_bytes() == (broken / weights).read_bytes()
     assert curve(straight / "tiny") == curve(broken / "tiny")
+
+
+def test_a_run_that_misses_its_targets_is_extended_and_its_rate_falls_anew(
+    tmp_path: Path, config: str, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["bake", "--config", config, "--output", str(tmp_path)]
+    assert main([*words, "--evaluation.extensions", "1", "--evaluation.every-steps", "100"]) == 3
+    assert "training goes on to step 18" in capsys.readouterr().out
+    assert json.loads((tmp_path / "tiny" / "summary.json").read_text())["steps"] == 18
+    rates = {
+        record.step: record.metrics[TRAIN_LEARNING_RATE]
+        for record in read_metrics(tmp_path / "tiny" / "metrics.jsonl")
+        if TRAIN_LEARNING_RATE in record.metrics
+    }
+    assert rates[12] < rates[13] > rates[18]
 
 
 def test_another_model_family_works_unchanged(tmp_path: Path, config: str) -> None:

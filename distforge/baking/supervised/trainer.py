@@ -106,6 +106,9 @@ class PromptBakingTrainer:
         self._losses: list[float] = []
         self._last_lr = 0.0
         self._stopped = False
+        # What the last validation missed, and how often the run was lengthened for it.
+        self._shortfalls: list[str] = []
+        self._extended = 0
         every = config.evaluation.every_steps, config.checkpoint_every
         self._keeper = Keeper(self, self.engine, directory, world, *every, record)
 
@@ -118,10 +121,11 @@ class PromptBakingTrainer:
         self.loop.step = self._keeper.step
         if self._keeper.evaluation_due:
             self._keeper.evaluate()
-        progress = self._logger.progress(self.loop.total_steps, "baking", self.loop.step)
-        with progress, self._keeper.stopping_between_steps():
-            while self.loop.step < self.loop.total_steps and not self._stopped:
-                self.train_epoch()
+        with self._keeper.stopping_between_steps():
+            self._train_to_end()
+            while self._shortfalls and self._extended < self._config.evaluation.extensions:
+                self._extend()
+                self._train_to_end()
         return self._outcome()
 
     def keep(self) -> TrainingOutcome:
@@ -176,6 +180,20 @@ class PromptBakingTrainer:
             raise InputError(f"{directory} exists; remove it or save elsewhere")
         self._keeper.take_best(directory)
 
+    def _train_to_end(self) -> None:
+        total = self.loop.total_steps
+        with self._logger.progress(total, "baking", self.loop.step):
+            while self.loop.step < total and not self._stopped:
+                self.train_epoch()
+
+    def _extend(self) -> None:
+        """Half as many steps again, over which the learning rate falls once more."""
+        total = self.loop.total_steps + math.ceil(self.loop.total_steps / 2)
+        missed = "; ".join(self._shortfalls)
+        self._logger.say(f"step {self.loop.step}: {missed}; training goes on to step {total}")
+        self.loop.total_steps = total
+        self._extended += 1
+
     def _after_step(self, record: StepRecord) -> None:
         if not record.skipped:
             self._losses.append(record.result.loss)
@@ -206,6 +224,7 @@ class PromptBakingTrainer:
             ),
         )
         self._losses.clear()
+        self._shortfalls = list(convergence.shortfalls)
         if convergence.converged and self._config.evaluation.stop_when_converged:
             self._stopped = self.check_convergence(summarize(self.ask(self.heldout))).converged
         if self._stopped or self._keeper.is_best(scores.accuracy_overall):
@@ -217,6 +236,9 @@ class PromptBakingTrainer:
             "losses": self._losses,
             "lr": self._last_lr,
             "stopped": self._stopped,
+            "shortfalls": self._shortfalls,
+            "extended": self._extended,
+            "total_steps": self.loop.total_steps,
             "guard": self.loop.guard.state_dict(),
         }
 
@@ -224,6 +246,10 @@ class PromptBakingTrainer:
         """See `Trainee`."""
         self._losses, self._last_lr = state["losses"], state["lr"]
         self._stopped = state["stopped"]
+        # Not in checkpoints from before runs could be lengthened.
+        self._shortfalls = state.get("shortfalls", [])
+        self._extended = state.get("extended", 0)
+        self.loop.total_steps = state.get("total_steps", self.loop.total_steps)
         self.loop.guard.load_state_dict(state["guard"])
 
     def _keep(self, accuracy: float) -> None:
