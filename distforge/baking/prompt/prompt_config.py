@@ -49,7 +49,7 @@ def _engine() -> EngineConfig:
 
 
 def _optimizer() -> OptimizerConfig:
-    return OptimizerConfig(name="adamw", adamw=AdamWConfig(lr=2e-3, weight_decay=0.0))
+    return OptimizerConfig(name="adamw", adamw=AdamWConfig(lr=0.0, weight_decay=0.0))
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class PromptBakingConfig:
         in nats a token; > 0.
     generation_batch_size: responses written at once on each rank.
     seed: of questions, responses and the adapter's first weights.
+    optimizer: AdamW by default, whose rate of 0 is decided by `sized` like the rest.
     engine: float32 by default: KL comes down to where 16-bit logits are noise.
     """
 

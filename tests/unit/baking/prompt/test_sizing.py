@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from distforge.baking.prompt.prompt_config import BakeTrainingConfig, PromptBakingConfig
 from distforge.baking.prompt.sizing import described, sized
 from distforge.errors import InputError
+from distforge.optim import AdamWConfig, OptimizerConfig
 from distforge.training.distributed import World
 from tests.baking_cases import examples
 from tests.tiny_models import tiny_tokenizer
@@ -96,6 +97,11 @@ def test_whose_questions(given: dict[str, Any], questions: str) -> None:
     assert size(**given).questions == questions
 
 
+def test_a_large_model_takes_smaller_steps() -> None:
+    rates = {width: size(hidden_size=width).optimizer.adamw.lr for width in (64, 1024)}
+    assert rates == {64: 2e-3, 1024: 5e-4}
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_what_is_asked_for_stays(device: str) -> None:
     training = BakeTrainingConfig(max_steps=7, batch_size=6, micro_batches=3)
@@ -106,6 +112,7 @@ def test_what_is_asked_for_stays(device: str) -> None:
         max_response_tokens=9,
         evaluate_every=3,
         training=training,
+        optimizer=OptimizerConfig(name="adamw", adamw=AdamWConfig(lr=3e-4)),
     )
     assert size(given, device=device) == given
 
