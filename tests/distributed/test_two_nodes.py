@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distforge.telemetry.metrics import TRAIN_LOSS
-from distforge.training.distributed import JOIN_VARIABLE
+from distforge.training.joining import JOIN_VARIABLE
 from distforge.training.traffic import bytes_sent
 from tests.distributed.harness import run_ranks
 from tests.distributed.namespaces import ROOT, Node, allowed, two_nodes
