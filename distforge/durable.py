@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -70,6 +70,12 @@ def write_files(contents: Mapping[Path, bytes], *, mode: int = 0o666) -> None:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())  # a file system may say only now that it is full
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file that is too large to be in memory at once, whole or not at all."""
+    with replacing(path) as partial, _naming(path), open(partial, "xb") as stream:
+        stream.writelines(pieces)
 
 
 def write_text(path: Path, text: str, *, mode: int = 0o666) -> None:

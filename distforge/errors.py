@@ -11,7 +11,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # How libraries in Rust (safetensors, tokenizers) tell of the system's error.
 _NATIVE_ERROR = re.compile(r"\(os error (\d+)\)")
 # torch maps a file's tensors into memory, and says so of what it cannot map.
-_MAPPING_ERROR = re.compile(r"unable to .*file <([^>]*)>.*\((\d+)\)")
+_MAPPING_ERROR = re.compile(r"unable to .*(?:file|memory object) <([^>]*)>.*\((\d+)\)")
 # torch says only that it could not write all of a file.
 _TORCH_ERRORS = ("inline_container", "iostream error")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE)
@@ -23,6 +23,7 @@ _REMEDIES = {
     errno.EROFS: "mount it for writing, or write elsewhere",
     errno.ENOENT: "put it there, or name another",
     errno.EIO: "see that the disk is in order",
+    errno.ENOMEM: "free memory, or start fewer processes on this machine",
 }
 
 

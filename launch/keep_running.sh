@@ -9,7 +9,7 @@
 # and ends it with 75 once the run is saved. MAX_RESTARTS (10) bounds it.
 #
 # How the run ended is read from what it writes itself: torchrun turns every other status into 1.
-# Start it in a directory that all nodes share.
+# On several nodes without ssh it runs on each.
 set -uo pipefail
 (($#)) || { echo "usage: launch/keep_running.sh COMMAND ..." >&2; exit 2; }
 
@@ -17,10 +17,11 @@ place=$(mktemp -d "$PWD/.keep_running.XXXXXX") || exit 2
 trap 'rm -rf "$place"' EXIT
 export DISTFORGE_OUTCOME=$place/outcome.json
 
-# What one rank alone knows, that it was refused or crashed, is why all of them ended.
+# What one rank alone knows, that it was refused or crashed, is why all of them ended. Another
+# node's own file is for a disk on which rank 0's is not.
 told_by() {
   local file
-  for file in "$DISTFORGE_OUTCOME".rank* "$DISTFORGE_OUTCOME"; do
+  for file in "$DISTFORGE_OUTCOME".rank* "$DISTFORGE_OUTCOME" "$DISTFORGE_OUTCOME".node*; do
     [[ -e $file ]] && { echo "$file"; return; }
   done
 }

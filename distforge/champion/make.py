@@ -20,6 +20,7 @@ from distforge.registry.manifest import MANIFEST_NAME, verify_manifest, write_ma
 from distforge.telemetry import RunConsole
 from distforge.training.distributed import World, on_main
 from distforge.training.engine_config import EngineConfig
+from distforge.training.node_disks import copy_to_all
 from distforge.training.previous import forget, previous, set_aside
 from distforge.training.run_directory import holding, locked
 
@@ -64,11 +65,14 @@ def ensure_champion(
         return False
     path = Path(config.path)
     if on_main(world, lambda: _is_made_and_tidy(config)):
+        if not all(world.gather_objects(path.exists())):
+            copy_to_all(path, world)
         return False
     with holding(path, world, f"the champion {path}"):
         if on_main(world, lambda: is_made(config)):  # by another process, meanwhile
             return False
         _make(config, engine_config, max_length, world)
+        copy_to_all(path, world)
     return True
 
 

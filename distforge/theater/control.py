@@ -30,6 +30,7 @@ from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.engine_config import EngineConfig
 from distforge.training.guards import DivergedError
+from distforge.training.node_disks import copy_to_all
 from distforge.training.supervised import SupervisedConfig, SupervisedLoop
 
 CONTROL_DIRECTORY = "control"
@@ -111,6 +112,7 @@ def train_control(
                 durable.write_json(directory / _RECORD_FILE, {**wanted, **found})
                 write_manifest(directory)
         world.barrier()
+    copy_to_all(directory, world)
     control = load_champion(str(directory)).model.to(world.device)
     return Control(control, found["trained_tokens"], found["steps"])
 

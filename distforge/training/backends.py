@@ -29,6 +29,7 @@ from distforge.optim.sharding import bind_zero, load_universal
 from distforge.training.deepspeed_config import deepspeed_config
 from distforge.training.distributed import World, prepare_deepspeed
 from distforge.training.engine_config import EngineConfig
+from distforge.training.node_disks import seen_by_all
 from distforge.training.shards import ShardWriter, loading_plain_data
 from distforge.training.universal import convert_to_universal
 
@@ -227,6 +228,8 @@ class DeepSpeedBackend(Backend):
 
     def save(self, directory: Path, shards: ShardWriter) -> None:
         self._engine.checkpoint_engine.save = shards.save
+        if self._world.size > 1:  # DeepSpeed makes it on rank 0's disk alone
+            (directory / _DEEPSPEED_TAG).mkdir(exist_ok=True)
         scaler = self._engine.torch_autocast_z0_gradscaler
         self._engine.save_checkpoint(
             str(directory),
@@ -256,7 +259,8 @@ class DeepSpeedBackend(Backend):
                 source, target = directory / _DEEPSPEED_TAG, converted / _DEEPSPEED_TAG
                 convert_to_universal(source, target, self._config.zero_stage)
             world.barrier()
-            load_universal(self.optimizer, self._engine, str(converted), _DEEPSPEED_TAG)
+            with seen_by_all(converted, world) as seen:
+                load_universal(self.optimizer, self._engine, str(seen), _DEEPSPEED_TAG)
         world.barrier()
         if world.is_main:
             shutil.rmtree(converted)

@@ -22,6 +22,7 @@ from distforge import durable
 from distforge.errors import InputError, require_in
 from distforge.registry.manifest import Entry, measure_file, verify_manifest
 from distforge.training.distributed import World
+from distforge.training.node_disks import first_by_disk, move_to_main, own_part
 from distforge.training.save_errors import (
     CheckpointError,
     explained,
@@ -40,7 +41,7 @@ from distforge.training.signing import (
 
 _NAME = re.compile(r"step_(\d+)")
 # What a killed save leaves; ".old" in the middle is from before distforge.durable.
-_LEFTOVER = re.compile(r"step_\d+(\.old)?\.tmp(\.old)?")
+_LEFTOVER = re.compile(r"step_\d+(\.old|\.rank\d+)?\.tmp(\.old)?")
 _LATEST_FILE = "latest"
 _STATE_FILE = "state.json"
 
@@ -63,8 +64,9 @@ def begin_checkpoint(
     Once this returns, training may go on: what was written is no longer looked at in memory.
 
     Args:
-        root: directory of the run's checkpoints, on a file system that all ranks share. The run's
-            key (see `distforge.training.signing`) lies beside it, and is made where there is none.
+        root: directory of the run's checkpoints. On nodes that do not see rank 0's it is used for
+            what they write until that is there. The run's key (see `distforge.training.signing`)
+            lies beside it, and is made where there is none.
         step: optimizer steps taken, >= 0. A ``step_N`` that is there already is replaced.
         write: writes this rank's part into the directory it is given; called on every rank and
             collective itself (`TrainingEngine.save`). It returns the files that this rank is to
@@ -77,8 +79,8 @@ def begin_checkpoint(
             what the next save has to pin, and a kill cannot come between the two.
 
     Raises:
-        InputError: bad ``step``, ``keep_last`` or ``keep_every``, ranks that do not share ``root``,
-            or a directory that cannot be written (a full disk). Earlier checkpoints are intact.
+        InputError: bad ``step``, ``keep_last`` or ``keep_every``, or a directory that cannot be
+            written (a full disk). Earlier checkpoints are intact.
         CheckpointError: rank 0 failed, on all other ranks; rank 0 raises the error itself.
             A rank that fails in ``write`` raises at once without telling the others, which may
             be waiting for it inside ``write``: its end is what ends their wait, and the next save
@@ -90,12 +92,18 @@ def begin_checkpoint(
     with explained(final):
         with removed_on_error(partial, world):
             on_main(world, lambda: _begin(root, partial))
-            _require_shared(partial, world)
+            first = first_by_disk(root, world)
+            if first[world.rank] == world.rank != 0:
+                _remove_leftovers(root)
+            own = own_part(partial, first, world)
         # A directory that goes while others write would make them blame a missing file.
         with removed_on_error(partial, world if world.size == 1 else None):
-            mine = list(write(partial) or ())
+            mine = list(write(own) or ())
+            if own != partial:  # it is rank 0's from then on
+                mine = []
             written = world.gather_objects(mine)
         with removed_on_error(partial, world):
+            move_to_main(own, partial, first, world)
             on_main(world, lambda: durable.write_json(partial / _STATE_FILE, state, indent=None))
             if world.is_main:
                 others = {name for names in written[1:] for name in names}
@@ -241,19 +249,15 @@ def load_state(directory: Path) -> dict[str, Any]:
 
 def _begin(root: Path, partial: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    for path in root.iterdir():
-        if path.is_dir() and _LEFTOVER.fullmatch(path.name):
-            shutil.rmtree(path)
+    _remove_leftovers(root)
     ensure_key(root)
     partial.mkdir()
 
 
-def _require_shared(partial: Path, world: World) -> None:
-    if not all(world.gather_objects(partial.is_dir())):
-        raise InputError(
-            f"{partial.parent} is not on a file system that all {world.size} ranks share; "
-            "put the run's directory on one"
-        )
+def _remove_leftovers(root: Path) -> None:
+    for path in root.iterdir():
+        if path.is_dir() and _LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path)
 
 
 def _files(partial: Path) -> list[str]:

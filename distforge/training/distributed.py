@@ -6,8 +6,6 @@ and opens no process group.
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import json
 import os
 import warnings
@@ -18,17 +16,14 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
-import distforge
-from distforge.errors import InputError, first_line
+from distforge.errors import InputError
 from distforge.training.host_memory import keep_freed_memory
-from distforge.training.launcher import stop_with_launcher
+from distforge.training.joining import JOIN_SECONDS, JOIN_VARIABLE, join
+from distforge.training.launcher import require_hostfile, stop_with_launcher
 
 # Longest wait for another rank; a rank that died must not leave the others hanging for ever.
 DEFAULT_TIMEOUT_SECONDS = 1800.0
-# Longest wait for all ranks to start, 600 s unless the environment says otherwise.
-JOIN_VARIABLE = "DISTFORGE_JOIN_SECONDS"
 
 T = TypeVar("T")
 
@@ -97,8 +92,9 @@ def init_world(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> World:
     this process ends with its launcher, and on a CPU keeps the memory it frees.
 
     Raises:
-        InputError: the variables do not describe a world, there is no GPU for this rank, or not all
-            ranks have come within ``DISTFORGE_JOIN_SECONDS`` (600).
+        InputError: the variables do not describe a world, there is no GPU for this rank, the
+            launcher's hostfile is not there, or the ranks cannot `join` within
+            ``DISTFORGE_JOIN_SECONDS`` (600).
     """
     rank, local_rank, size = (
         _read_int("RANK", 0),
@@ -120,54 +116,19 @@ def init_world(timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> World:
         torch.cuda.set_device(device)
     else:
         keep_freed_memory()
+    require_hostfile()
     stop_with_launcher()
     if size > 1 and not dist.is_initialized():
-        _join(rank, size, "nccl" if device.type == "cuda" else "gloo", timeout_seconds)
+        place = os.environ.get("MASTER_ADDR", ""), _read_int("MASTER_PORT", 0)
+        if not all(place):
+            raise InputError(
+                f"WORLD_SIZE is {size}, but MASTER_ADDR or MASTER_PORT is not set; start the "
+                "command with deepspeed or torchrun, which set them"
+            )
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        join(rank, size, backend, place, _read_int(JOIN_VARIABLE, JOIN_SECONDS), timeout_seconds)
     _share_cores(size)
     return World(rank, local_rank, size, device)
-
-
-def _join(rank: int, size: int, backend: str, timeout_seconds: float) -> None:
-    """Enter the process group of the launcher's environment; `InputError` where others do not."""
-    patience, timeout = _read_int(JOIN_VARIABLE, 600), datetime.timedelta(seconds=timeout_seconds)
-    try:
-        waits = datetime.timedelta(seconds=patience)
-        store, _, _ = next(iter(rendezvous("env://", rank, size, timeout=waits)))
-    except (dist.DistError, ValueError) as error:
-        where = ":".join(os.environ.get(f"MASTER_{part}", "?") for part in ("ADDR", "PORT"))
-        raise InputError(
-            f"not all of {size} ranks joined at {where} within {patience} s "
-            f"({first_line(error)}); start the command on every node, with the address of the "
-            f"first one and a port that the others reach, or raise {JOIN_VARIABLE}"
-        ) from error
-    store.set_timeout(timeout)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-
-
-def require_same_versions(world: World) -> None:
-    """Refuse ranks of unlike software, whose losses would differ or whose messages not fit;
-    collective.
-
-    Raises:
-        InputError: on every rank, where distforge, torch or DeepSpeed is not the same on all.
-    """
-    if world.size == 1:
-        return
-    first, *others = world.gather_objects(_versions())
-    for rank, other in enumerate(others, start=1):
-        unlike = [name for name in first if first[name] != other[name]]
-        if unlike:
-            said = "; ".join(f"{n} is {first[n]} on rank 0, {other[n]} on {rank}" for n in unlike)
-            raise InputError(f"the nodes are not alike: {said}; install the same on all of them")
-
-
-def _versions() -> dict[str, str]:
-    # A GPU's nodes may have builds for other systems, which compute the same.
-    return {
-        "distforge": distforge.__version__,
-        "torch": torch.__version__.partition("+")[0],
-        "deepspeed": importlib.metadata.version("deepspeed"),
-    }
 
 
 def on_main(world: World, action: Callable[[], T]) -> T:
@@ -224,7 +185,6 @@ def entered_world(world: World | None = None) -> Iterator[World]:
         return
     world = init_world()
     try:
-        require_same_versions(world)
         yield world
     finally:
         close_world(world)

@@ -42,6 +42,7 @@ from distforge.training.checkpoint import (
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.kept import Best, Judged, Saved, Trainee, read_best
+from distforge.training.node_disks import copy_to_all, seen_by_all
 from distforge.training.pins import Pin, require_whole, take_up
 from distforge.training.run_record import RunRecord
 from distforge.training.signals import StopRequest, stop_between_steps
@@ -59,8 +60,8 @@ class Keeper:
 
     Args:
         trainee: the trainer. engine: its.
-        directory: the run's directory, on a file system that all ranks share; None keeps nothing
-            on disk (a bake in memory), and a signal then ends the process as it always would.
+        directory: the run's directory; None keeps nothing on disk (a bake in memory), and a signal
+            then ends the process as it always would.
         world: this process.
         evaluate_every: steps between two evaluations, > 0; the last step is always evaluated.
         checkpoint_every: steps between two checkpoints, the last step included; 0 makes none but
@@ -218,7 +219,8 @@ class Keeper:
         self._world.barrier()
 
     def take_best(self, directory: Path) -> None:
-        """Move the best weights to ``directory``, with a manifest.
+        """Move the best weights to ``directory``, with a manifest; a node that does not see it gets
+        a copy.
 
         What a run that was killed at its end left there is taken up, or replaced.
         """
@@ -229,6 +231,7 @@ class Keeper:
                 durable.publish_directory(best, directory, replace=True)
             write_manifest(directory)
         self._world.barrier()
+        copy_to_all(directory, self._world)
 
     def _checkpoint(self, pin: Pin | None, best: Path | None = None, *, wait: bool) -> Path | None:
         """Save all as it is; ``pin`` is what it goes back to, ``best`` is copied into it.
@@ -289,11 +292,12 @@ class Keeper:
 
     def _restore(self, directory: Path) -> dict[str, Any]:
         """Continue from what was saved there, but for what lasts; the state that was read."""
-        state = load_state(directory)
-        self.step = state["step"]
-        self._engine.load(directory)
-        if self._beside is not None:
-            self._beside.load(directory, self.step)
+        with seen_by_all(directory, self._world) as seen:
+            state = load_state(seen)
+            self.step = state["step"]
+            self._engine.load(seen)
+            if self._beside is not None:
+                self._beside.load(seen, self.step)
         self.best = read_best(state.get("best"))
         # Before there was one keeper, step 2 called it "due" and a prompt bake owed nothing.
         self.evaluation_due = state.get("evaluation_due", state.get("due", False))

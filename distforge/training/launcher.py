@@ -14,7 +14,10 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
+
+from distforge.errors import InputError
 
 # What torchrun and DeepSpeed's launcher put into the environment of their ranks.
 _MARKS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")
@@ -42,6 +45,32 @@ def stop_with_launcher() -> None:
         _stop()
     else:
         threading.Thread(target=_watch, args=(handles,), daemon=True).start()
+
+
+def require_hostfile() -> None:
+    """`InputError` where DeepSpeed's launcher was given a hostfile that is not there.
+
+    It only warns of that, and starts ranks on this machine alone.
+    """
+    if "CROSS_RANK" not in os.environ:
+        return
+    for pid in _launchers():
+        for name in _hostfiles(_words(pid)):
+            with suppress(OSError):  # another user's process tells less of itself
+                file = Path(os.readlink(f"/proc/{pid}/cwd"), name)
+                if not file.exists():
+                    raise InputError(
+                        f"the hostfile {file} is not there, so only this machine would train; give "
+                        "--hostfile a file with a line for each node, such as 'node-1 slots=8'"
+                    )
+
+
+def _hostfiles(words: list[str]) -> Iterator[str]:
+    for word, following in pairwise(words):
+        if word in ("--hostfile", "-H"):
+            yield following
+        elif word.startswith("--hostfile="):
+            yield word.partition("=")[2]
 
 
 def _watch(handles: list[int]) -> None:

@@ -16,6 +16,7 @@ from distforge.errors import InputError, require_name
 from distforge.registry import RegistryConfig
 from distforge.telemetry import RunLogger, TelemetryConfig
 from distforge.training.distributed import World, on_main
+from distforge.training.node_disks import copy_to_all
 from distforge.training.outcome import OUTCOME_FILE, Outcome, works_on
 from distforge.training.previous import forget
 from distforge.training.run_directory import (
@@ -32,6 +33,7 @@ from distforge.training.run_inputs import require_alike, require_unchanged
 from distforge.training.run_record import RunRecord
 
 _PHASE = 3
+_FOR_THE_NEXT_STEP = (SUMMARY_FILE, "data")
 
 
 class RunConfig(Protocol):
@@ -80,7 +82,12 @@ class Run:
         )
 
     def end(self, met: bool, missed: str = "") -> None:
-        """The run has its result, and has met its goal or ``missed`` it, one sentence."""
+        """The run has its result, and has met its goal or ``missed`` it, one sentence; collective.
+
+        What the next step reads of it lies on every node then.
+        """
+        for name in _FOR_THE_NEXT_STEP:
+            copy_to_all(self.directory / name, self._world)
         self.outcome = Outcome("met" if met else "missed", "" if met else missed)
 
 
@@ -142,6 +149,7 @@ def finished_run(config: RunConfig, not_identity: Sequence[str], world: World) -
     if not on_main(world, look):
         return None
     works_on(directory)
+    copy_to_all(directory / SUMMARY_FILE, world)
     if world.is_main:
         print(f"{directory} is finished (see its {SUMMARY_FILE}): nothing is left to do")
     return directory

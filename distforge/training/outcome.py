@@ -4,7 +4,8 @@ Launchers turn exit statuses into others (torchrun makes 1 of all), and more is 
 say: whether an error is one that will come again. So the outcome is a file. A run's lies in its
 directory. A process's goes where the environment variable ``DISTFORGE_OUTCOME`` says, which
 ``launch/keep_running.sh`` sets; ranks other than 0 write there, under a name with their rank, only
-what the others cannot know: that they were refused their input, or crashed.
+what the others cannot know: that they were refused their input, or crashed. The first rank of
+another node, which may not see rank 0's file, tells the rest in one of its own.
 """
 
 from __future__ import annotations
@@ -108,10 +109,17 @@ def works_on(run: Path) -> None:
 def tell_launcher(outcome: Outcome) -> None:
     """Write this process's outcome where the environment says, if it does."""
     file, rank = os.environ.get(VARIABLE), os.environ.get("RANK", "0")
-    if not file or (rank != "0" and outcome.ended not in ("refused", "crashed")):
+    if not file:
         return
+    if rank != "0":
+        if outcome.ended in ("refused", "crashed"):
+            file = f"{file}.rank{rank}"
+        elif os.environ.get("LOCAL_RANK") == "0":
+            file = f"{file}.node{rank}"
+        else:
+            return
     outcome = Outcome(outcome.ended, outcome.why, str(_latest_run or ""), _progress(_latest_run))
-    outcome.write(Path(file if rank == "0" else f"{file}.rank{rank}"))
+    outcome.write(Path(file))
 
 
 def _is_about_a_peer(error: BaseException) -> bool:

@@ -80,13 +80,3 @@ def test_an_error_of_rank_0_is_raised_on_every_rank(tmp_path):
     assert second[0] == "CheckpointError"
     assert "rank 0 could not save the checkpoint: FileExistsError" in second[1]
     assert str(file) in second[1]
-
-
-def save_on_own_disk(world: World, root: Path):
-    return save_where_nothing_can_be(world, root / f"machine_{world.rank}")
-
-
-def test_ranks_that_do_not_share_the_directory_are_told(tmp_path):
-    for kind, message in run_ranks(2, save_on_own_disk, tmp_path):
-        assert kind == "InputError"
-        assert "not on a file system that all 2 ranks share" in message

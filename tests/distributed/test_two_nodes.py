@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from distforge.telemetry.metrics import TRAIN_LOSS
-from distforge.training.distributed import JOIN_VARIABLE
+from distforge.training.checkpoint import find_latest
+from distforge.training.joining import JOIN_VARIABLE
 from distforge.training.traffic import bytes_sent
 from tests.distributed.harness import run_ranks
 from tests.distributed.namespaces import ROOT, Node, allowed, two_nodes
 from tests.distributed.traffic_rank import CASES, muon_shapes
-from tests.faults.conftest import make_champion
+from tests.faults.short_runs import NAME, made
 from tests.faults.test_stop_signal import bake, curve, digest, wait_for_file
 from tests.free_port import free_port
-from tests.shared import build_once
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
 DEADLINE = 400
@@ -34,14 +35,17 @@ def nodes() -> Iterator[tuple[Node, Node]]:
         yield pair
 
 
-def ranks(nodes: tuple[Node, Node], *command: str, **environment: str) -> list[subprocess.Popen]:
-    """The command on each node, as ranks 0 and 1."""
+def ranks(
+    nodes: tuple[Node, Node], *command: str, said: Path | None = None, **environment: str
+) -> list[subprocess.Popen]:
+    """The command on each node, as ranks 0 and 1; what they print goes to files like ``said``."""
     port, started = str(free_port()), []
     for rank, node in enumerate(nodes):
         world = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}
         world |= {"MASTER_ADDR": nodes[0].address, "MASTER_PORT": port, **environment}
-        words = [word.format(rank=rank) for word in command]
-        started.append(node.start([sys.executable, *words], environment=world))
+        words = [sys.executable, *(word.format(rank=rank) for word in command)]
+        with open(f"{said}.{rank}" if said else os.devnull, "a", encoding="utf-8") as file:
+            started.append(node.start(words, environment=world, stdout=file, stderr=file))
     return started
 
 
@@ -61,22 +65,17 @@ def test_bytes_are_those_of_the_model(nodes: tuple[Node, Node], tmp_path: Path) 
     assert len(losses) == 2  # stages agree
 
 
-def start(
-    nodes: tuple[Node, Node], config: Path, output: Path, *words: str
-) -> list[subprocess.Popen]:
-    """Step 1 by DeepSpeed's launcher on each node, without ssh between them."""
-    hostfile = output.with_suffix(".hosts")
+def launched(nodes: tuple[Node, Node], said: Path, *command: str) -> list[subprocess.Popen]:
+    """The script on each node by DeepSpeed's launcher, without ssh between them."""
+    hostfile = said.with_suffix(".hosts")
     hostfile.write_text("node-1 slots=1\nnode-2 slots=1\n")
     launcher = str(Path(sys.executable).parent / "deepspeed")
     port, started = str(free_port()), []
     for rank, node in enumerate(nodes):
-        command = [launcher, "--hostfile", str(hostfile), "--no_ssh", "--node_rank", str(rank)]
-        command += ["--master_addr", nodes[0].address, "--master_port", port]
-        command += [str(ROOT / "launch" / "step1.py"), "--config", str(config)]
-        with open(output.with_suffix(f".{rank}.log"), "a", encoding="utf-8") as said:
-            started.append(
-                node.start([*command, "--output", str(output), *words], stdout=said, stderr=said)
-            )
+        words = [launcher, "--hostfile", str(hostfile), "--no_ssh", "--node_rank", str(rank)]
+        words += ["--master_addr", nodes[0].address, "--master_port", port]
+        with open(f"{said}.{rank}", "a", encoding="utf-8") as file:
+            started.append(node.start([*words, *command], stdout=file, stderr=file))
     return started
 
 
@@ -84,25 +83,26 @@ def test_two_nodes_train_what_one_does_and_survive_the_loss_of_one(
     nodes: tuple[Node, Node],
     tmp_path: Path,
 ) -> None:
-    config = build_once("faults", make_champion) / "tiny.toml"
+    """The second time by DeepSpeed's launcher, whose start is dear."""
     straight, output = tmp_path / "straight", tmp_path / "nodes"
-    assert run_ranks(2, bake, ["--config", str(config), "--output", str(straight)], 0, 0, 0) == [
-        3,
-        3,
-    ]
-    run = output / "tiny"
-    first, second = start(nodes, config, output)
-    wait_for_file(run / "checkpoints" / "step_3", first)
+    words = ["--config", str(made() / "step1.toml"), "--training.max_steps", "8", "--output"]
+    assert run_ranks(2, bake, [*words, str(straight)], 0, 0, 0) == [3, 3]
+    run, said, script = output / NAME, tmp_path / "said", str(ROOT / "launch" / "step1.py")
+    first, second = ranks(nodes, script, *words, str(output), said=said)
+    wait_for_file(run / "checkpoints" / "step_2", first)
     nodes[1].kill()
     second.wait(DEADLINE)
     assert first.wait(DEADLINE) not in (0, 3)  # it ends by itself, and not as if all were well
     assert not (run / "summary.json").exists()
-    for process in start(nodes, config, output, "--resume", "auto"):
+    saved = find_latest(run / "checkpoints")
+    assert saved is not None
+    lost = curve(run, TRAIN_LOSS)[-1][0] - int(saved.name.removeprefix("step_"))
+    assert lost <= 2  # steps between two checkpoints
+    for process in launched(nodes, said, script, *words, str(output), "--resume", "auto"):
         process.wait(DEADLINE)
-    said = output.with_suffix(".0.log").read_text()
-    assert (run / "summary.json").exists(), said[-3000:]
-    assert curve(run, TRAIN_LOSS) == curve(straight / "tiny", TRAIN_LOSS)
-    assert digest(run) == digest(straight / "tiny")
+    assert (run / "summary.json").exists(), Path(f"{said}.0").read_text(encoding="utf-8")[-3000:]
+    assert curve(run, TRAIN_LOSS) == curve(straight / NAME, TRAIN_LOSS)
+    assert digest(run) == digest(straight / NAME)
 
 
 def test_a_node_that_never_comes_ends_the_wait_in_a_sentence(nodes: tuple[Node, Node]) -> None:

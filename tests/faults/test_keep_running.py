@@ -137,6 +137,11 @@ def test_a_rank_that_crashed_is_why_the_others_were_stopped(program) -> None:
     assert (status, starts) == (1, 2), said
 
 
+def test_a_node_whose_disk_has_no_word_of_rank_0_knows_how_its_own_rank_ended(program) -> None:
+    status, starts, said = keep_running([*program, "75,3"], RANK="1", LOCAL_RANK="0")
+    assert (status, starts) == (3, 2), said
+
+
 def wait_until(condition, process: subprocess.Popen[str]) -> None:
     deadline = DEADLINE * 200
     while not condition():

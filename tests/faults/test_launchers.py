@@ -23,9 +23,11 @@ LAUNCHERS = {
 }
 
 
-def start(launcher: str, config: Path, output: Path, cwd: Path) -> subprocess.Popen[str]:
+def start(
+    launcher: str, config: Path, output: Path, cwd: Path, *more: str
+) -> subprocess.Popen[str]:
     program = str(Path(sys.executable).parent / launcher)
-    command = [str(ROOT / "launch" / "keep_running.sh"), program, *LAUNCHERS[launcher]]
+    command = [str(ROOT / "launch" / "keep_running.sh"), program, *LAUNCHERS[launcher], *more]
     if launcher == "deepspeed":  # its own port is the same for every job on a machine
         command += ["--master_port", str(free_port())]
     command += [str(ROOT / "launch" / "step1.py"), "--config", str(config)]
@@ -85,6 +87,16 @@ def test_a_missed_goal_ends_it_once_and_a_second_start_says_so(
         assert process.returncode == 3, said
         assert "starting it again" not in said
         assert digest(tmp_path / "runs" / "tiny") == straight
+
+
+@pytest.mark.nightly
+def test_without_its_hostfile_nothing_is_trained(config: Path, tmp_path: Path) -> None:
+    """DeepSpeed would train on this machine alone."""
+    process = start("deepspeed", config, tmp_path / "runs", tmp_path, "--hostfile", "absent")
+    _, said = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 2, said
+    assert f"the hostfile {tmp_path}/absent is not there, so only this machine would train" in said
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.nightly

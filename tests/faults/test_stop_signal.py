@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from distforge.baking.supervised.trainer import PromptBakingTrainer
 from distforge.cli import main
 from distforge.telemetry import read_metrics
 from distforge.telemetry.metrics import BAKING_LOSS, TRAIN_LOSS
+from distforge.training.checkpoint import verify_checkpoint
 from distforge.training.distributed import World
 from tests.distributed.harness import run_ranks
 
@@ -102,6 +104,47 @@ def test_one_rank_of_two_is_told(
         assert ours == theirs
 
 
+def bake_apart(world: World, config: str, folder: str, step: int, *more: str) -> int:
+    """`bake` where each rank's node has a disk of its own; the last rank signals itself."""
+    words = ["--config", config, "--output", f"{folder}/node{world.rank}", *more]
+    return bake(world, words, step, world.size - 1, signal.SIGTERM)
+
+
+def test_on_nodes_with_a_disk_each_the_run_lies_on_the_first(
+    config: Path, straight: dict[int, Path], tmp_path: Path
+) -> None:
+    """The other one comes back with an empty disk, as when it was replaced."""
+    words, runs = (str(config), str(tmp_path)), [tmp_path / f"node{n}" / "tiny" for n in (0, 1)]
+    assert run_ranks(2, bake_apart, *words, 5) == [75, 75]
+    verify_checkpoint(runs[0] / "checkpoints" / "step_5")
+    assert not list((runs[1] / "checkpoints").iterdir())
+    shutil.rmtree(tmp_path / "node1")
+    assert run_ranks(2, bake_apart, *words, 0, "--resume", "auto") == [3, 3]
+    assert curve(runs[0], TRAIN_LOSS) == curve(straight[2], TRAIN_LOSS)
+    assert {digest(run) for run in runs} == {digest(straight[2])}
+    assert run_ranks(2, bake_apart, *words, 0, "--resume", "auto") == [3, 3]  # it is finished
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("stage", ["1", "2", "3"])
+@pytest.mark.parametrize("before", [1, 2])
+def test_shards_of_nodes_with_a_disk_each(
+    config: Path, tmp_path: Path, stage: str, before: int
+) -> None:
+    """Also those that are converted, for another number of ranks."""
+    more = ("--engine.zero_stage", stage, "--resume", "auto")
+    words = (str(config), str(tmp_path))
+    assert run_ranks(before, bake_apart, *words, 5, *more) == [75] * before
+    assert run_ranks(2, bake_apart, *words, 0, *more) == [3, 3]
+    alone = ["--config", str(config), "--output", str(tmp_path / "whole"), *more]
+    assert run_ranks(2, bake, alone, 0, 0, 0) == [3, 3]
+    ours, theirs = (
+        [value for _, value in curve(run / "tiny", TRAIN_LOSS)]
+        for run in (tmp_path / "node0", tmp_path / "whole")
+    )
+    assert ours == pytest.approx(theirs, rel=0 if before == 2 else 1e-4)
+
+
 def test_told_outside_of_training_ends_at_once(config: Path, tmp_path: Path) -> None:
     words = ["--config", str(config), "--output", str(tmp_path)]
     assert run_ranks(1, told_while_judging, words) == [75]
@@ -143,7 +186,7 @@ def start(config: Path, output: Path) -> subprocess.Popen[str]:
 def wait_for_file(path: Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + DEADLINE
     while not path.exists():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.stderr.read() if process.stderr else process.args
         assert time.monotonic() < deadline, f"{path} did not appear"
         try:
             process.wait(0.005)

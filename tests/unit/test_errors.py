@@ -63,6 +63,18 @@ def test_what_does_not_is_named(interval, value, said):
             RuntimeError("unable to open file </m/a> in read-only mode: Input/output error (5)"),
             "/m/a: Input/output error; see that the disk is in order",
         ),
+        (
+            RuntimeError("unable to mmap 80 bytes from file </x>: Cannot allocate memory (12)"),
+            "/x: Cannot allocate memory; free memory, or start fewer processes",
+        ),
+        (
+            RuntimeError("unable to resize file </x> to the right size: … (28)"),
+            "/x: No space left on device; free space there",
+        ),
+        (
+            RuntimeError("unable to open shared memory object </t_1> in read-write mode: … (13)"),
+            "/t_1: Permission denied; give this user the right to it",
+        ),
         # Not about files: of those a traceback tells more.
         (ConnectionRefusedError(errno.ECONNREFUSED, "…"), ""),
         (OSError("no number"), ""),

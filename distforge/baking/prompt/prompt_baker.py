@@ -36,6 +36,7 @@ from distforge.reports.prompt_summary import AnswerRow, BakeReport, ForgettingMa
 from distforge.telemetry import RunLogger, TelemetryConfig
 from distforge.training.distributed import World
 from distforge.training.keeping import drop_checkpoints
+from distforge.training.node_disks import copy_to_all
 
 _TRAJECTORIES_FILE = "trajectories.json"
 _ADAPTER_DIRECTORY = "adapter"
@@ -278,6 +279,7 @@ class PromptBaker:
         directory = self._directory / name if self._directory else None
         done = directory / _ADAPTER_DIRECTORY if directory else None
         if done and self.world.broadcast_object((done / RECORD_FILE).is_file()):
+            copy_to_all(done, self.world)
             self._drop_checkpoints(done.parent)
             return BakedPrompt.from_record(base, *read_delta(done, base))
         began = time.monotonic()

@@ -26,6 +26,7 @@ from distforge.evaluation.generation import Progress, generate
 from distforge.models.context import context_length
 from distforge.rendering import Asked, Renderer
 from distforge.training.distributed import World
+from distforge.training.node_disks import copy_to_all
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,7 @@ def kept_trajectories(
 ) -> dict[str, list[Trajectory]]:
     """What ``write`` returns, read from ``path`` where an earlier run got so far; collective."""
     if path and world.broadcast_object(path.is_file()):
+        copy_to_all(path, world)
         return read_trajectories(path)
     sets = write()
     if path and world.is_main:

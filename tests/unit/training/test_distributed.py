@@ -8,13 +8,8 @@ import torch.distributed as dist
 
 from distforge.errors import InputError
 from distforge.training import distributed
-from distforge.training.distributed import (
-    JOIN_VARIABLE,
-    World,
-    close_world,
-    init_world,
-    require_same_versions,
-)
+from distforge.training.distributed import World, close_world, init_world
+from distforge.training.joining import JOIN_VARIABLE
 from tests.free_port import free_port
 
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMP_NUM_THREADS")
@@ -53,6 +48,7 @@ def test_collectives_of_one():
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2"),
         ({"RANK": "-1"}, "RANK is -1"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": ""}, "MASTER_ADDR or MASTER_PORT is not set"),
     ],
 )
 def test_an_environment_that_is_no_world(monkeypatch, variables, named):
@@ -75,7 +71,9 @@ def test_cores_are_all_used_unless_the_user_says_otherwise(monkeypatch):
 @pytest.mark.parametrize("name", ["LOCAL_WORLD_SIZE", "LOCAL_SIZE"])
 def test_ranks_of_one_machine_share_its_cores(monkeypatch, name):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.setattr(distributed, "_join", lambda *args: None)
+    monkeypatch.setattr(distributed, "join", lambda *args: None)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     for key, value in {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", name: "4"}.items():
         monkeypatch.setenv(key, value)
     if torch.cuda.is_available():
@@ -93,17 +91,3 @@ def test_ranks_that_do_not_find_each_other_say_so(monkeypatch, rank):
     expected = rf"not all of 2 ranks joined at 127.0.0.1:{port} within 1 s .*start the command on"
     with pytest.raises(InputError, match=expected):
         init_world()
-
-
-class Mixed(World):
-    """Two ranks, the other one with an older torch."""
-
-    def gather_objects(self, value):
-        return [value, {**value, "torch": "2.0.1"}]
-
-
-def test_ranks_of_unlike_versions_are_refused():
-    mixed = Mixed(rank=0, local_rank=0, size=2, device=torch.device("cpu"))
-    with pytest.raises(InputError, match=r"not alike: torch is 2.* on rank 0, 2.0.1 on 1; install"):
-        require_same_versions(mixed)
-    require_same_versions(World(rank=0, local_rank=0, size=1, device=torch.device("cpu")))

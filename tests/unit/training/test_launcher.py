@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from distforge.errors import InputError
 from distforge.training import launcher
-from distforge.training.launcher import stop_with_launcher
+from distforge.training.launcher import require_hostfile, stop_with_launcher
 
 MARK = "TORCHELASTIC_RUN_ID"
 RANK = """
@@ -89,3 +91,18 @@ def test_both_of_deepspeed_s_processes_are_watched_and_no_more(
     monkeypatch.setattr(launcher, "_words", programs.__getitem__)
     monkeypatch.setattr(launcher, "_parent", {40: 30, 30: 20, 20: 1}.__getitem__)
     assert list(launcher._launchers()) == [40, 30]
+
+
+@pytest.mark.parametrize("words", [["--hostfile", "hosts"], ["-H", "hosts"], ["--hostfile=hosts"]])
+def test_a_hostfile_that_is_not_there_is_refused_and_one_that_is_taken(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed's launcher warns and trains on this machine alone."""
+    monkeypatch.setenv("CROSS_RANK", "0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launcher, "_launchers", lambda: [os.getpid()])
+    monkeypatch.setattr(launcher, "_words", lambda _: ["python", "deepspeed", *words, "step1.py"])
+    with pytest.raises(InputError, match=f"the hostfile {tmp_path}/hosts is not there, so only"):
+        require_hostfile()
+    (tmp_path / "hosts").touch()
+    require_hostfile()

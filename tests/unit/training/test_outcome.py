@@ -77,6 +77,14 @@ def test_other_ranks_tell_what_rank_0_cannot_know(
     assert [p.name for p in told.iterdir()] == ["outcome.json.rank3"] * told_by_others
 
 
+def test_the_first_rank_of_another_node_tells_its_own_disk(told: Path, monkeypatch) -> None:
+    monkeypatch.setenv("RANK", "8")
+    for local, names in (("1", []), ("0", ["outcome.json.node8"])):
+        monkeypatch.setenv("LOCAL_RANK", local)
+        tell_launcher(Outcome("missed"))
+        assert [path.name for path in told.iterdir()] == names
+
+
 def test_the_command_line_tells_it(told: Path, monkeypatch, capsys) -> None:
     assert cli.main(["nonsense"]) == 2
     assert json.loads((told / "outcome.json").read_text())["ended"] == "refused"
