@@ -23,12 +23,12 @@ MEANINGS = {
 }
 _SENTENCES = {
     "": (
-        "Not judged: nobody has asked yet whether the answers depend on the thoughts, so this "
-        "model may not go on."
+        "Not judged yet: run `distforge judge` to see whether the answers depend on the thoughts; "
+        "without a PASS this model is not handed to phase 4."
     ),
-    "PASS": "PASS: the thoughts do the work. Every measure lies above its threshold beyond doubt.",
+    "PASS": "PASS: the thoughts do the work. Every interval is above its threshold.",
     "THEATRE": "THEATRE: the thoughts do not carry the answers.",
-    "INCONCLUSIVE": "INCONCLUSIVE: what was measured cannot tell whether the thoughts do the work.",
+    "INCONCLUSIVE": "INCONCLUSIVE: the measurements do not show whether the thoughts do the work.",
 }
 
 

@@ -158,7 +158,7 @@ def require_same_versions(world: World) -> None:
         unlike = [name for name in first if first[name] != other[name]]
         if unlike:
             said = "; ".join(f"{n} is {first[n]} on rank 0, {other[n]} on {rank}" for n in unlike)
-            raise InputError(f"the nodes are not alike: {said}; install the same on all of them")
+            raise InputError(f"the nodes differ in software: {said}; install the same versions")
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,21 @@
+"""What a newcomer does with the pages of docs alone: their commands, in `documented_folder`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.documented_folder import documented_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return documented_folder(tmp_path / "folder")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.nightly)
+            item.add_marker(pytest.mark.timeout(1800))
