@@ -120,7 +120,7 @@ def _sentence(outcome: str, record: Verdict) -> str:
     below = [n for n, m in record.measures.items() if m.is_below]
     unclear = [n for n, m in record.measures.items() if not m.is_below and not m.clears]
     if outcome == "THEATRE" and below:
-        return f"{sentence} Below the threshold beyond doubt: {_names(below)}."
+        return f"{sentence} Interval below the threshold: {_names(below)}."
     if outcome == "INCONCLUSIVE" and unclear:
         return f"{sentence} On either side of the threshold: {_names(unclear)}."
     return sentence

@@ -50,7 +50,7 @@ def test_serve_the_registry_to_a_team(folder: Path) -> None:
     assert line.startswith("DISTFORGE_REGISTRY_PASSWORD=... ")
     for theirs, ours in (
         ("--backend postgresql://registry@db/models", ""),
-        ("s3://bucket/models", str(folder / "bucket")),
+        ("--artifacts s3://bucket/models", ""),
         ("models.example.org", "127.0.0.1"),
     ):
         assert theirs in line
