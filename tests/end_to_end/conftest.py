@@ -12,10 +12,3 @@ from tests.documented_folder import documented_folder
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return documented_folder(tmp_path / "folder")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.nightly)
-            item.add_marker(pytest.mark.timeout(1800))

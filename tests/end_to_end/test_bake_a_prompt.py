@@ -6,11 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 import tomli_w
 
 from tests.baking_cases import PROMPT, model, tokenizer, wanted
 from tests.documented import command
 from tests.documented_folder import run
+
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 PAGE = "docs/bake-a-prompt.md"
 QUESTION = "What is 12 + 34?"

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from distforge.cli import GOAL_MISSED
 from tests.documented import command
 from tests.documented_folder import run
+
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 PAGE = "docs/judge.md"
 

@@ -13,6 +13,8 @@ from distforge.cli import GOAL_MISSED, OK
 from tests.documented import ROOT
 from tests.documented_folder import run
 
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
+
 NOTEBOOKS = sorted((ROOT / "docs" / "examples").glob("*.ipynb"))
 
 

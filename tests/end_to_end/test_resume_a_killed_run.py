@@ -16,6 +16,8 @@ from distforge.cli import GOAL_MISSED, STOPPED
 from tests.documented import command
 from tests.documented_folder import environment, run
 
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
+
 PAGE = "docs/machines.md"
 FIRST = "distforge bake --config configs/quick.toml --name mine"
 LONGER = " --training.max-steps 60 --checkpoint-every 10"

@@ -14,6 +14,8 @@ from distforge.telemetry.metrics import RL
 from tests.documented import blocks, command
 from tests.documented_folder import CHAT_MODEL, run
 
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
+
 PAGE = "docs/reinforce.md"
 
 

@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from distforge.cli import GOAL_MISSED
 from tests.documented import command
 from tests.documented_folder import environment, run
 from tests.faults.registry_server import answers, server_python, wait_for
 from tests.free_port import free_port
+
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 PAGE = "docs/registry.md"
 PASSWORD = "correct horse battery"

@@ -8,11 +8,15 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from distforge.cli import GOAL_MISSED, OK
 from tests.documented import command
 from tests.documented_folder import environment, run
 from tests.free_port import free_port
 from tests.integration.launching import curve
+
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 PAGE = "docs/machines.md"
 DEADLINE = 600
