@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _output_closed()
         raise
     except RunStopped as stop:
-        print(f"stopped by a signal: {stop}; start it again with --resume auto", file=sys.stderr)
+        print(f"stopped by a signal: {stop}; resume with --resume auto", file=sys.stderr)
         return STOPPED
     except Exception as error:
         explained = explain_file_error(error)

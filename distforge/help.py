@@ -43,7 +43,7 @@ def help_text(
     if len(short) < len(found):
         rest = (
             f"These are {len(short)} of {len(found)} settings; `{prog} {HELP_ALL}` shows all. "
-            "Each can stand in a TOML file or on the command line."
+            "Each can be set in a TOML file or on the command line."
         )
         parts.append(_wrapped(rest, ""))
     return "\n\n".join(part for part in parts if part)

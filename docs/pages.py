@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -52,6 +54,7 @@ def write_pages(output: Path) -> None:
         "commands": "\n".join(commands_page()),
         "configuration": "\n".join(configuration_page()),
         "api": "\n".join(api_page()),
+        "licences": "\n".join(licences_page()),
     }
     for name, text in pages.items():
         (output / f"{name}.md").write_text(text + "\n", encoding="utf-8")
@@ -106,6 +109,33 @@ def api_page() -> Iterator[str]:
     for title, names in API.items():
         yield f"## {title}\n"
         yield from (f"::: distforge.{name}\n" for name in names)
+
+
+def licences_page() -> Iterator[str]:
+    """What the locks pin, each with the licence that it names itself.
+
+    Raises:
+        PackageNotFoundError: one that is not installed; `make setup` installs them all.
+    """
+    yield "# Licences\n"
+    yield "distforge is under Apache-2.0. What `make setup` installs, as each says of itself:\n"
+    yield "| package | version | licence |\n|---|---|---|"
+    for name, version in sorted(pinned()):
+        yield f"| {name} | {version} | {_licence(name)} |"
+
+
+def pinned() -> list[tuple[str, str]]:
+    """Names and versions of the packages that are installed beside distforge."""
+    texts = (_read(name) for name in ("requirements.lock", "requirements-torch.lock"))
+    return [pin for text in texts for pin in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.M)]
+
+
+def _licence(package: str) -> str:
+    metadata = importlib.metadata.metadata(package)
+    classifiers = metadata.get_all("Classifier") or []
+    named = [text.split(" :: ")[-1] for text in classifiers if text.startswith("License ::")]
+    stated = (metadata.get("License") or "").split("\n")[0]
+    return metadata.get("License-Expression") or ", ".join(named) or stated or "not stated"
 
 
 def _configuration(name: str) -> tuple[type[Any], tuple[str, ...]]:

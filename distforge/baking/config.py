@@ -34,7 +34,7 @@ class EvaluationConfig:
 
     every_steps: optimizer steps between two validations (and at the end); > 0.
     heldout_questions: asked before and after training, the strategies in equal parts; 0 asks all.
-    validation_questions: so many of these are asked each time, and pick the best weights.
+    validation_questions: how many of these are asked at each evaluation, to pick the best weights.
     batch_size: questions generated at once on each rank.
     dtype: the exported model is loaded in for the final accuracy. "auto" is its own where this
         machine computes in that, else float32.
@@ -65,10 +65,10 @@ class Step1Config:
 
     name, output: the run's directory is ``output/name``.
     existing: "resume" continues an unfinished run of the same configuration found there; "replace"
-        starts it over, finished or not, and keeps what was there, hidden beside it, until the new
+        starts it over, finished or not, and keeps what was there, hidden next to it, until the new
         run has ended. Another run's directory is refused either way.
     resume: "auto", which launchers give when they start a run again, continues an unfinished run
-        even where ``existing`` is "replace", and leaves a finished one as it is; "force" continues
+        even where ``existing`` is "replace", and does not touch a finished one; "force" continues
         it although its data or its model are others now; "off" leaves it to ``existing``.
     seed: of new embedding rows and dropout; data, batches and champion have seeds of their own.
     checkpoint_every: steps between two checkpoints; 0 keeps none but the best weights.

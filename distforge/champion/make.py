@@ -32,7 +32,7 @@ _RECIPE_FILE = "recipe.sha256"
 class ChampionConfig:
     """The model that step 1 starts from.
 
-    path: a Hugging Face directory, ``hf://NAME`` for one of the hub, a ``.safetensors`` beside its
+    path: a Hugging Face directory, ``hf://NAME`` for one of the hub, a ``.safetensors`` next to its
         ``.json``, or a legacy ``.pt``.
     make: make the embedded champion at ``path`` by ``recipe`` when nothing is there; a champion
         made before is used again.
@@ -111,14 +111,14 @@ def is_made(config: ChampionConfig) -> bool:
     record = path / RECORD_FILE
     if not record.is_file():
         raise InputError(
-            f"{path} exists and was not made here; set champion.make = false to use it as it is"
+            f"{path} exists and was not made here; set champion.make = false to use it unchanged"
         )
     if json.loads(record.read_text(encoding="utf-8")).get("recipe_sha256") != config_sha256(
         config.recipe
     ):
         raise InputError(
             f"{path} holds a champion made by another recipe; give another champion.path, or "
-            "remove it to have it made anew"
+            "remove it and it is made again"
         )
     if (path / MANIFEST_NAME).exists():
         verify_manifest(path)

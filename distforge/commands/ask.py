@@ -31,8 +31,8 @@ class AskConfig:
     """Ask a model questions: one with --question, one a line from a pipe, or as you type them.
 
     model: a Hugging Face directory, a run's directory, a .safetensors or .pt file, or hf://NAME.
-    question: ask this alone.
-    prompt: an instruction in front of every question, where the model is not to be asked bare.
+    question: ask only this.
+    prompt: an instruction in front of every question, if the model needs one.
     thoughts: show what the model writes between <think> and </think>; --no-thoughts hides it.
     remember: earlier questions and answers are part of the next question.
     temperature: 0 takes the likeliest token each time; above, tokens are sampled.
@@ -68,7 +68,7 @@ def ask(config: AskConfig) -> int:
             return 0
         by_hand = sys.stdin.isatty()
         if by_hand:
-            print(f"{config.model}: ask it something; an empty line ends.", file=sys.stderr)
+            print(f"{config.model}: type a question; an empty line ends.", file=sys.stderr)
         try:
             for question in _typed() if by_hand else _piped():
                 if not by_hand:

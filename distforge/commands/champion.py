@@ -57,7 +57,7 @@ class MakeConfig:
 class ImportConfig:
     """Turn a model of any supported form into a Hugging Face directory that every command takes.
 
-    source: a ``.gguf`` file, a directory, a ``.safetensors`` beside its ``.json``, a legacy
+    source: a ``.gguf`` file, a directory, a ``.safetensors`` next to its ``.json``, a legacy
         ``.pt``, or ``hf://NAME``.
     output: directory to write; it must not exist. By default ``champions/`` and the source's name.
     dtype: of the written weights. "auto" is the source's own; bfloat16 of a quantized GGUF file.
@@ -77,7 +77,8 @@ def make(config: MakeConfig) -> int:
     with entered_world() as world:
         made = ensure_champion(champion, config.engine, config.max_length, world)
     if world.is_main:
-        print(f"{config.champion.path}: {'made' if made else 'was there already, made alike'}")
+        how = "made" if made else "exists already, made with the same settings"
+        print(f"{config.champion.path}: {how}")
     return 0
 
 

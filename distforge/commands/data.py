@@ -131,7 +131,7 @@ def check(config: CheckConfig) -> int:
     if untold:
         console.print(
             f"{len(untold):,} rows give an answer and no reasoning, the first in "
-            f"{examples.where(untold[0])}; where they have some, their answer should stand behind "
+            f"{examples.where(untold[0])}; where they have some, write their answer after "
             "'Answer:' or '####', or in \\boxed{}",
             markup=False,
         )

@@ -139,7 +139,7 @@ def describe_pipeline(config: PipelineConfig) -> tuple[str, bool]:
     forced = config.forced_from
     for name, stage in zip(names, stages, strict=True):
         if forced in names and names.index(name) >= names.index(forced):
-            line, runs = f"would be made anew: it is forced from {forced} on", True
+            line, runs = f"would be made again: --force-from {forced}", True
         else:
             line, runs, fine = _foretell(stage, pending)
             possible = possible and fine
@@ -167,7 +167,7 @@ def _foretell(stage: Stage, pending: str) -> tuple[str, bool, bool]:
     except InputError as error:
         return f"would be refused: {error}", False, False
     if found.state != "finished":
-        goes = "go on" if found.state == "unfinished" else "be made"
+        goes = "resume" if found.state == "unfinished" else "be made"
         return f"would {goes}: {found.why}", True, True
     if pending:
         return f"would be skipped if {pending} comes out the same: {found.why}", True, True

@@ -97,7 +97,7 @@ def evaluate(config: EvaluateConfig) -> int:
     benchmarks = load_benchmarks(config.benchmarks)
     if not config.data.is_given and not benchmarks:
         raise InputError(
-            "nothing to ask: give --data, or --benchmarks.gsm8k or --benchmarks.arc with a file"
+            "nothing to evaluate on: give a file to --data, --benchmarks.gsm8k or --benchmarks.arc"
         )
     # Before the data, which may take minutes to read: a model that is not there is refused at once.
     champion = load_champion(config.model, config.dtype)
@@ -196,7 +196,7 @@ def _answerers(config: EvaluateConfig, champion: Champion, world: World) -> dict
         Tags.from_tokenizer(tokenizer)
     except InputError as error:
         if world.is_main:
-            print(f"asked without thoughts alone: {error}")
+            print(f"evaluated without thoughts only: {error}")
         return found
     model = thinking_model(champion, Path(config.model))
     found["yes"] = ThinkingAnswerer(model, tokenizer, config.thought, *sizes)

@@ -157,7 +157,7 @@ def check_locks(runs: Path) -> Check:
     except PermissionError:
         return Check("file locks", "note", f"not tried: {folder} cannot be written to", elsewhere)
     except OSError as error:
-        found = f"{folder} has none ({error.strerror}); files stand for them"
+        found = f"{folder} has none ({error.strerror}); distforge uses files instead"
         return Check("file locks", "note", found, elsewhere)
 
 

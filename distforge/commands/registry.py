@@ -115,7 +115,7 @@ class RelocateConfig:
     """Correct the registry, and what waits to be sent to it, after models and runs were moved from
     one folder to another.
 
-    old: the folder they lay in. new: where that lies now. uri: the registry, see ``registry list``.
+    old: the folder they were in. new: where they are now. uri: the registry, see ``registry list``.
     spool: what waits to be sent, as in ``registry list``. dry_run: only say what would change.
     """
 

@@ -112,7 +112,7 @@ def _saved_dataset(path: Path, field: str) -> Iterator[tuple[str, str]]:
                 table = pyarrow.ipc.open_stream(source).read_all()
         except (OSError, pyarrow.ArrowInvalid) as error:
             raise InputError(
-                f"{file} is no Arrow stream ({error}); save the dataset anew"
+                f"{file} is no Arrow stream ({error}); save the dataset again"
             ) from error
         if field not in table.column_names:
             raise InputError(

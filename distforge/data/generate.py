@@ -159,7 +159,7 @@ def _fill(
     if any(left.values()):
         raise InputError(
             f"strategy {strategy} has only {len(chosen)} distinct questions for the "
-            f"{sum(quotas.values())} asked; ask for fewer examples"
+            f"{sum(quotas.values())} requested; lower num_examples"
         )
     return chosen
 

@@ -104,7 +104,7 @@ def _saved_files(directory: Path) -> list[Path]:
     state = _read_json(directory / _SAVED_STATE)
     if state.get("_indices_data_files"):
         raise InputError(
-            f"{directory} keeps its rows' order in a file beside them; save it again after "
+            f"{directory} keeps its rows' order in a separate file; save it again after "
             "flatten_indices()"
         )
     return [directory / entry["filename"] for entry in state.get("_data_files", [])]

@@ -81,7 +81,7 @@ def unmarked_note(answered: Sequence[Answered]) -> str:
         return ""
     return (
         f"{count:,} of {len(answered):,} generations are wrong because no {_MARKS} marks their "
-        "answer: ask for one in the question, or train the model to write one"
+        "answer: request one in the question, or train the model to write one"
     )
 
 

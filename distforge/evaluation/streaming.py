@@ -47,8 +47,7 @@ def stream_answer(
     room = max_new_tokens if context is None else min(max_new_tokens, context - len(prompt))
     if room < 1:
         raise InputError(
-            f"the question takes {len(prompt)} tokens and the model reads {context}; ask a "
-            "shorter one"
+            f"the question takes {len(prompt)} tokens and the model reads {context}; shorten it"
         )
     renderer = Renderer(tokenizer, model)
     ids = torch.tensor([list(prompt)], device=model.device)

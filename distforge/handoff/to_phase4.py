@@ -96,7 +96,7 @@ def _remedies(directory: Path) -> dict[str, str]:
         f"`{think}` trains and judges again"
     )
     return {
-        "": f"`{think}` writes it anew",
+        "": f"`{think}` writes it again",
         "baked_accuracy": f"bake further with `distforge bake`, then `{think} --baked RUN`",
         "baked_accuracy=null": (
             "measure step 1's model with `distforge evaluate --model BAKED --data FILE`, then "
@@ -140,7 +140,7 @@ def _look(directory: Path) -> tuple[dict[str, Any], list[str]]:
     """What the model is, for `find_statement_faults`, and all that is wrong with it."""
     found: dict[str, Any] = {}
     faults, rows, tokenizer = [], None, None
-    again = f"`{_think(directory)}` exports it anew"
+    again = f"`{_think(directory)}` exports it again"
     try:
         model = load_model(directory, str(directory))
         rows = model.get_input_embeddings().weight.shape[0]

@@ -22,7 +22,7 @@ A causal language model ({kind}, {millions:.1f}M parameters), written by distfor
 `summary.json` and `report.html` of the run that made it say what it was trained on and how it was
 measured.
 
-## How it is asked
+## How to ask it
 
     distforge ask PATH/TO/THIS/DIRECTORY
 
@@ -47,7 +47,7 @@ inputs = tokenizer.apply_chat_template(
 )"""
 _THOUGHTS = """
 It has the thinking tokens {tokens}:
-what stands between `<think>` and `</think>` is its thought, the answer follows behind `Answer:`.
+its thought is between `<think>` and `</think>`, its answer comes after `Answer:`.
 """
 
 

@@ -47,7 +47,7 @@ def read_pair(path: Path) -> ChampionParts:
     described = path.with_suffix(".json")
     if not described.is_file():
         raise InputError(
-            f"{described} is missing; write it beside {path.name} as "
+            f"{described} is missing; write it next to {path.name} as "
             '{"config": …, "tokenizer": …, "metadata": …}'
         )
     description = read_json(described)
@@ -73,7 +73,7 @@ def read_pickle(path: Path) -> ChampionParts:
     except pickle.UnpicklingError as error:  # torch's text explains how to open it all the same
         raise InputError(
             f"{path} is not a pickle of plain tensors alone and is not opened; save the weights as "
-            ".safetensors with a .json beside it"
+            ".safetensors with a .json next to it"
         ) from error
     except Exception as error:  # the unpickler meets arbitrary bytes: any type can come of it
         raise InputError(
@@ -82,7 +82,7 @@ def read_pickle(path: Path) -> ChampionParts:
     config, tokenizer, metadata = _describe(content, path)
     weights = next((content[key] for key in _WEIGHT_KEYS if key in content), None)
     if not isinstance(weights, Mapping) or not weights:
-        raise InputError(f"{path} has no 'state_dict'; save the weights under it beside 'config'")
+        raise InputError(f"{path} has no 'state_dict'; save the weights under that key")
     for name, value in weights.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise InputError(
@@ -172,7 +172,7 @@ def _tokenizer_directory(name: Any, path: Path) -> Path:
     directory = (root / name).resolve()
     if not directory.is_relative_to(root):
         raise InputError(
-            f"{path}: its tokenizer {name!r} lies outside {path.parent}; copy it there and name it "
+            f"{path}: its tokenizer {name!r} is outside {path.parent}; copy it there and name it "
             "relative to the file"
         )
     if not directory.is_dir():

@@ -42,7 +42,7 @@ def load_config(source: str) -> PreTrainedConfig:
 
     Args:
         source: a directory with ``config.json`` (weights are not needed), such a JSON file itself,
-            a ``.safetensors`` beside its ``.json``, a legacy ``.pt``, or ``hf://NAME``, of which
+            a ``.safetensors`` next to its ``.json``, a legacy ``.pt``, or ``hf://NAME``, of which
             only ``config.json`` is fetched.
 
     Raises:

@@ -88,7 +88,7 @@ def _require_whole(name: str, param: Tensor, layout: Layout) -> None:
     if getattr(param, "tensor_model_parallel", False):
         raise InputError(
             f"parameter {name} of shape {shape} is one rank's slice of a matrix "
-            "(tensor_model_parallel): use tensor parallelism with DTensor, which tells of all."
+            "(tensor_model_parallel): use tensor parallelism with DTensor, which knows the whole."
         )
 
 

@@ -27,8 +27,8 @@ class PipelineConfig(Step1Config):
     command, given again, resumes. ``existing = "replace"`` is ``force``.
 
     step2: the settings of step 2, those of ``distforge think``; none leaves step 2 out.
-    force: make all stages' output anew; what is there is kept, hidden beside it, until the new one
-        of each has ended. A champion that is given stays.
+    force: make all stages' output again; what is there is kept, hidden next to it, until the new
+        one of each has ended. A champion that is given stays.
     force_from: the same from one stage on.
     Both are ignored with ``resume`` "auto", which launchers give, and "force".
     """

@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 # What is done where a stage's output is found so: as it begins, and when it is done.
 _DOES = {
     "unfinished": ("resuming", "resumed"),
-    "outdated": ("making it anew", "made anew"),
+    "outdated": ("making it again", "made again"),
     "absent": ("making it", "made"),
 }
 

@@ -98,10 +98,10 @@ class ChampionStage:
             return Found("finished", f"{champion.path} is given")
         with _remedied("champion"):
             if is_made(champion):
-                return Found("finished", f"{path} is there, of this recipe, every byte as made")
+                return Found("finished", f"{path} is there, of this recipe and unchanged")
         latest = _latest(unfinished(path))
         if latest:
-            return Found("unfinished", f"{path} goes on from {latest}")
+            return Found("unfinished", f"{path} resumes from {latest}")
         return Found("absent", f"{path} is not there")
 
     def run(self) -> None:
@@ -162,7 +162,7 @@ class RunStage:
         if marker.read_text(encoding="utf-8").strip() != self._identity:
             raise InputError(
                 f"{directory} holds a run of another configuration (see its config.toml); give "
-                f"another name or --output, or have it made anew with --force-from {self.name}"
+                f"another name or --output, or have it made again with --force-from {self.name}"
             )
         with _remedied(self.name):
             if changed := self._changed_input():
@@ -173,9 +173,9 @@ class RunStage:
                     raise InputError(f"{directory} started from another {changed} than is there")
             if not (directory / SUMMARY_FILE).is_file():
                 latest = _latest(directory)
-                return Found("unfinished", f"{directory} goes on from {latest or 'its beginning'}")
+                return Found("unfinished", f"{directory} resumes from {latest or 'its beginning'}")
             verify_manifest(directory / "model")
-        return Found("finished", f"{directory} is finished, its model has every byte as made")
+        return Found("finished", f"{directory} is finished, its model is unchanged")
 
     def run(self) -> None:
         if self._world.is_main:
@@ -291,7 +291,7 @@ def _remedied(name: StageName) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(f"{error}; or have it made anew with --force-from {name}") from error
+        raise InputError(f"{error}; or have it made again with --force-from {name}") from error
 
 
 def _latest(directory: Path) -> str:

@@ -84,8 +84,8 @@ def write_whole_report(run_dir: Path) -> Path:
     found = related_runs(run_dir)
     if found is None:
         raise InputError(
-            f"{run_dir} belongs to no pipeline: there is no run of step 1 that it started from "
-            "beside it; give the directory of step 1's run"
+            f"{run_dir} belongs to no pipeline: the run of step 1 that it started from is not "
+            "in the same folder; give the directory of step 1's run"
         )
     first = _finished(found.step1)
     second = None if found.step2 is None else _finished(found.step2)

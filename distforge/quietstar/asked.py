@@ -131,8 +131,8 @@ def asked_items(
         shortest = min((len(prompt) for prompt in prompts), default=0)
         raise InputError(
             f"none of {len(rows)} questions fits {longest} tokens, which data.max_length and the "
-            f"model's context leave beside the answer: the shortest has {shortest}; shorten them, "
-            "or lower thought.max_tokens"
+            f"model's context leave for them next to the answer: the shortest has {shortest}; "
+            "shorten them, or lower thought.max_tokens"
         )
     return items
 

@@ -86,7 +86,7 @@ def read_baked_record(
 def _summary_of(baked: Champion, path: Path) -> Step1Summary:
     """Step 1's summary in ``path``; `InputError` unless it is one, and of these weights."""
     if not path.is_file():
-        raise InputError(f"beside {baked.source} lies no {SUMMARY_NAME} of step 1; bake it here")
+        raise InputError(f"{baked.source} has no {SUMMARY_NAME} of step 1 next to it; bake it here")
     summary = Step1Summary.read(path)
     if not summary.model_sha256:
         raise InputError(f"{path} does not say which weights it is of; run step 1 again")

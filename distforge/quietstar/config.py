@@ -33,12 +33,12 @@ class RewardConfig:
         how many nats likelier the next tokens are, by the mixture where there is a mixing head,
         than without a thought under a slowly moving average of the model (`scorer_decay`).
     function: rewards of what the model writes, thought and answer, instead of ``kind``: "math",
-        "exact", "choice", "task", "regex:PATTERN", or functions of one's own in TRL's calling
+        "exact", "choice", "task", "regex:PATTERN", or functions of your own in TRL's calling
         convention, "rewards.py:score" or "package.module:score". Several are added up.
     weights: of these, one each; by default 1.
     deadline_seconds: that a call of a function may take.
-    instruction: what the model is told before each question.
-    signal_steps: a run in whose first so many steps no group holds two different rewards stops.
+    instruction: text put before each question.
+    signal_steps: the run stops when in this many first steps no group holds two different rewards.
     floor: a token's log-probability counts as no less than this (nats, < 0) in "prediction_gain".
     scorer_decay: of that moving average, an optimizer step at a time, in [0, 1).
     """
@@ -106,7 +106,7 @@ class EpisodeConfig:
     episodes_per_request: that an engine generates at once; divides ``batch_size``. Actors share the
         requests of a step, so take at least as many requests as actors. 0 is the whole batch.
     min_spread: >= 0: an episode is not learned from where the rewards in its groups differ by less:
-        nothing tells its thoughts apart, and learning from it costs as much as from another. 0
+        nothing says which thought is better, and learning from it costs as much as from another. 0
         learns from all.
     micro_batches: portions that a step is computed in, over all ranks; a multiple of their number.
         0 is one for each episode.
@@ -237,12 +237,12 @@ class RollbackConfig:
     seeds and settings the same path would lead to the same verdict, so each rollback changes one
     thing more, which stays changed.
 
-    every_steps: optimizer steps between two verdicts, before the last step; 0 asks for none but the
+    every_steps: optimizer steps between two verdicts, before the last step; 0: only the
         one on the exported model, after which nothing is rolled back.
     patience: THEATRE verdicts in a row that roll back, > 0. One alone may be chance.
     retries: rollbacks in a run; the next row of THEATRE verdicts ends training.
     changes: what each rollback changes, in order, at least one for each: "kl" doubles the KL
-        coefficient, "lr" halves the learning rate, "seed" samples the thoughts anew.
+        coefficient, "lr" halves the learning rate, "seed" samples other thoughts.
     """
 
     every_steps: int = 0

@@ -128,7 +128,7 @@ class EpisodeBatches:
             f"(all of the last step are {float(rewards.min()):g} to {float(rewards.max()):g}), so "
             "there is nothing to learn from; give easier questions where all are wrong and harder "
             "ones where all are right, raise episodes.thoughts or thought.max_tokens, or add a "
-            "reward that tells answers apart"
+            "reward that differs between answers"
         )
 
     def _batch(self, rollouts: Sequence[Rollout], judged: Judged, waited: float) -> StepBatch:

@@ -42,7 +42,7 @@ from distforge.training.open_run import Run, open_run
 
 # What an answer costs that is sampled and learned from, where one that is examined costs 1.
 _LEARNING = 4
-_UNJUDGED = "the model writes thought and answer as one, which `distforge judge` can take apart"
+_UNJUDGED = "the model writes thought and answer as one, which `distforge judge` can separate"
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _plan(config: Step2Config, inputs: RewardedInputs) -> str:
     return (
         f"{episodes.loop.max_steps} steps of {episodes.batch_size} of {len(inputs.items)} "
         f"questions, {episodes.thoughts} answers to each of at most {config.thought.max_tokens} "
-        f"tokens; first an exam of the model as it is, on {len(inputs.heldout)} held-out ones"
+        f"tokens; first an exam of the untrained model, on {len(inputs.heldout)} held-out ones"
     )
 
 
@@ -186,8 +186,8 @@ def _estimate(
     mean = sum(answer.reward for answer in before) / len(before)
     cut = sum(not answer.finished for answer in before) / len(before)
     return (
-        f"the model as it is: reward {mean:.3f}, {cut:.0%} of the answers cut at the cap; the run "
-        f"may take about {told}, less where many questions are answered all alike"
+        f"before training: reward {mean:.3f}, {cut:.0%} of the answers cut at thought.max_tokens; "
+        f"the run may take about {told}, less where the answers to a question earn equal rewards"
     )
 
 

@@ -47,7 +47,7 @@ class Step2Config(LearnerConfig):
 
     name, output: the run's directory is ``output/name``.
     existing: "resume" continues an unfinished run of the same configuration found there; "replace"
-        starts it over, and keeps what was there, hidden beside it, until the new run has ended.
+        starts it over, and keeps what was there, hidden next to it, until the new run has ended.
     resume: "auto", "force" or "off", see `Step1Config`.
     baked: the model that step 1 baked, a directory; or the directory of its run.
     baked_accuracy: fraction of held-out questions of its own data that the baked model answers, for

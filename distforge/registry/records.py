@@ -28,7 +28,7 @@ class RegistryConfig:
 
     enabled: False registers nothing.
     uri: an SQLite file, ``sqlite:///models.db``, the ``http(s)://`` address of a registry server or
-        a ``postgresql://`` database; empty is ``registry.db`` beside the run directories.
+        a ``postgresql://`` database; empty is ``registry.db`` next to the run directories.
         Credentials of a server: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. One that
         this user serves on this machine needs none.
     wait_seconds: longest wait, at the end of a run, for a registry that takes nothing; while a

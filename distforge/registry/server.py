@@ -52,7 +52,7 @@ class ServeConfig:
     allowed_hosts: names that clients may call the server by, such as models.example.org.
     user, password_file: the administrator. The password is in the file, or in
         DISTFORGE_REGISTRY_PASSWORD. There is no default.
-    token: without a password, ask for the token in ``directory``; False lets every user of this
+    token: without a password, require the token in ``directory``; False lets every user of this
         machine in.
     python: the interpreter that has the extra distforge[server]; by default this one.
     """

@@ -66,7 +66,7 @@ class PipelineRecord(Part):
             where = ".".join(map(str, first["loc"]))
             raise InputError(
                 f"{path} is no record of a pipeline ({where}: {first['msg']}); remove it, and "
-                "`distforge run` writes it anew"
+                "`distforge run` writes it again"
             ) from None
 
     def write(self, run_dir: Path) -> None:

@@ -30,7 +30,7 @@ def write_run_index(directory: Path) -> Path:
     text = page.render(
         "runs.html.jinja",
         title=f"Runs in {directory.resolve().name}",
-        lead=f"{len(runs)} runs, the newest first. A whole's page stands with its step 1; "
+        lead=f"{len(runs)} runs, the newest first. A pipeline's page is listed with its step 1; "
         "accuracies are those of the runs' own held-out questions, with 95% intervals.",
         table=Table("runs", _HEADINGS, rows),
     )

@@ -78,7 +78,7 @@ class Step2Summary(StepSummary):
         ended training, and what was kept is what passed last, or the start.
     """
 
-    remedy: ClassVar[str] = "run step 2 again to write it anew"
+    remedy: ClassVar[str] = "run step 2 again to write it again"
 
     improved: Flag
     accuracy_overall: Fraction

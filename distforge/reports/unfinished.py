@@ -68,7 +68,7 @@ def write_unfinished_report(run_dir: Path, kind: Kind) -> Path:
         title=kind.capitalize(),
         badges=[Badge("unfinished", "unfinished", None)],
         lead=f"This run has not ended: {how_far(run_dir)} What follows is what it logged so far; "
-        f"make this page anew with `distforge report {run_dir}`.",
+        f"update this page with `distforge report {run_dir}`.",
         panels=canvas.draw_apart(panels) if records else {},
         links=links_of(run_dir, 2) if kind == "step 2" else links_of(run_dir, 1),
         details={"directory": run_dir},

@@ -23,12 +23,12 @@ MEANINGS = {
 }
 _SENTENCES = {
     "": (
-        "Not judged: nobody has asked yet whether the answers depend on the thoughts, so this "
-        "model may not go on."
+        "Not judged yet: run `distforge judge` to see whether the answers depend on the thoughts; "
+        "without a PASS this model is not handed to phase 4."
     ),
-    "PASS": "PASS: the thoughts do the work. Every measure lies above its threshold beyond doubt.",
+    "PASS": "PASS: the thoughts do the work. Every interval is above its threshold.",
     "THEATRE": "THEATRE: the thoughts do not carry the answers.",
-    "INCONCLUSIVE": "INCONCLUSIVE: what was measured cannot tell whether the thoughts do the work.",
+    "INCONCLUSIVE": "INCONCLUSIVE: the measurements do not show whether the thoughts do the work.",
 }
 
 
@@ -120,7 +120,7 @@ def _sentence(outcome: str, record: Verdict) -> str:
     below = [n for n, m in record.measures.items() if m.is_below]
     unclear = [n for n, m in record.measures.items() if not m.is_below and not m.clears]
     if outcome == "THEATRE" and below:
-        return f"{sentence} Below the threshold beyond doubt: {_names(below)}."
+        return f"{sentence} Interval below the threshold: {_names(below)}."
     if outcome == "INCONCLUSIVE" and unclear:
         return f"{sentence} On either side of the threshold: {_names(unclear)}."
     return sentence

@@ -97,7 +97,7 @@ def require_private(address: str) -> None:
         )
     if not is_loopback(resolved.rpartition(":")[0]):
         raise InputError(
-            f"the Ray cluster at {resolved} asks for no token, so anybody who reaches it can run "
+            f"the Ray cluster at {resolved} requires no token, so anybody who reaches it can run "
             f"code there; start it with RAY_AUTH_MODE=token (see {_MANUAL})"
         )
 
@@ -163,7 +163,7 @@ def _connect(ray: Any, config: RolloutConfig) -> None:
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise InputError(
             f"cannot connect to the Ray cluster at {config.address!r}: {error}; see `ray status` "
-            "there, and RAY_AUTH_TOKEN or ~/.ray/auth_token here if it asks for a token"
+            "there, and RAY_AUTH_TOKEN or ~/.ray/auth_token here if it requires a token"
         ) from error
 
 

@@ -28,7 +28,7 @@ _ACCURACIES = (
 )
 # What is told beside a reward. Where few groups are told apart there is little to learn from.
 _OF_A_REWARD = (
-    (names.RL_TOLD_APART, "groups apart {:.0%}"),
+    (names.RL_TOLD_APART, "groups with unlike rewards {:.0%}"),
     (names.RL_ENTROPY, "entropy {:.3f}"),
     (names.RL["kl_divergence"], "KL {:.4f}"),
     (names.RL["thought_length"], "length {:.1f}"),

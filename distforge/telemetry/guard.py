@@ -52,7 +52,7 @@ class Guard:
             return None
         if not self.alive:
             self.alive, self._pause = True, self._first_pause
-            _log.warning("%s logging goes on again", self.sink)
+            _log.warning("%s logging works again", self.sink)
         return result
 
     def _failed(self, error: BaseException) -> None:
@@ -69,5 +69,5 @@ class Guard:
         cause = error.__context__ if isinstance(error, SystemExit) else None
         reason = " ".join(f"{type(cause or error).__name__}: {cause or error}".split())
         _log.warning(
-            "%s logging stopped (%s); the run goes on without it%s", self.sink, reason, again
+            "%s logging stopped (%s); the run continues without it%s", self.sink, reason, again
         )

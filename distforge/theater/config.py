@@ -16,12 +16,12 @@ STRICT_CORRELATION = 0.5
 class TheaterConfig:
     """The three tests of the verdict.
 
-    divergence: above which both divergences must lie, fractions.
+    divergence: threshold of both divergences, fractions.
     ablation: by which the accuracy with own thoughts must exceed the best control's, a fraction.
-    correlation: above which the rank correlation of coherence with gain must lie. Models whose
+    correlation: threshold of the rank correlation of coherence with gain. Models whose
         thoughts do all the work by construction do not reach the specification's 0.5 (see
-        benchmarks/README.md); this threshold tells them from those whose thoughts do none.
-    strict: ask for the specification's correlation of 0.5 instead.
+        benchmarks/README.md); this threshold separates them from those whose thoughts do none.
+    strict: require the specification's correlation of 0.5 instead.
     thoughts: written at a place, at least 4; where the first four are one and the same, no more
         are, since they would say the same.
     alpha: two-sided, of the whole verdict: over its tests (Holm) and all looks at a run.

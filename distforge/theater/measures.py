@@ -158,7 +158,7 @@ def _notes(
         notes.append(f"on {items:,} items; {WANTED_ITEMS:,} are wanted")
     wanted = max((_items_to_tell(measure, items) for measure in measures.values()), default=0)
     if wanted > items:
-        notes.append(f"about {wanted:,} items would settle it, if the estimates stay as they are")
+        notes.append(f"about {wanted:,} items would decide it, if the estimates do not change")
     if not varied:
         notes.append(
             "at no place do thoughts differ in worth, so that coherence and gain cannot be "

@@ -289,7 +289,7 @@ def _recorder(model: nn.Module) -> AttentionLogits | None:
 @functools.cache
 def _say_unclipped(reason: str) -> None:
     """Once a process and reason."""
-    logger.warning("training goes on without QK-Clip: %s", reason)
+    logger.warning("training continues without QK-Clip: %s", reason)
 
 
 def _rng_file(rank: int) -> str:

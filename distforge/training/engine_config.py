@@ -30,9 +30,9 @@ class EngineConfig:
         and a CPU without instructions for bfloat16 is many times slower in it.
     max_grad_norm: clip the global gradient norm to this; 0 is off.
     activation_checkpointing: recompute activations in the backward pass, to save memory.
-    qk_clip_every: record attention logits and apply QK-Clip every so many steps; 0 is never.
+    qk_clip_every: steps between two uses of QK-Clip, which records attention logits; 0 is never.
         The threshold is the optimizer's.
-    optimizer_metrics_every: measure MuonGrokfast's update every so many steps; 0 is never.
+    optimizer_metrics_every: steps between two measurements of MuonGrokfast's update; 0 is never.
     """
 
     backend: Backend = "auto"

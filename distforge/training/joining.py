@@ -143,7 +143,7 @@ def meet(store: Store, rank: int, size: int, versions: dict[str, str], patience:
             f"{versions[name]} on {host} (rank {rank})"
             for name in unlike
         )
-        store.set("unlike", f"the nodes are not alike: {said}; install the same on all of them")
+        store.set("unlike", f"the nodes differ in software: {said}; install the same versions")
     _all_at(store, "all came", size, waits, lambda: _absent(store, size))
     fault = store.get("unlike").decode() if store.check(["unlike"]) else ""
     # Who holds the store would take it away from those who have not looked yet.

@@ -91,7 +91,7 @@ def _compare(directory: Path, inputs: Mapping[str, str], is_new: bool, force: bo
     code = f"{__version__} {source_commit()[:12]}".strip()
     sessions = record.get("distforge", [])
     if sessions and sessions[-1] != code:
-        logger.warning("%s goes on with distforge %s after %s", directory, code, sessions[-1])
+        logger.warning("%s continues with distforge %s after %s", directory, code, sessions[-1])
     record = {
         "format": FORMAT,
         "distforge": sessions if code in sessions[-1:] else [*sessions, code],

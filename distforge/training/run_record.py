@@ -81,7 +81,7 @@ class RunRecord:
         """The run's inputs are in order and it begins."""
         if not self._uri:
             return
-        with _unharmed("is not told of this run"):
+        with _unharmed("could not be sent this run"):
             self._session = dataclasses.replace(self._session, id=_session_id(self._directory))
             self._publisher = Publisher(self._uri, self._spool, self._note_curves)
             self._note()
@@ -89,11 +89,11 @@ class RunRecord:
     def checkpoint(self, step: int, path: Path) -> None:
         """A checkpoint was saved: where it lies, and its manifest's id; those before it that are
         gone are listed no longer."""
-        self._list(f"is not told of the checkpoint of step {step}", path.absolute().parent)
+        self._list(f"could not be sent the checkpoint of step {step}", path.absolute().parent)
 
     def no_checkpoints(self, root: Path) -> None:
         """All of them are gone from ``root``: the run has its result."""
-        self._list("is not told that the checkpoints are gone", root.absolute())
+        self._list("could not be sent that the checkpoints are gone", root.absolute())
 
     def register(self, *models: dict[str, Any]) -> list[str]:
         """Register models, each the parent of the next; their versions, empty strings for those
@@ -124,7 +124,7 @@ class RunRecord:
         stopped = kind is not None and issubclass(kind, RunStopped | KeyboardInterrupt)
         status = "FINISHED" if kind is None else "STOPPED" if stopped else "FAILED"
         self._list_again()
-        with _unharmed("is not told of this run's end"):
+        with _unharmed("could not be sent this run's end"):
             self._note_curves()
             self._note(status=status)
             # A run that ends well can wait for its last line to arrive; one told to stop can not.
@@ -165,7 +165,8 @@ def _unharmed(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _log.warning("the registry %s (%s: %s); the run goes on", what, type(error).__name__, error)
+        name = type(error).__name__
+        _log.warning("the registry %s (%s: %s); the run continues", what, name, error)
 
 
 def _session_id(directory: Path) -> str:

@@ -245,7 +245,7 @@ def test_a_cluster_that_serves_strangers_is_refused(tmp_path):
     told = in_a_process_of_its_own(ask_an_open_cluster, tmp_path, **exposed)
     if told["address"].startswith("127."):
         pytest.skip("this machine has no address but the loopback interface's")
-    assert f"the Ray cluster at {told['address']} asks for no token" in told["said"]
+    assert f"the Ray cluster at {told['address']} requires no token" in told["said"]
 
 
 def die_with_actors(path: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_model_without_the_thinking_tokens_is_asked_without_thoughts(tmp_path,
     output = f"--output={tmp_path / 'out'}"
     assert main(["evaluate", f"--model={tmp_path / 'model'}", files[1], output]) == OK
     printed = capsys.readouterr().out
-    assert "without thoughts alone: the tokenizer has no <think>" in printed
+    assert "without thoughts only: the tokenizer has no <think>" in printed
     assert [row[2] for row in rows(printed, "arc")] == ["no", "no"]
 
 
@@ -83,4 +83,4 @@ def test_a_model_that_is_not_there_is_refused_before_data_is_read(tmp_path, caps
 
 def test_nothing_to_ask_is_said(tmp_path, capsys):
     assert main(["evaluate", "--model=anything"]) == BAD_INPUT
-    assert "nothing to ask" in capsys.readouterr().err
+    assert "nothing to evaluate on" in capsys.readouterr().err

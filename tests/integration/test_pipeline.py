@@ -82,13 +82,13 @@ def test_each_call_skips_what_is_finished_and_goes_on_with_what_is_not(made: Pat
     said = [lines((made / f"said{i}.txt").read_text()) for i in range(len(POINTS))]
     assert said[0] == ["champion: champion is not there: making it"]
     assert said[1] == [
-        "champion: champion goes on from step 10: resuming",
+        "champion: champion resumes from step 10: resuming",
         "step1: runs/tiny is not there: making it",
     ]
-    assert said[2][0].endswith("every byte as made: skipped")
-    assert said[2][1] == "step1: runs/tiny goes on from step 6: resuming"
-    assert said[3][1].endswith("every byte as made: skipped")
-    assert said[3][2] == "step2: runs/tiny_step2 goes on from step 1: resuming"
+    assert said[2][0].endswith("its model is unchanged: skipped")
+    assert said[2][1] == "step1: runs/tiny resumes from step 6: resuming"
+    assert said[3][1].endswith("its model is unchanged: skipped")
+    assert said[3][2] == "step2: runs/tiny_step2 resumes from step 1: resuming"
     assert said[3][3].endswith("index.html is not there: making it")
     assert not (made / "champion.partial").exists()
 
@@ -164,7 +164,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(here: Path, capsys
     said = capsys.readouterr().out
     stages = said.splitlines()[1:5]
     assert stages[0].startswith("champion   would be skipped: champion is there")
-    assert stages[1] == "step1      would go on: runs/tiny goes on from step 10"
+    assert stages[1] == "step1      would resume: runs/tiny resumes from step 10"
     assert stages[2].startswith("step2      would be skipped if step1 comes out the same")
     assert "140 examples made from seed 0, a tenth of them held out" in said
     assert "2 steps of 4 episodes, 2 thoughts each" in said

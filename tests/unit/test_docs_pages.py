@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from distforge.baking import Step1Config
 from distforge.cli import COMMANDS
 from distforge.settings import settings_of
-from tests.documented import ROOT
+from tests.documented import ROOT, blocks
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +51,26 @@ def test_every_command_and_every_measurement_has_its_place(pages: Path) -> None:
     results = (pages / "results.md").read_text("utf-8")
     files = sorted(path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json"))
     assert re.findall(r"^## (.+)$", results, re.MULTILINE) == files
+
+
+def test_every_dependency_has_a_licence_that_lets_distforge_be_passed_on(pages: Path) -> None:
+    rows = re.findall(r"^\| (\S+) \| (\S+) \| (.+) \|$", (pages / "licences.md").read_text(), re.M)
+    licences = {name: licence for name, _, licence in rows if name not in ("package", "---")}
+    assert {"torch", "transformers", "safetensors"} <= licences.keys()
+    for name, licence in licences.items():
+        assert re.search("Apache|BSD|MIT|MPL|Mozilla|ISC|PSF|Python Software", licence), name
+        assert not re.search(r"\bA?GPL", licence), name
+
+
+def test_notebooks_say_what_their_pages_say() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "notebooks.py"))
+    kept = {path.stem: path.read_text("utf-8") for path in ROOT.glob("docs/examples/*.ipynb")}
+    assert kept == {name: made["notebook"](*of) for name, of in made["NOTEBOOKS"].items()}
+    cells = [cell for text in kept.values() for cell in json.loads(text)["cells"]]
+    said = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    shown = [block for of in made["NOTEBOOKS"].values() for block in blocks(f"docs/{of[0]}")]
+    python = [block.text for block in shown if block.language == "python"]
+    assert "%%writefile rewards.py\ndef score(" in said
+    assert said.count("!distforge bake-prompt --model ") == 4
+    assert len(python) == 2
+    assert all(text in said for text in python)

@@ -113,7 +113,7 @@ def test_help_shows_the_settings_that_matter_first(monkeypatch):
               to.
 
         These are 2 of 9 settings; `tool do --help-all` shows all.
-        Each can stand in a TOML file or on the command line."""
+        Each can be set in a TOML file or on the command line."""
     )
     whole = help_text(Outer, "tool do", ("inner.quiet",), everything=True)
     assert "[inner] How it is done.\n  --inner.speed NUMBER  [3]\n" in whole

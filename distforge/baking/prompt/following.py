@@ -120,12 +120,15 @@ class LikelihoodCriterion:
     @property
     def how(self) -> str:
         """See `Criterion`."""
-        said = f"by likelihood; the champion's own answers are told apart at {self.told_apart:.1%}"
+        said = (
+            "by likelihood; it classifies the champion's own answers, with and without the prompt, "
+            f"{self.told_apart:.1%} correctly"
+        )
         if self.told_apart >= TOLD_APART:
             return said
         return (
-            f"{said}, too seldom to say anything: the prompt changes little, or the questions are "
-            "few; give a check of your own, or more questions"
+            f"{said}, too few to rely on: the prompt changes little, or the questions are few; set "
+            "check to a function of your own, or use more questions"
         )
 
     def follows(self, answers: Sequence[str]) -> list[bool] | None:

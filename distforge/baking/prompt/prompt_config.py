@@ -87,7 +87,7 @@ class PromptBakingConfig:
     max_response_tokens: longest response, for baking and for answering.
     on_policy: share of steps on the student's own responses (λ), in [0, 1].
     beta: 0 is forward KL, 1 reverse KL, between them the generalised Jensen-Shannon divergence.
-    top_k: compare so many outcomes and the rest as one; 0 compares the whole vocabulary.
+    top_k: compare this many outcomes and the rest as one; 0 compares the whole vocabulary.
     cache_teacher: keep the teacher's states (or its ``top_k``) on responses that do not change, in
         host memory, instead of running it at every step.
     chunk_elements: most logits held at once in one tensor.

@@ -40,7 +40,7 @@ class BakePromptConfig:
     questions: held-out questions asked in each condition of the report; 0 asks all.
     others: questions asked of each other strategy, to see what was forgotten.
     check: ``file.py:function`` that is given a question and an answer and says (True or False)
-        whether the answer follows the prompt; the file is run. Empty: told by layout for the seven
+        whether the answer follows the prompt; the file is run. Empty: by layout for the seven
         strategies, by likelihood for any other prompt.
     name, output, existing, resume: the run's directory is ``output/name``; see ``distforge bake``.
     baking: how a prompt is baked.

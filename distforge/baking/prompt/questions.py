@@ -162,8 +162,8 @@ def everyday(count: int, seed: int) -> list[str]:
     questions = _EVERYDAY.read_text(encoding="utf-8").splitlines()
     if count > len(questions):
         raise InputError(
-            f"{count:,} everyday questions are wanted, there are {len(questions)}; ask for fewer "
-            "(num_questions, heldout_questions), give data, or let the model write its own with "
+            f"{count:,} everyday questions are needed and there are {len(questions)}; lower "
+            "num_questions or heldout_questions, set data, or let the model write its own with "
             "questions = 'self'"
         )
     random.Random(f"{seed}:everyday").shuffle(questions)
@@ -235,8 +235,8 @@ def written_questions(
         if len(found) >= count:
             return list(found)[:count]
     raise InputError(
-        f"the model wrote {len(found)} distinct questions in {tried} attempts, {count} are wanted; "
-        "give it data, or ask for fewer questions"
+        f"the model wrote {len(found)} distinct questions in {tried} attempts, {count} are needed; "
+        "set data, or lower num_questions"
     )
 
 

@@ -73,7 +73,7 @@ def judge(problem: Problem, asked: str, text: str) -> Judged:
         text,
         flexible,
         {"strict": strict == wanted, "flexible": flexible == wanted},
-        f"behind the first '####' stands {_named(strict)}, the last number is {_named(flexible)}",
+        f"after the first '####': {_named(strict)}; the last number: {_named(flexible)}",
     )
 
 

@@ -98,7 +98,7 @@ def test_sampling_depends_on_the_seed_alone(run, capsys):
     ("words", "said"),
     [
         (["nowhere"], "'nowhere' does not exist"),
-        (["{run}", "--question", "why? " * 200], "ask a shorter one"),
+        (["{run}", "--question", "why? " * 200], "; shorten it"),
         (["{run}", "--temperature", "-1"], "temperature is -1.0"),
         (["{run}", "--max-new-tokens", "0"], "max_new_tokens is 0"),
     ],

@@ -118,11 +118,11 @@ def test_an_unfinished_run_goes_on_from_its_newest_checkpoint(step):
     found = step.stage.find()
     assert (found.state, found.why) == (
         "unfinished",
-        f"{step.directory} goes on from its beginning",
+        f"{step.directory} resumes from its beginning",
     )
     for name in ("step_9", "step_10", "step_11.tmp"):
         (step.directory / "checkpoints" / name).mkdir(parents=True)
-    assert step.stage.find().why.endswith("goes on from step 10")
+    assert step.stage.find().why.endswith("resumes from step 10")
 
 
 def test_only_a_run_is_removed(step, tmp_path):
@@ -184,7 +184,7 @@ def test_a_champion_in_the_making_goes_on(tmp_path):
     stage = champion_stage(tmp_path / "champion")
     assert stage.find().state == "absent"
     (unfinished(tmp_path / "champion") / "checkpoints" / "step_200").mkdir(parents=True)
-    assert stage.find().why.endswith("goes on from step 200")
+    assert stage.find().why.endswith("resumes from step 200")
 
 
 def test_a_champion_that_is_given_is_left_alone(tmp_path):

@@ -59,7 +59,7 @@ def test_a_stated_accuracy_that_the_record_contradicts_is_refused(run: Path) -> 
 @pytest.mark.parametrize(
     "break_, reason",
     [
-        (lambda run: (run / "summary.json").unlink(), "lies no summary.json of step 1"),
+        (lambda run: (run / "summary.json").unlink(), "has no summary.json of step 1 next to it"),
         (lambda run: (run / "summary.json").write_text("{"), "is not JSON"),
         (lambda run: record(run, step=2), "step is 2"),
         (lambda run: record(run, model_sha256=""), "does not say which weights"),

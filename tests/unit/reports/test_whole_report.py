@@ -164,7 +164,7 @@ def test_one_that_is_still_going_says_how_far_it_is(tmp_path: Path) -> None:
 def test_theatre_is_told_by_the_measure_that_shows_it() -> None:
     section = verdict_section(Step2Summary.parse(json.dumps(judged("THEATRE"))), "x")
     assert (section.badge.text, section.badge.tone) == ("THEATRE", "bad")
-    assert section.sentence.endswith("Below the threshold beyond doubt: divergence of edit.")
+    assert section.sentence.endswith("Interval below the threshold: divergence of edit.")
     assert section.table is not None
     assert [row.met for row in section.table.rows] == [False, True, True, True]
 

@@ -47,7 +47,7 @@ def test_pauses_double_and_the_end_and_the_return_are_said_once(
         assert guard.alive
     stopped, again = [r.getMessage() for r in caplog.records]
     assert "sink logging stopped (OSError: [Errno 28] No space left on device)" in stopped
-    assert again == "sink logging goes on again"
+    assert again == "sink logging works again"
     # The next failure is a new one: the first pause again.
     sink.broken = OSError()
     guard.call(sink)

@@ -122,7 +122,7 @@ def test_a_server_that_never_answers_costs_no_more_than_the_deadline(
         # Starting W&B's service process is not under its deadline; a busy machine needs a while.
         assert time.monotonic() - began < 60.0
     assert not logger.active
-    assert "the run goes on without it" in caplog.text
+    assert "the run continues without it" in caplog.text
 
 
 def test_a_failing_call_makes_it_quiet(

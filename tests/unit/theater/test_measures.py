@@ -107,7 +107,7 @@ def test_a_correlation_at_few_places_bounds_nothing_and_says_so():
 def test_the_notes_say_how_many_items_are_wanted():
     notes = judged(drawn(own=0.36)).notes
     assert "on 400 items; 2,000 are wanted" in notes
-    assert any("would settle it" in note for note in notes)
+    assert any("would decide it" in note for note in notes)
 
 
 def test_the_null_of_random_pairings_is_near_zero():

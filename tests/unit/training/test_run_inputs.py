@@ -81,7 +81,7 @@ def test_another_distforge_is_noted(tmp_path: Path, caplog, monkeypatch) -> None
     with caplog.at_level(logging.WARNING):
         record = start(tmp_path)
     assert record["distforge"] == ["1.0 aaaaaaaaaaaa", "1.1 aaaaaaaaaaaa"]
-    assert f"{tmp_path} goes on with distforge 1.1 aaaaaaaaaaaa after 1.0" in caplog.text
+    assert f"{tmp_path} continues with distforge 1.1 aaaaaaaaaaaa after 1.0" in caplog.text
 
 
 def claim(root: Path) -> None:

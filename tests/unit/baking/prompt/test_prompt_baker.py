@@ -222,7 +222,7 @@ def test_adherence_to_a_prompt_of_ones_own_can_fail() -> None:
     assert found == {"unprompted": 0.0, "prompted": 1.0, "baked": 1.0}
     assert len(rows) == 35
     for row in rows:
-        assert "told apart at 100.0%" in row.told_by
+        assert "100.0% correctly" in row.told_by
         assert row.answers["unprompted"].text == wanted("")
         assert row.answers["baked"].text == wanted(PROMPT)
         assert [mark.follows for mark in row.answers.values()][:3] == [False, True, True]

@@ -107,5 +107,5 @@ def test_everyday_questions_are_held_out_from_training() -> None:
 
 
 def test_more_everyday_questions_than_there_are_are_refused() -> None:
-    with pytest.raises(InputError, match="10,000 everyday questions are wanted, there are 3"):
+    with pytest.raises(InputError, match="10,000 everyday questions are needed and there are 3"):
         everyday(10_000, 0)

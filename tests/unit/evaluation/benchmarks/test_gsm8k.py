@@ -45,7 +45,7 @@ def test_a_question_comes_after_solved_examples_of_the_training_split(tmp_path):
     (found,) = GSM8K(str(tmp_path), limit=0, shots=1).judge(model, [0])
     assert found.right == {"strict": True, "flexible": True}
     assert found.asked == model.asked[0]
-    assert found.why == "behind the first '####' stands '72', the last number is '72'"
+    assert found.why == "after the first '####': '72'; the last number: '72'"
     assert model.asked == [
         "Question: A house costs 1,000 and a shed 250. Both?\nAnswer: 1000+250\n#### 1,250\n\n"
         "Question: Natalia sold 48 clips and then half as many. How many?\n"
