@@ -19,6 +19,10 @@ STABLE_TORCH_LIBRARY(distforge, m) {
   m.def(
       "orthogonal_update_(Tensor(a!)[] weights, Tensor[] updates, float lr, float weight_decay, "
       "float scale) -> ()");
+  m.def(
+      "small_muon_step_(Tensor(a!)[] weights, Tensor[] grads, Tensor(b!)[] emas, "
+      "Tensor(c!)[] momenta, int[] rows, int[] columns, float[] scales, float[] coefficients, "
+      "float lr, float weight_decay, float alpha, float lamb, float beta, bool nesterov) -> ()");
 }
 
 PYBIND11_MODULE(_C, m) {

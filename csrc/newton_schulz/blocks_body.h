@@ -87,6 +87,8 @@ void place_block(Workspace& w, Block block, int64_t rows, int64_t columns, Panel
   if (shared) finish_streams();
 }
 
+#include "newton_schulz/small_body.h"
+
 template <typename T>
 BlockKernel<T> kernel_named(const char* name) {
   return {kPanel,
@@ -96,5 +98,6 @@ BlockKernel<T> kernel_named(const char* name) {
           {&squares<bfloat16>, &scale_block<bfloat16>},
           &run_block<T>,
           &place_block<T>,
+          &iterate_small,
           name};
 }

@@ -9,6 +9,7 @@
 #include "newton_schulz/arguments.h"
 #include "newton_schulz/blocks.h"
 #include "newton_schulz/iteration_cpu.h"
+#include "newton_schulz/small_cpu.h"
 
 namespace distforge::newton_schulz {
 namespace {
@@ -36,9 +37,22 @@ Team team_of(int64_t workers) {
           }};
 }
 
+template <typename Element>
+void run_small(const Schedule& schedule, Shape shape, const Element* in, Element* out,
+               int64_t count) {
+  const int64_t size = shape.rows * shape.columns;
+  const double work = 4.0 * schedule.size() * shape.n() * shape.n() * shape.k();
+  const auto grain = static_cast<int64_t>(kGrainSize / 4 / work) + 1;
+  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    SmallIteration iteration(schedule);
+    for (int64_t i = begin; i < end; ++i) iteration.run(shape, in + i * size, out + i * size);
+  });
+}
+
 template <typename T, typename Element>
 void run_batch(const BlockKernel<T>& kernel, const Schedule& schedule, Shape shape,
                const Element* in, Element* out, int64_t count) {
+  if (is_small(shape)) return run_small(schedule, shape, in, out, count);
   const std::vector<Task> tasks = ProgramBuilder(shape).build(schedule);
   const int64_t size = shape.rows * shape.columns;
   const double work = 4.0 * schedule.size() * shape.n() * shape.n() * shape.k();

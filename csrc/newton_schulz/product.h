@@ -4,6 +4,7 @@
 
 #include "common/bfloat16.h"
 #include "common/macros.h"
+#include "newton_schulz/plan.h"
 
 // No torch in here: one description of a product and of its blocks for every instruction set.
 
@@ -96,6 +97,10 @@ DISTFORGE_HOST_DEVICE Block rectangle_block(int64_t index, int64_t columns) {
 // Blocks are kBlock x kBlock for every instruction set.
 constexpr int64_t kBlock = 96;
 
+// A small matrix has so few rows and columns at most, the shorter of them and the longer. It is
+// padded with zeros to whole vectors of doubles.
+constexpr int64_t kSmallOrder = 24, kSmallLength = 256, kSmallPadding = 8;
+
 // What one thread works with: the values of one block in float32, and their transpose.
 struct Workspace {
   alignas(64) float values[kBlock * kBlock];
@@ -124,6 +129,9 @@ struct BlockKernel {
   // transpose as a block of `turned`; `shared` as in Product.
   void (*place)(Workspace& workspace, Block block, int64_t rows, int64_t columns, Panels<T> to,
                 Panels<T> turned, bool shared);
+  // The whole iteration on a small matrix (small_body.h), for float.
+  void (*iterate_small)(const Step* steps, int64_t count, int64_t n, int64_t k, double squares,
+                        const double* x, double* xt);
   const char* name;
 };
 

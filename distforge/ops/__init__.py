@@ -11,8 +11,9 @@ from distforge.ops.dispatch import (
     grokfast_momentum_into_,
     newton_schulz,
     orthogonal_update_,
+    small_muon_step_,
 )
-from distforge.ops.native import Backend, backend, build_info, check_kernels
+from distforge.ops.native import Backend, backend, build_info, check_kernels, why_not_native
 from distforge.ops.reference import COEFFICIENTS, coefficient_schedule
 from distforge.ops.rounding import round_stochastically_
 
@@ -28,4 +29,6 @@ __all__ = [
     "newton_schulz",
     "orthogonal_update_",
     "round_stochastically_",
+    "small_muon_step_",
+    "why_not_native",
 ]

@@ -98,6 +98,33 @@ def check_orthogonal_update(
     _check_disjoint(_flattened(lists))
 
 
+def check_small_muon_step(
+    weights: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    emas: Sequence[Tensor] | None,
+    momenta: Sequence[Tensor],
+    rows: Sequence[int],
+    columns: Sequence[int],
+) -> None:
+    """Dtype, shape, device and layout of ``small_muon_step_``'s tensors, and that each is made of
+    whole matrices of its ``rows`` and ``columns``."""
+    lists = {"grads": grads, "weights": weights, "momenta": momenta}
+    if emas:
+        lists["emas"] = emas
+    _check_lengths({**lists, "rows": rows, "columns": columns})
+    for index, grad in enumerate(grads):
+        for name, tensors in lists.items():
+            alike = ("dtype", "device", "shape")
+            _check_like(f"{name}[{index}]", tensors[index], f"grads[{index}]", grad, alike)
+        m, n = rows[index], columns[index]
+        if m < 1 or n < 1 or grad.numel() % (m * n):
+            raise InputError(
+                f"grads[{index}] of shape {tuple(grad.shape)} is not made of {m} x {n} matrices: "
+                "give the shape of those that lie one after the other in it"
+            )
+    _check_disjoint(_flattened(lists))
+
+
 def check_filter(alpha: float, lamb: float, beta: float) -> None:
     """Ranges of the scalars of ``grokfast_momentum_``."""
     _check_range("alpha", alpha, upper=1.0)
@@ -117,7 +144,7 @@ def _check_range(name: str, value: float, upper: float) -> None:
         raise InputError(f"{name} is {value!r}: expected a finite number in {bounds}")
 
 
-def _check_lengths(lists: Mapping[str, Sequence[Tensor]]) -> None:
+def _check_lengths(lists: Mapping[str, Sequence[object]]) -> None:
     (first, reference), *others = lists.items()
     for name, tensors in others:
         if len(tensors) != len(reference):

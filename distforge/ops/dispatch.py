@@ -8,6 +8,7 @@ again here, for a sentence that names the argument.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from distforge.ops.checks import (
     check_grokfast_momentum_into,
     check_matrices,
     check_orthogonal_update,
+    check_small_muon_step,
     has_ema,
 )
 
@@ -116,6 +118,60 @@ def orthogonal_update_(
         raise
 
 
+def small_muon_step_(
+    weights: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    emas: Sequence[Tensor] | None,
+    momenta: Sequence[Tensor],
+    *,
+    rows: Sequence[int],
+    columns: Sequence[int],
+    scales: Sequence[float],
+    coefficients: str,
+    steps: int,
+    lr: float,
+    weight_decay: float,
+    alpha: float,
+    lamb: float,
+    beta: float,
+    nesterov: bool,
+) -> None:
+    filters: dict[str, Any] = {
+        "alpha": alpha,
+        "lamb": lamb,
+        "beta": beta,
+        "nesterov": nesterov,
+    }
+    if _runs_as_reference("small_muon_step_", weights, ()):
+        reference.small_muon_step_(
+            weights,
+            grads,
+            emas,
+            momenta,
+            rows=rows,
+            columns=columns,
+            scales=scales,
+            coefficients=coefficients,
+            steps=steps,
+            lr=lr,
+            weight_decay=weight_decay,
+            **filters,
+        )
+        return
+    check_filter(alpha, lamb, beta)
+    check_factors(lr, weight_decay, max(scales))
+    shapes = rows, columns, scales
+    rates = reference.flat_schedule(coefficients, steps), lr, weight_decay
+    try:
+        with torch.no_grad():
+            torch.ops.distforge.small_muon_step_(
+                weights, grads, emas or [], momenta, *shapes, *rates, *filters.values()
+            )
+    except RuntimeError:
+        check_small_muon_step(weights, grads, emas, momenta, rows, columns)
+        raise
+
+
 def _runs_as_reference(operator: str, tensors: Sequence[Tensor], updates: Sequence[Tensor]) -> bool:
     """Whether it has to; the log says why. No tensors need no kernel, and no torch operator knows
     its device without one."""
@@ -131,5 +187,6 @@ for _function in (
     grokfast_momentum_,
     grokfast_momentum_into_,
     orthogonal_update_,
+    small_muon_step_,
 ):
     _function.__doc__ = getattr(reference, _function.__name__).__doc__

@@ -40,6 +40,7 @@ _DTYPES: dict[tuple[str, str], dict[str, tuple[torch.dtype, ...]]] = {
     ("grokfast_momentum_into_", "update"): {"cpu": _FLOAT_BFLOAT, "cuda": _FLOAT_HALVES},
     ("orthogonal_update_", ""): {"cpu": _FLOAT, "cuda": _FLOAT},
     ("orthogonal_update_", "update"): {"cpu": _FLOAT_BFLOAT, "cuda": _FLOAT_HALVES},
+    ("small_muon_step_", ""): {"cpu": _FLOAT},
 }
 
 
@@ -92,6 +93,7 @@ def _register_fakes() -> None:
     # The others return nothing: what they write has its shape already.
     torch.library.register_fake("distforge::grokfast_momentum_into_", lambda *_: None)
     torch.library.register_fake("distforge::orthogonal_update_", lambda *_: None)
+    torch.library.register_fake("distforge::small_muon_step_", lambda *_: None)
 
 
 def why_not_native(operator: str, tensors: Sequence[Tensor], role: str = "") -> str:

@@ -91,6 +91,23 @@ def _update(native: Native, device: torch.device, dtype: torch.dtype) -> Pairs:
     yield from zip(w, wanted, strict=True)
 
 
+def _small_step(native: Native, device: torch.device, dtype: torch.dtype) -> Pairs:
+    sizes = [(24, 24), (3, 7, 9), (9, 60), (1, 1)]
+    shapes: dict[str, Any] = {"rows": [24, 7, 9, 1], "columns": [24, 9, 60, 1]}
+    scales = [1.0, 1.5, 0.5, 2.0]
+    w, g, h, m = ([_random(size, seed, device) for size in sizes] for seed in range(4))
+    wanted = [[tensor.clone() for tensor in tensors] for tensors in (w, h, m)]
+    rates: dict[str, Any] = {"lr": _FACTORS["lr"], "weight_decay": _FACTORS["weight_decay"]}
+    others = rates | _FILTER | {"coefficients": "quintic", "steps": 5}
+    reference.small_muon_step_(
+        wanted[0], g, wanted[1], wanted[2], **shapes, scales=scales, **others
+    )
+    schedule = reference.flat_schedule("quintic", 5)
+    native(w, g, h, m, *shapes.values(), scales, schedule, *rates.values(), *_FILTER.values())
+    for found, expected in zip((w, h, m), wanted, strict=True):
+        yield from zip(found, expected, strict=True)
+
+
 def _random(shape: tuple[int, ...], seed: int, device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     # Not where `torch.set_default_device` may want it, which has no such generator.
@@ -105,6 +122,7 @@ _CHECKS: dict[str, Callable[[Native, torch.device, torch.dtype], str]] = {
     "newton_schulz": _newton_schulz,
     "grokfast_momentum_into_": lambda *example: _elementwise(_momentum(*example)),
     "orthogonal_update_": lambda *example: _elementwise(_update(*example)),
+    "small_muon_step_": lambda *example: _elementwise(_small_step(*example)),
 }
 
 OPERATORS = tuple(_CHECKS)

@@ -49,23 +49,23 @@ def adamw_update_(
     in the state's dtype and rounded once. ``cautious``: decay only where it has the direction of
     the update (Chen et al. 2025, "Cautious weight decay", arXiv 2510.12402).
     """
-    by_device: dict[torch.device, list[AdamWEntry]] = defaultdict(list)
+    alike: dict[tuple[torch.device, torch.dtype], list[AdamWEntry]] = defaultdict(list)
     for entry in entries:
-        by_device[entry.param.device].append(entry)
-    for device, group in by_device.items():
+        alike[entry.param.device, entry.exp_avg.dtype].append(entry)
+    for (device, _), group in alike.items():
         wide = [entry.param.to(entry.exp_avg.dtype) for entry in group]
         before = [weight.clone() for weight in wide] if cautious and weight_decay else []
-        # torch counts up before it updates; these numbers are its own, not the optimizer's.
-        counts = [entry.step - 1 for entry in group]
+        fused = _can_fuse(group)
+        # torch's function counts up before it updates, the kernel under it does not.
+        counts = [entry.step if fused else entry.step - 1 for entry in group]
         steps = torch.tensor(counts, dtype=torch.float32, device=device).unbind()
-        adamw(
+        (torch._fused_adamw_ if fused else adamw)(
             wide,
             [entry.grad for entry in group],
             [entry.exp_avg for entry in group],
             [entry.exp_avg_sq for entry in group],
             [],
             list(steps),
-            fused=_can_fuse(group) or None,
             amsgrad=False,
             beta1=betas[0],
             beta2=betas[1],

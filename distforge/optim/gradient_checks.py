@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,20 +13,14 @@ from torch import Tensor
 
 from distforge.errors import InputError
 from distforge.optim.layout import whole_shape
-from distforge.optim.placement import local
+from distforge.optim.placement import PLAIN, local
 from distforge.optim.precision import Peers, wide_dtype
 
 # Elements of a gradient up to which copying it costs less than a call of its own.
 _SMALL = 4096
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """A parameter that a step may update: its name, or number in its group, and its gradient."""
-
-    name: Any
-    param: Tensor
-    grad: Tensor | None
+Named = tuple[Any, Tensor]  # a parameter with its name, or its number in its group
 
 
 def require_usable_gradients(
@@ -44,22 +37,17 @@ def require_usable_gradients(
         InputError: a sparse gradient, or ranks that have gradients for different parameters.
         FloatingPointError: a gradient that is infinite or not a number.
     """
-    candidates = [
-        _Candidate(
-            group.get("param_names", range(len(group["params"])))[index],
-            param,
-            None if param.grad is None else local(param.grad),
+    candidates: list[Named] = []
+    for group in groups:
+        params = group["params"]
+        candidates += zip(group.get("param_names", range(len(params))), params, strict=True)
+    grads = [param.grad for _, param in candidates if param.grad is not None]
+    if any(grad.is_sparse for grad in grads):
+        name = next(name for name, p in candidates if p.grad is not None and p.grad.is_sparse)
+        raise InputError(
+            f"parameter {name} has a sparse gradient: make its embedding with sparse=False."
         )
-        for group in groups
-        for index, param in enumerate(group["params"])
-    ]
-    named = [(c.name, c.grad) for c in candidates if c.grad is not None]
-    for name, grad in named:
-        if grad.is_sparse:
-            raise InputError(
-                f"parameter {name} has a sparse gradient: make its embedding with sparse=False."
-            )
-    bad = _first_not_finite(named)
+    bad = None if _all_finite(grads) else _first_not_finite(candidates)
     elsewhere = False
     for some in peers:
         here = bad is not None or elsewhere
@@ -73,45 +61,43 @@ def require_usable_gradients(
     )
 
 
-def _first_not_finite(named: list[tuple[Any, Tensor]]) -> Any | None:
-    if _all_finite([grad for _, grad in named]):
-        return None
-    return next((name for name, grad in named if not grad.isfinite().all()), None)
+def _first_not_finite(candidates: list[Named]) -> Any | None:
+    present = [(name, local(p.grad)) for name, p in candidates if p.grad is not None]
+    return next((name for name, grad in present if not grad.isfinite().all()), None)
 
 
 def _all_finite(grads: list[Tensor]) -> bool:
     """Whether they are, by what is quickest; False may mean that it has to be looked at closer."""
-    if all(grad.device.type == "cpu" for grad in grads):
+    if not PLAIN.issuperset(map(type, grads)):
+        grads = [local(grad) for grad in grads]
+    if all(grad.is_cpu for grad in grads):
         # No sum with a term that is not finite is finite itself, and torch's largest magnitude
         # takes ten times as long on a CPU. That a sum of finite terms overflows is rare.
-        return all(math.isfinite(value) for value in _sums(grads))
+        return all(math.isfinite(total.item()) for total in _sums(grads))
     # The largest magnitude, not the 2-norm: a legitimate gradient of 1e30 has no finite square.
     return bool(torch.nn.utils.get_total_norm(grads, math.inf).isfinite())
 
 
-def _sums(grads: list[Tensor]) -> list[float]:
+def _sums(grads: list[Tensor]) -> Iterator[Tensor]:
     """Numbers that are finite only if all gradients are; small ones go together."""
     small: dict[torch.dtype, list[Tensor]] = defaultdict(list)
-    sums = []
     for grad in grads:
         if grad.numel() <= _SMALL:
             small[grad.dtype].append(grad)
         else:
-            sums.append(grad.sum(dtype=wide_dtype(grad)))
+            yield grad.sum(dtype=wide_dtype(grad))
     for some in small.values():
-        together = torch.cat([grad.reshape(-1) for grad in some])
-        sums.append(together.sum(dtype=wide_dtype(together)))
-    wide = [total.double() for total in sums]
-    return torch.stack(wide).tolist() if wide else []
+        together = torch._utils._flatten_dense_tensors(some)
+        yield together.sum(dtype=wide_dtype(together))
 
 
-def _on_other_ranks(bad: bool, candidates: list[_Candidate], peers: Peers, unchanged: str) -> bool:
+def _on_other_ranks(bad: bool, candidates: list[Named], peers: Peers, unchanged: str) -> bool:
     """Whether any rank has a bad gradient. A collective that only some ranks enter would hang, and
     one in which they mean different parameters would mix them up, so it is also asked whether all
     have gradients for the same ones."""
     if peers.size == 1:
         return bad
-    present = [c.grad is not None for c in candidates]
+    present = [param.grad is not None for _, param in candidates]
     digest = hash(tuple(present)) >> 2  # within int64, its negative too
     flags = torch.tensor([int(bad), digest, -digest], dtype=torch.int64, device=peers.device)
     dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=peers.group)
@@ -121,9 +107,7 @@ def _on_other_ranks(bad: bool, candidates: list[_Candidate], peers: Peers, uncha
     return worst > 0
 
 
-def _difference(
-    present: list[bool], candidates: list[_Candidate], peers: Peers, unchanged: str
-) -> str:
+def _difference(present: list[bool], candidates: list[Named], peers: Peers, unchanged: str) -> str:
     mine = torch.tensor(present, dtype=torch.int64, device=peers.device)
     counts = mine.clone()
     dist.all_reduce(counts, group=peers.group)
@@ -134,9 +118,9 @@ def _difference(
             "give the optimizer the same parameters on every rank."
         )
     first = some.index(True)
-    candidate = candidates[first]
+    name, param = candidates[first]
     return (
-        f"parameter {candidate.name} of shape {whole_shape(candidate.param)} has a gradient on "
+        f"parameter {name} of shape {whole_shape(param)} has a gradient on "
         f"{int(counts[first])} of {peers.size} ranks; no {unchanged} has changed: "
         "every rank must use the same parameters in a step."
     )

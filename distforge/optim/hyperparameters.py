@@ -56,12 +56,14 @@ def number(what: str, value: Any) -> Any:
 
 def readable(group: dict[str, Any], index: int) -> dict[str, Any]:
     """The group with its hyperparameters as numbers, each in its range, or InputError."""
-    numbers = {
-        name: number(f"{name} of parameter group {index}", group[name])
-        for name in _RANGES.keys() & group.keys()
-    }
-    for name, value in numbers.items():
-        require_in(_RANGES[name], **{f"{name} of parameter group {index}": value})
+    numbers = {}
+    for name in _RANGES.keys() & group.keys():
+        value = group[name]
+        if type(value) is float and 0.0 <= value < 1.0:
+            continue  # in every range
+        what = f"{name} of parameter group {index}"
+        numbers[name] = number(what, value)
+        require_in(_RANGES[name], **{what: numbers[name]})
     return group | numbers
 
 

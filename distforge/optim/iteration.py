@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distforge.ops import newton_schulz
 from distforge.optim.config import UpdateScale
-from distforge.optim.layout import Matrix, as_matrices, from_matrices, matrix_shape
+from distforge.optim.layout import Matrix, as_matrices, from_matrices
 from distforge.optim.plan import Batch
 
 
@@ -96,7 +96,7 @@ def travel_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def update_scale(
-    scale: UpdateScale | Callable[[int, int], float], matrix: Matrix, *, transposed: bool = False
+    scale: UpdateScale | Callable[[int, int], float], m: int, n: int, *, transposed: bool = False
 ) -> float:
     """Factor of an orthogonal m x n update; ``transposed`` swaps m and n (weights as (in, out)).
 
@@ -104,7 +104,6 @@ def update_scale(
     root mean square of a typical AdamW update (Liu et al. 2025, "Muon is scalable"). A function
     is called with m and n.
     """
-    _, m, n = matrix_shape(matrix.shape, matrix.layout)
     if transposed:
         m, n = n, m
     if callable(scale):

@@ -177,7 +177,7 @@ def cut(
     they can go to different owners. Projections stored side by side interleave in memory and stay
     together.
     """
-    block, block_layout = _block(shape, layout)
+    block, block_layout = block_of(shape, layout)
     size = math.prod(block)
     return [
         Matrix(
@@ -193,7 +193,8 @@ def cut(
     ]
 
 
-def _block(shape: tuple[int, ...], layout: Layout) -> tuple[tuple[int, ...], Layout]:
+def block_of(shape: tuple[int, ...], layout: Layout) -> tuple[tuple[int, ...], Layout]:
+    """The shape and layout of the parts, one after the other in memory, that `cut` makes."""
     if layout == "matrix":
         return shape[-2:], layout
     if layout == "fused_qkv" and shape[0] == 3 * shape[1]:

@@ -38,6 +38,7 @@ from distforge.optim.refusals import (
     require_whole_matrices,
 )
 from distforge.optim.roles import NamedParameters
+from distforge.optim.small_step import takes_small, update_small
 
 ParamGroup = dict[str, Any]
 
@@ -241,11 +242,14 @@ class MuonGrokfast(torch.optim.Optimizer):
         require_usable_gradients(groups, self._all_peers(), unchanged)
         for group in groups:
             require_shard_gradients(group, self._shards)
+        undivided = self._peers is None and self._sample is None
         first, loads = 0, defaultdict[Peers, list[float]](list)
         for group in groups:
             numbered = list(enumerate(group["params"], first))
             first += len(numbered)
             present = [(number, param) for number, param in numbered if param.grad is not None]
+            if group["algorithm"] == "muon" and undivided and takes_small(group):
+                present = update_small(group, present, self.state)
             parts = (held(param, group, (self.config.seed, number)) for number, param in present)
             if group["algorithm"] == "muon":
                 self._muon_step(group, list(parts), loads)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from distforge.ops import grokfast_momentum_into_, orthogonal_update_, round_sto
 from distforge.ops.rounding import generator_for
 from distforge.optim.exchange import Gather, Parts, Route, Routes, Transfer, stretch
 from distforge.optim.iteration import Stacks, travel_dtype, update_scale
-from distforge.optim.layout import Fragment, Matrix, as_matrices, from_matrices
+from distforge.optim.layout import Fragment, Matrix, as_matrices, from_matrices, matrix_shape
 from distforge.optim.metrics import StepSample
 from distforge.optim.precision import Peers, widened
 
@@ -35,8 +35,7 @@ def scratch_bytes(dtype: torch.dtype) -> int:
     return 16 * travel_dtype(dtype).itemsize
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(NamedTuple):
     """A tensor that this rank updates, with what belongs to it; contiguous, with as many elements.
 
     weight: updated in place. grad: any floating dtype, not modified. momentum, ema: float32 or
@@ -188,7 +187,8 @@ class _Steps:
         by_scale: dict[float, Parts] = {}
         for i, parts in returned.items():
             matrix = routes.bucket.matrices[i]
-            scale = update_scale(group["scale"], matrix, transposed=group["transposed"])
+            _, m, n = matrix_shape(matrix.shape, matrix.layout)
+            scale = update_scale(group["scale"], m, n, transposed=group["transposed"])
             by_scale.setdefault(scale, []).extend(parts)
         for scale, parts in by_scale.items():
             self._apply(parts, scale)

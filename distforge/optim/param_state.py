@@ -4,8 +4,8 @@ the buffers of a parameter (the class's docstring has them), taken up for a step
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -16,7 +16,13 @@ from distforge.optim.config import Algorithm, MuonGrokfastConfig
 from distforge.optim.hyperparameters import readable
 from distforge.optim.layout import Layout, as_matrices, matrix_shape, require_layout, whole_shape
 from distforge.optim.muon_step import Shard
-from distforge.optim.placement import local, local_gradient, placed_as, require_understood
+from distforge.optim.placement import (
+    local,
+    local_gradient,
+    mesh_of,
+    placed_as,
+    require_understood,
+)
 from distforge.optim.precision import wide_dtype, widened
 
 State = dict[str, Any]
@@ -131,8 +137,7 @@ def _adamw_defaults(config: MuonGrokfastConfig) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Held:
+class Held(NamedTuple):
     """What this rank holds of a parameter that is updated now.
 
     param: as the optimizer was given it. weight, grad: its own part, all of it where it is plain.
@@ -148,7 +153,7 @@ class Held:
         """With a weight and gradient that can be cut into runs; copies where they were not."""
         if self.weight.is_contiguous() and self.grad.is_contiguous():
             return self
-        return replace(self, weight=self.weight.contiguous(), grad=self.grad.contiguous())
+        return self._replace(weight=self.weight.contiguous(), grad=self.grad.contiguous())
 
     def scratch_bytes(self, group: dict[str, Any]) -> int:
         """What AdamW needs beside weight, gradient and state."""
@@ -159,7 +164,7 @@ class Held:
 
 def held(param: Tensor, group: dict[str, Any], noise: tuple[int, ...]) -> Held:
     """A parameter with a gradient; ``noise`` is for those that stochastic rounding is for."""
-    weight = local(param)
+    weight = param if mesh_of(param) is None else local(param)
     narrow = weight.dtype in (torch.bfloat16, torch.float16) and group["stochastic_rounding"]
     return Held(param, weight, local_gradient(param), noise if narrow else None)
 
@@ -174,10 +179,18 @@ def muon_shard(mine: Held, state: State, group: dict[str, Any], counts: StepCoun
         counts: the same for all parameters of a step.
     """
     step = _count_step(state, counts)
+    momentum, ema, neurons = begun(mine, state, group)
+    return Shard(mine.weight, mine.grad, momentum, ema, _noise_at(mine, step), neurons)
+
+
+def begun(
+    mine: Held, state: State, group: dict[str, Any]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Momentum, Grokfast's average and NorMuon's moments of a Muon parameter, made where they are
+    missing and dropped where they are off."""
     momentum = _buffer(state, "exp_avg", mine)
     ema = _ema(state, "exp_avg_sq", mine, group)
-    neurons = _neurons(state, mine, group)
-    return Shard(mine.weight, mine.grad, momentum, ema, _noise_at(mine, step), neurons)
+    return momentum, ema, _neurons(state, mine, group)
 
 
 def adamw_entry(mine: Held, state: State, group: dict[str, Any], counts: StepCounts) -> AdamWEntry:

@@ -19,12 +19,12 @@ from distforge.optim.layout import FlatShard, Fragment, Piece
 Ranges = list[Sequence[int]]
 
 # An attribute that is missing takes a tensor a microsecond, and a step looks hundreds of times.
-_PLAIN = (Tensor, nn.Parameter)
+PLAIN = frozenset({Tensor, nn.Parameter})
 
 
 def mesh_of(tensor: Tensor) -> Any | None:
     """The device mesh of a DTensor; None for a plain tensor."""
-    return None if type(tensor) in _PLAIN else getattr(tensor, "device_mesh", None)
+    return None if type(tensor) in PLAIN else getattr(tensor, "device_mesh", None)
 
 
 def local(tensor: Tensor) -> Tensor:

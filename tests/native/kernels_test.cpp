@@ -15,6 +15,7 @@
 #include "newton_schulz/blocks.h"
 #include "newton_schulz/iteration_cpu.h"
 #include "newton_schulz/order_cpu.h"
+#include "newton_schulz/small_cpu.h"
 #include "orthogonal_update/kernels_cpu.h"
 
 namespace {
@@ -86,6 +87,37 @@ void check_iterations() {
     for (const auto& kernel : half_kernels) {
       check_iteration<bfloat16, bfloat16>(kernel, shape, 6e-2);
     }
+  }
+}
+
+// Of the instruction set that the environment chooses.
+template <typename Element>
+void check_small(Shape shape, double tolerance) {
+  const Schedule schedule(5, Step{3.4445f, -4.7750f, 2.0315f});
+  const size_t count = shape.rows * shape.columns;
+  const auto in = exactly<Element>(count);
+  auto out = exactly<Element>(count);
+  SmallIteration iteration(schedule);
+  iteration.run(shape, in.get(), out.get());
+  const Dense wanted = iterate_in_double(in.get(), shape, schedule);
+  iteration.run(shape, in.get(), in.get());
+  for (size_t i = 0; i < count; ++i) {
+    const float found = static_cast<float>(out[i]);
+    expect(std::fabs(found - wanted[i]) <= tolerance, "differs from double", "small", shape.rows,
+           shape.columns);
+    expect(static_cast<float>(in[i]) == found, "in place differs", "small", shape.rows,
+           shape.columns);
+  }
+}
+
+void check_small_ones() {
+  const Shape shapes[] = {{1, 1},   {1, 7},   {5, 5},    {8, 12},   {16, 16},
+                          {13, 24}, {24, 24}, {256, 24}, {24, 256}, {17, 9}};
+  for (const Shape& shape : shapes) {
+    expect(is_small(shape), "not small", "small", shape.rows, shape.columns);
+    // Rounded once, where the exact values are below 1.3.
+    check_small<float>(shape, 1.2e-7);
+    check_small<bfloat16>(shape, 4e-3);
   }
 }
 
@@ -211,6 +243,7 @@ int main() {
     check_weight_update<bfloat16>(count);
   }
   check_iterations();
+  check_small_ones();
   std::printf("%s: %d failed, capability %s\n", failures == 0 ? "ok" : "FAILED", failures,
               cpu_capability_name());
   return failures == 0 ? 0 : 1;

@@ -13,6 +13,7 @@ DTYPES = {
     "newton_schulz": [torch.float32, torch.bfloat16],
     "grokfast_momentum_into_": [torch.float32, torch.bfloat16],
     "orthogonal_update_": [torch.float32, torch.bfloat16],
+    "small_muon_step_": [torch.float32],
 }
 CASES = [(operator, dtype) for operator, dtypes in DTYPES.items() for dtype in dtypes]
 
@@ -37,13 +38,15 @@ def sabotage(monkeypatch, spoil) -> None:
 
 
 def last_row(result: torch.Tensor | None, *arguments) -> None:
-    """Spoils one row of 600 in what Newton–Schulz returns, or one element of 70,001."""
+    """Spoils one row of 600 in what Newton–Schulz returns, one of 21, or one element of 70,001."""
     written = result
     if written is None:
         lists = [argument for argument in arguments if isinstance(argument, list)]
         written = lists[2 if len(lists) == 4 else 0][1]  # of the momenta, or of the weights
     if written.dim() == 3 and written.shape[1] == 600:
         written[0, -1] = 0
+    elif written.shape == (3, 7, 9):
+        written[0, -1] += 0.1
     elif written.shape == (70_001,):
         written[-1] += 0.1
 
@@ -58,7 +61,8 @@ def test_one_wrong_row_or_element_is_found(operator, dtype, monkeypatch):
     sabotage(monkeypatch, last_row)
     problem = device_check.fault(operator, CPU, dtype)
     assert "fails its check on cpu" in problem
-    assert "600" in problem if operator == "newton_schulz" else "70001" in problem
+    where = {"newton_schulz": "600", "small_muon_step_": "3, 7, 9"}
+    assert where.get(operator, "70001") in problem
 
 
 def test_a_kernel_that_does_not_launch_is_found_and_asked_once(monkeypatch):

@@ -46,7 +46,7 @@ def relative_error(actual: torch.Tensor, expected: np.ndarray) -> float:
 @pytest.mark.parametrize("scale", ["spectral", "match_rms_adamw"])
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("lamb", [0.0, 0.2, 2.0])
-@pytest.mark.parametrize("shape", [(24, 24), (40, 16), (16, 40), (33, 7)])
+@pytest.mark.parametrize("shape", [(24, 24), (40, 16), (16, 40), (33, 7), (40, 28)])
 def test_several_steps_match_the_float64_oracle(shape, lamb, nesterov, scale):
     weight = parameter(*shape)
     oracle = MuonOracle(
@@ -96,17 +96,17 @@ def test_an_alternating_gradient_is_not_amplified():
 
 
 def test_each_matrix_is_orthogonalised_exactly_once_and_same_shapes_in_one_call():
-    model = nn.Sequential(*(nn.Linear(16, 16) for _ in range(5)), nn.Linear(16, 48))
+    model = nn.Sequential(*(nn.Linear(32, 32) for _ in range(5)), nn.Linear(32, 48))
     with newton_schulz_calls() as calls:
         run(MuonGrokfast(model.named_parameters(), CONFIG), 3)
-    assert sorted(call.shape for call in calls) == sorted([(5, 16, 16), (1, 48, 16)] * 3)
+    assert sorted(call.shape for call in calls) == sorted([(5, 32, 32), (1, 48, 32)] * 3)
 
 
 def test_large_stacks_are_cut_without_losing_a_matrix():
-    whole = [parameter(12, 12, seed=i) for i in range(5)]
+    whole = [parameter(30, 30, seed=i) for i in range(5)]
     cut = copy.deepcopy(whole)
     per_element = scratch_bytes(torch.float32)
-    two = CONFIG.replace(bucket_cap_mb=2.5 * 144 * per_element / 2**20)
+    two = CONFIG.replace(bucket_cap_mb=2.5 * 900 * per_element / 2**20)
     with newton_schulz_calls() as calls:
         run(MuonGrokfast([(f"w{i}", p) for i, p in enumerate(whole)], CONFIG), 1)
         run(MuonGrokfast([(f"w{i}", p) for i, p in enumerate(cut)], two), 1)
@@ -466,3 +466,38 @@ def test_a_small_network_learns():
     # The product of two inputs is invisible to a linear fit, which stays near 1.
     assert losses[0] > 0.8
     assert losses[-1] < 0.2
+
+
+def test_a_group_of_all_kinds_is_each_parameter_by_itself():
+    def weights():
+        rows = parameter(24, 8, seed=1)
+        return {
+            "small": parameter(12, 20),
+            "stack": parameter(3, 12, 20),
+            "large": parameter(30, 40),
+            "strided": nn.Parameter(parameter(20, 12).detach().mT),
+            "half": parameter(12, 20, dtype=torch.bfloat16),
+            "next small": nn.Parameter(rows.detach()),
+        }
+
+    together = weights()
+    config = CONFIG.replace(stochastic_rounding=False)
+    run(MuonGrokfast([{"params": list(together.values()), "algorithm": "muon"}], config), 4)
+    for name, param in weights().items():
+        run(MuonGrokfast([(name, param)], config), 4)
+        torch.testing.assert_close(param, together[name], rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_small_matrices_are_updated_as_those_in_batches():
+    in_one_call, in_batches = ([parameter(8, 12, seed=i) for i in range(3)] for _ in range(2))
+    optimizers = [MuonGrokfast([(str(i), p) for i, p in enumerate(params)], CONFIG)
+                  for params in (in_one_call, in_batches)]  # fmt: skip
+    for step in range(4):
+        run(optimizers[0], 1, first=step)
+        optimizers[1].start_sampling()
+        with newton_schulz_calls() as calls:
+            run(optimizers[1], 1, first=step)
+        assert [call.shape for call in calls] == [(3, 8, 12)]
+        assert optimizers[1].sampled().matrices == 3
+    for one, other in zip(in_one_call, in_batches, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
