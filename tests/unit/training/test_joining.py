@@ -47,8 +47,8 @@ def test_unlike_software_is_told_to_all_ranks():
     ends = come([0, 1, 2], 3, new, new, old)
     host = socket.gethostname()
     said = (
-        f"the nodes are not alike: torch is 2.13 on {host} (rank 0), 2.11 on {host} (rank 2); "
-        "install the same on all of them"
+        f"the nodes differ in software: torch is 2.13 on {host} (rank 0), 2.11 on {host} (rank 2); "
+        "install the same versions"
     )
     assert [(type(end), str(end)) for end in ends] == [(InputError, said)] * 3
 
