@@ -6,6 +6,7 @@ the server's own interpreter that makes them, since its MLflow may be another ve
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +18,16 @@ from distforge.registry.store import alone, new_database
 Kind = Literal["models", "users"]
 
 _SECONDS = 120
+# Killed with its parent (PR_SET_PDEATHSIG), whose lock is free then: the next start makes the same
+# file.
 _MAKE = """
-import sys
+import ctypes, os, signal, sys
+kind, file, parent = sys.argv[1:]
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != int(parent):
+    sys.exit("nobody waits for it any more")
 from sqlalchemy import NullPool, create_engine
-kind, file = sys.argv[1:]
 engine = create_engine("sqlite:///" + file, poolclass=NullPool)
 if kind == "users":
     from mlflow.server.auth.db.utils import migrate
@@ -48,7 +55,7 @@ def make_databases(python: str, files: Mapping[Kind, Path]) -> None:
 
 def _make(python: str, kind: Kind, file: Path) -> None:
     with new_database(file) as partial:
-        command = [python, "-c", _MAKE, kind, str(partial)]
+        command = [python, "-c", _MAKE, kind, str(partial), str(os.getpid())]
         try:
             made = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=_SECONDS)
         except subprocess.TimeoutExpired:

@@ -5,11 +5,17 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import signal
+import sqlite3
 import stat
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from distforge.cli import main
@@ -20,11 +26,20 @@ from tests.faults.registry_server import (
     PASSWORD,
     running_postgres,
     running_server,
+    server_python,
 )
 from tests.faults.test_spool import assert_all_there, processes
 from tests.free_port import free_port
 
 ROOT = Path(__file__).parents[2]
+DATABASES = {"models": "registry.db", "users": "users.db"}
+MAKE = """
+import json, sys
+from pathlib import Path
+from distforge.registry.server_databases import make_databases
+python, files = sys.argv[1], json.loads(sys.argv[2])
+make_databases(python, {kind: Path(file) for kind, file in files.items()})
+"""
 
 
 @pytest.fixture
@@ -202,3 +217,48 @@ def test_spool_lines_hold_no_secret(tmp_path: Path, admin: None) -> None:
     spool = note(tmp_path)
     assert PASSWORD not in spool.path.read_text()
     assert json.loads(spool.path.read_text().splitlines()[0])["op"] == "register"
+
+
+def making(directory: Path) -> subprocess.Popen[bytes]:
+    """A process, in a group of its own, that makes the server's databases."""
+    files = {kind: str(directory / name) for kind, name in DATABASES.items()}
+    command = [sys.executable, "-c", MAKE, server_python(), json.dumps(files)]
+    return subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True
+    )
+
+
+def kill(process: subprocess.Popen[bytes], everything: bool) -> Sequence[psutil.Process]:
+    """SIGKILL to it, or to all of its group; the children that outlived it."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    (os.killpg if everything else os.kill)(process.pid, signal.SIGKILL)
+    process.wait()
+    return psutil.wait_procs(children, timeout=2)[1]
+
+
+def tables(file: Path) -> list[str]:
+    with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as connection:
+        found = connection.execute("select name from sqlite_master where type = 'table'")
+        return sorted(name for (name,) in found)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+def test_databases_that_are_killed_while_they_are_made(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    began = time.monotonic()
+    assert making(tmp_path / "whole").wait() == 0
+    seconds = time.monotonic() - began
+    expected = {name: tables(tmp_path / "whole" / name) for name in DATABASES.values()}
+    rng = random.Random(22)
+    for number in range(4):
+        (directory := tmp_path / str(number)).mkdir()
+        process = making(directory)
+        try:
+            assert process.wait(rng.uniform(0.1, 0.9) * seconds) == 0  # a fast one has ended
+        except subprocess.TimeoutExpired:
+            assert not kill(process, everything=number % 2 == 0)
+        for file in directory.glob("*.db"):
+            assert tables(file) == expected[file.name]
+        assert making(directory).wait() == 0
+        assert {name: tables(directory / name) for name in expected} == expected
