@@ -40,7 +40,7 @@ _DOES = {
 
 @dataclass(frozen=True)
 class StageTime:
-    """How a stage went ("found", "made", "made anew", "resumed"), and its seconds in this call.
+    """How a stage went ("found", "made", "made again", "resumed"), and its seconds in this call.
 
     ``earlier``: of one that was found, the seconds that it took when it was made, where known.
     """

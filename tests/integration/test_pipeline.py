@@ -85,9 +85,9 @@ def test_each_call_skips_what_is_finished_and_goes_on_with_what_is_not(made: Pat
         "champion: champion resumes from step 10: resuming",
         "step1: runs/tiny is not there: making it",
     ]
-    assert said[2][0].endswith("its model is unchanged: skipped")
+    assert said[2][0].endswith("unchanged: skipped")
     assert said[2][1] == "step1: runs/tiny resumes from step 6: resuming"
-    assert said[3][1].endswith("its model is unchanged: skipped")
+    assert said[3][1].endswith("unchanged: skipped")
     assert said[3][2] == "step2: runs/tiny_step2 resumes from step 1: resuming"
     assert said[3][3].endswith("index.html is not there: making it")
     assert not (made / "champion.partial").exists()

@@ -11,7 +11,7 @@ from rich.console import Console
 from distforge.commands import run as command
 from distforge.pipeline import Outcome, PipelineConfig, StageTime
 
-TIMES = (StageTime("champion", "found", 0.2, 366.0), StageTime("step1", "made anew", 61.0))
+TIMES = (StageTime("champion", "found", 0.2, 366.0), StageTime("step1", "made again", 61.0))
 
 
 def outcome(**changes) -> Outcome:
@@ -65,7 +65,7 @@ def test_the_table_has_the_time_of_each_stage_and_of_all():
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
     assert [row for row in rows if row] == [
         ["champion", "found (took 6:06)", "0:00"],
-        ["step1", "made anew", "1:01"],
+        ["step1", "made again", "1:01"],
         ["all", "", "1:01"],
     ]
 

@@ -142,7 +142,7 @@ def test_what_started_from_something_else_is_removed_and_made_anew(whole):
     whole.stages["step2"].found = Found("outdated", "from another model")
     outcome = whole.run()
     assert whole.log == ["remove step2", "step2"]
-    assert [time.went for time in outcome.times] == ["found", "found", "made anew", "found"]
+    assert [time.went for time in outcome.times] == ["found", "found", "made again", "found"]
 
 
 def test_a_step_1_that_misses_ends_it_and_is_reported(whole):
