@@ -8,10 +8,14 @@ in bfloat16 rounded to nearest. All compute in float32: weights are widened for 
 gradients of 16-bit weights are rounded to 16 bits. So what differs is what is stored. Every way
 sees the same rows in the same order; seeds draw other orders. What counts is the loss of a token
 of held-out rows afterwards: the means may differ by no more than float32 does from seed to seed.
+What was measured is kept in --work, so that a second call continues. Rows of other models that
+--json already holds stay there.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import random
 import statistics
 import time
@@ -20,7 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import Row, arguments, publish
+from harness import (
+    Row,
+    arguments,
+    keep_part,
+    machine,
+    measure_parts,
+    publish,
+    versions,
+    work_directory,
+)
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -31,7 +44,10 @@ from distforge.models.loading import Champion, load_champion
 from distforge.optim import MuonGrokfast, MuonGrokfastConfig
 
 WAYS = ("float32", "bfloat16, rounded stochastically", "bfloat16, rounded to nearest")
+BEFORE = "before"
 IGNORED = -100
+# What decides the figures: part of the name under which one is kept.
+SETTINGS = ("steps", "batch", "length", "rows", "heldout")
 
 
 def encoded(champion: Champion, examples: Sequence[Example], length: int) -> list[Tensor]:
@@ -80,62 +96,106 @@ class Trained:
         return total / tokens
 
 
-def measure(options: Any) -> dict[str, dict[str, Any]]:
-    """By way, the held-out loss of each seed; and what it was before."""
+def measure(options: Any) -> float:
+    """The held-out loss of ``options.part``, a way of storing weights, and ``options.seed``."""
     champion = load_champion(options.model)
     data = load_data(DataConfig(path=options.data))
-    trained_on = encoded(champion, of_split(data, "train")[: options.rows], options.length)
     heldout = encoded(champion, of_split(data, "heldout")[: options.heldout], options.length)
-    before = Trained(champion, WAYS[0], 0).heldout(heldout, options.batch)
-    print(f"before: {before:.4f} a token of {len(heldout)} held-out rows", flush=True)
-    found: dict[str, dict[str, Any]] = {"before": {"loss": before}}
-    for way in WAYS:
-        losses = []
-        for seed in range(options.seeds):
-            begin = time.process_time()
-            trained = Trained(champion, way, seed)
-            order = list(range(len(trained_on)))
-            random.Random(seed).shuffle(order)
-            rows = list(batches(trained_on, options.batch, order * options.steps))
-            for labels in rows[: options.steps]:
-                trained.step(labels)
-            losses.append(trained.heldout(heldout, options.batch))
-            seconds = time.process_time() - begin
-            print(f"{way}, seed {seed}: {losses[-1]:.4f} ({seconds:.0f} CPU s)", flush=True)
-        found[way] = {"losses": losses, "mean": statistics.mean(losses)}
-    return found
+    begin = time.process_time()
+    if options.part == BEFORE:
+        return Trained(champion, WAYS[0], 0).heldout(heldout, options.batch)
+    trained_on = encoded(champion, of_split(data, "train")[: options.rows], options.length)
+    trained = Trained(champion, options.part, options.seed)
+    order = list(range(len(trained_on)))
+    random.Random(options.seed).shuffle(order)
+    rows = list(batches(trained_on, options.batch, order * options.steps))
+    for labels in rows[: options.steps]:
+        trained.step(labels)
+    loss = trained.heldout(heldout, options.batch)
+    seconds = time.process_time() - begin
+    print(f"{options.part}, seed {options.seed}: {loss:.4f} ({seconds:.0f} CPU s)", flush=True)
+    return loss
+
+
+def name_of(options: Any, way: str, seed: int) -> str:
+    values = "_".join(str(getattr(options, key)) for key in SETTINGS)
+    return f"{options.name}_{values}_{way.replace(', ', '_').replace(' ', '_')}_{seed}"
+
+
+def measure_all(options: Any, work: Path) -> dict[str, Any]:
+    """By way, the held-out loss of each seed; and what it was before."""
+    seeds = {way: range(options.seeds) for way in WAYS} | {BEFORE: range(1)}
+    shared = ["--model", str(options.model), "--data", options.data, "--name", options.name]
+    shared += [text for key in SETTINGS for text in (f"--{key}", str(getattr(options, key)))]
+    parts = {
+        name_of(options, way, seed): ["--part", way, "--seed", str(seed), *shared]
+        for way, numbers in seeds.items()
+        for seed in numbers
+    }
+    found = measure_parts(parts, work, options.jobs)
+    losses = {
+        way: [found[name_of(options, way, seed)]["loss"] for seed in numbers]
+        for way, numbers in seeds.items()
+    }
+    means = {way: {"losses": losses[way], "mean": statistics.mean(losses[way])} for way in WAYS}
+    return {BEFORE: {"loss": losses[BEFORE][0]}, **means}
+
+
+def rows_of(model: str, losses: dict[str, Any]) -> list[Row]:
+    wide = losses[WAYS[0]]["mean"]
+    return [
+        Row(
+            work=f"{model}: {way}",
+            ours=losses[way]["mean"],
+            peer=WAYS[0],
+            peer_value=wide,
+            unit="held-out loss of a token",
+            ratio=wide / losses[way]["mean"],
+        )
+        for way in WAYS[1:]
+    ]
 
 
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--model", required=True, help="a directory of a causal language model")
+    parser.add_argument("--name", default="", help="of the model; its directory's where not given")
     parser.add_argument("--data", default="", help="a dataset; made where none is given")
     for name, value in (("steps", 200), ("batch", 16), ("length", 192), ("seeds", 3)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--rows", type=int, default=4096, help="of training at most")
     parser.add_argument("--heldout", type=int, default=256, help="rows at most")
+    parser.add_argument("--work", type=Path, help="where what was measured is kept")
+    parser.add_argument("--jobs", type=int, default=1, help="parts at once, of one thread each")
+    parser.add_argument("--part", choices=(BEFORE, *WAYS), help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.name = options.name or Path(options.model).resolve().name
     if options.quick:
         options.steps, options.seeds, options.rows, options.heldout = 2, 1, 64, 16
     torch.manual_seed(0)
-    found = measure(options)
-    wide = found[WAYS[0]]
-    rows = [
-        Row(
-            work=f"{Path(options.model).name}: {way}",
-            ours=found[way]["mean"],
-            peer=WAYS[0],
-            peer_value=wide["mean"],
-            unit="held-out loss of a token",
-            ratio=wide["mean"] / found[way]["mean"],
-        )
-        for way in WAYS[1:]
-    ]
-    spread = max(wide["losses"]) - min(wide["losses"])
+    with work_directory(options.work) as work:
+        if options.part:
+            loss = measure(options)
+            keep_part({"loss": loss}, work, name_of(options, options.part, options.seed))
+            return
+        losses = measure_all(options, work)
+    of_seeds = losses[WAYS[0]]["losses"]
+    spread = max(of_seeds) - min(of_seeds)
     print(f"from seed to seed, {WAYS[0]} differs by {spread:.4f}")
-    settings = {key: value for key, value in vars(options).items() if key != "json"}
-    settings |= {key: Path(settings[key]).name for key in ("model", "data")}
-    publish(rows, options.json, losses=found, spread_of_float32=spread, settings=settings)
+    models: dict[str, Any] = {}
+    if options.json.exists():
+        models = json.loads(options.json.read_text(encoding="utf-8"))["models"]
+    models[options.name] = {
+        "losses": losses,
+        "spread_of_float32": spread,
+        "settings": {key: getattr(options, key) for key in (*SETTINGS, "seeds")},
+        "data": Path(options.data).name,
+        "machine": machine(),
+        "versions": versions(),
+    }
+    rows = [row for name, found in models.items() for row in rows_of(name, found["losses"])]
+    publish(rows, options.json, models=models)
 
 
 if __name__ == "__main__":

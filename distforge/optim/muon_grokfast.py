@@ -14,7 +14,7 @@ from distforge.optim.adamw import adamw_update_
 from distforge.optim.config import MuonGrokfastConfig
 from distforge.optim.edits import InPlace, PendingEdits
 from distforge.optim.gradient_checks import require_usable_gradients
-from distforge.optim.hyperparameters import configured, readable, without_functions
+from distforge.optim.hyperparameters import configured, readable
 from distforge.optim.layout import FlatShard
 from distforge.optim.metrics import OptimizerMetrics, StepSample
 from distforge.optim.muon_step import muon_update
@@ -33,11 +33,11 @@ from distforge.optim.plans import Plans
 from distforge.optim.precision import Peers, alone, together
 from distforge.optim.refusals import (
     refuse_capture,
-    require_same_algorithms,
     require_shard_gradients,
     require_whole_matrices,
 )
 from distforge.optim.roles import NamedParameters
+from distforge.optim.saving import restored_bit_by_bit, saved
 from distforge.optim.small_step import takes_small, update_small
 
 ParamGroup = dict[str, Any]
@@ -264,16 +264,8 @@ class MuonGrokfast(torch.optim.Optimizer):
         stand-in of zeros that takes no memory, because DeepSpeed's universal checkpoints want both
         buffers of every shard; the next step drops it. Functions among the hyperparameters are
         left out."""
-        result = super().state_dict()
-        result["param_groups"] = [without_functions(group) for group in result["param_groups"]]
-        packed = [key for group in result["param_groups"] for key in group["params"]]
         params = [param for group in self.param_groups for param in group["params"]]
-        for key, param in zip(packed, params, strict=True):
-            state = result["state"].get(key, {})
-            if id(param) in self._shards and "exp_avg" in state and "exp_avg_sq" not in state:
-                stand_in = state["exp_avg"].new_zeros(()).expand(state["exp_avg"].shape)
-                result["state"][key] = {**state, "exp_avg_sq": stand_in}
-        return result
+        return saved(super().state_dict(), params, self._shards)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores hyperparameters and state bit by bit, each buffer in the dtype it was saved in.
@@ -282,29 +274,8 @@ class MuonGrokfast(torch.optim.Optimizer):
         hyperparameter that the dict lacks stays as it is. Raises InputError when the dict's groups
         use other algorithms than these groups.
         """
-        hooks = [
-            self.register_load_state_dict_pre_hook(require_same_algorithms),
-            self.register_load_state_dict_pre_hook(lambda _, given: loaded.append(given)),
-            # torch.optim casts buffers to the parameter's dtype: float32 momentum of a bf16
-            # parameter would lose its low half.
-            self.register_load_state_dict_post_hook(
-                lambda _: self._restore(loaded[0]), prepend=True
-            ),
-        ]
-        loaded: list[dict[str, Any]] = []
-        try:
+        with restored_bit_by_bit(self):
             super().load_state_dict(state_dict)
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _restore(self, state_dict: dict[str, Any]) -> None:
-        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-        params = [param for group in self.param_groups for param in group["params"]]
-        for key, param in zip(keys, params, strict=True):
-            for name, value in state_dict["state"].get(key, {}).items():
-                if name != "step":
-                    self.state[param][name] = value.detach().to(param.device, copy=True)
 
     def _all_peers(self) -> list[Peers]:
         """Those of every kind of parameters, in an order that is the same on all of them."""

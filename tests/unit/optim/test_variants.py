@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 from distforge.errors import InputError
 from distforge.optim import MuonGrokfast, MuonGrokfastConfig
@@ -142,3 +143,32 @@ def test_a_scale_may_be_a_function_and_is_not_saved():
     assert "scale" not in state["param_groups"][0]
     optimizer.load_state_dict(state)
     assert callable(optimizer.param_groups[0]["scale"])
+
+
+def test_a_mixture_of_experts_is_trained_expert_by_expert():
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "moe_intermediate_size": 12}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 1}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "shared_expert_intermediate_size": 20}
+    torch.manual_seed(0)
+    config = Qwen2MoeConfig(vocab_size=32, decoder_sparse_step=1, **sizes, **heads, **experts)
+    model = Qwen2MoeForCausalLM(config)
+    optimizer = MuonGrokfast(model, CONFIG)
+    ids = torch.arange(24).view(2, 12)
+    model(input_ids=ids, labels=ids).loss.backward()
+    stacks = {name: p for name, p in model.named_parameters() if ".experts." in name}
+    assert {p.ndim for p in stacks.values()} == {3}
+    oracles = {
+        name: [oracle_of(matrix) for matrix in p.detach().double().numpy()]
+        for name, p in stacks.items()
+    }
+    optimizer.step()
+    for name, param in stacks.items():
+        for oracle, ours, grad in zip(oracles[name], param.detach(), param.grad, strict=True):
+            assert close(ours.double().numpy(), oracle.step(grad.numpy())), name
+    algorithms = {
+        name: group["algorithm"]
+        for group in optimizer.param_groups
+        for name in group["param_names"]
+    }
+    assert algorithms["model.layers.0.mlp.gate.weight"] == "adamw"
+    assert algorithms["model.layers.0.mlp.shared_expert.up_proj.weight"] == "muon"
