@@ -23,7 +23,6 @@ from distforge.optim.placement import PLAIN
 # has the same.
 _ORDER, _LENGTH = 24, 256
 
-
 Numbered = tuple[int, Tensor]  # a parameter and its number in the optimizer
 
 
@@ -54,14 +53,7 @@ def update_small(
         grad = param.grad
         assert grad is not None
         shape = _small_shape(param.shape, layout)
-        if (
-            shape is None
-            or not param.is_cpu
-            or type(param) not in PLAIN
-            or param.dtype is not torch.float32
-            or grad.dtype is not torch.float32
-            or not (param.is_contiguous() and grad.is_contiguous())
-        ):
+        if shape is None or not _is_simple(param, grad):
             others.append((number, param))
             continue
         state = states[param]
@@ -98,6 +90,16 @@ def update_small(
             nesterov=group["nesterov"],
         )
     return others
+
+
+def _is_simple(param: Tensor, grad: Tensor) -> bool:
+    return (
+        param.is_cpu
+        and type(param) in PLAIN
+        and param.dtype is grad.dtype is torch.float32
+        and param.is_contiguous()
+        and grad.is_contiguous()
+    )
 
 
 @functools.cache

@@ -92,16 +92,14 @@ def begin_checkpoint(
     with explained(final):
         with removed_on_error(partial, world):
             on_main(world, lambda: _begin(root, partial))
-            first = first_by_disk(root, world)
-            if first[world.rank] == world.rank != 0:
+            if (first := first_by_disk(root, world))[world.rank] == world.rank != 0:
                 _remove_leftovers(root)
             own = own_part(partial, first, world)
         # A directory that goes while others write would make them blame a missing file.
         with removed_on_error(partial, world if world.size == 1 else None):
-            mine = list(write(own) or ())
-            if own != partial:  # it is rank 0's from then on
-                mine = []
-            written = world.gather_objects(mine)
+            here = list(write(own) or ())
+            # What is moved is rank 0's from then on.
+            written = world.gather_objects(mine := here if own == partial else [])
         with removed_on_error(partial, world):
             move_to_main(own, partial, first, world)
             on_main(world, lambda: durable.write_json(partial / _STATE_FILE, state, indent=None))
