@@ -22,6 +22,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from distforge.errors import InputError
 from distforge.optim import MuonGrokfast, lr_factor
 from distforge.training.distributed import World
 from tests.newton_schulz_calls import newton_schulz_calls
@@ -167,3 +168,16 @@ def resume_sharded(world: World, folder: Path):
     load(model, optimizer, folder)
     fit(model, optimizer, range(3, STEPS), portion=(world.rank, world.size), max_norm=0.5)
     return whole(model)
+
+
+def refused_normuon(world: World) -> str:
+    layer = fully_shard(nn.Linear(8, 8, bias=False), mesh=init_device_mesh("cpu", (world.size,)))
+    optimizer = MuonGrokfast(layer, CONFIG, neuron_beta=0.9)
+    layer.weight.grad = torch.zeros_like(layer.weight)
+    before = layer.weight.full_tensor().clone()
+    try:
+        optimizer.step()
+    except InputError as refusal:
+        unchanged = torch.equal(layer.weight.full_tensor(), before) and not optimizer.state
+        return str(refusal) if unchanged else "something has changed"
+    return "not refused"

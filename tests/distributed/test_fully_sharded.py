@@ -7,7 +7,12 @@ import math
 
 import pytest
 
-from tests.distributed.fully_sharded import resume_sharded, save_sharded, train_sharded
+from tests.distributed.fully_sharded import (
+    refused_normuon,
+    resume_sharded,
+    save_sharded,
+    train_sharded,
+)
 from tests.distributed.harness import run_ranks
 from tests.muon_oracle import muon_oracle
 from tests.tiers import grid
@@ -68,3 +73,8 @@ def test_a_run_goes_on_at_another_world_size(tmp_path, oracles, before, after):
     run_ranks(before, save_sharded, tmp_path)
     for ours in run_ranks(after, resume_sharded, tmp_path):
         assert relative_distance(ours, oracles[MAX_GRAD_NORM]) <= FLOAT32
+
+
+def test_normuon_needs_whole_matrices_and_says_so():
+    for message in run_ranks(2, refused_normuon):
+        assert "shape (8, 8) has neuron_beta = 0.9, which needs whole matrices" in message
