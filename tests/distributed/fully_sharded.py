@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -168,6 +168,43 @@ def resume_sharded(world: World, folder: Path):
     load(model, optimizer, folder)
     fit(model, optimizer, range(3, STEPS), portion=(world.rank, world.size), max_norm=0.5)
     return whole(model)
+
+
+def drawn(shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Numbers that bfloat16 holds."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator).bfloat16().float()
+
+
+def train_bfloat16(world: World, shape: tuple[int, int], lr: float, seeds: int) -> torch.Tensor:
+    """A bfloat16 weight under fully_shard after three steps: its mean over seeds of rounding."""
+    mesh, total = init_device_mesh("cpu", (world.size,)), torch.zeros(shape)
+    for seed in range(seeds):
+        layer = nn.Linear(shape[1], shape[0], bias=False)
+        layer.weight.data = drawn(shape, 0)
+        layer = fully_shard(layer.bfloat16(), mesh=mesh)
+        optimizer, weight = MuonGrokfast(layer, CONFIG, muon_lr=lr, seed=seed), layer.weight
+        for step in range(3):
+            grad = drawn(shape, 1 + step).bfloat16()
+            weight.grad = distribute_tensor(grad, mesh, weight.placements)
+            optimizer.step()
+        total += weight.full_tensor().detach().float() / seeds
+    return total
+
+
+def train_experts(
+    world: World, shape: tuple[int, int, int], lr: float
+) -> tuple[torch.Tensor, int, int]:
+    """A stack of experts, some on each rank, after three steps; how many matrices were
+    orthogonalised here, and elements sent."""
+    mesh = init_device_mesh("cpu", (world.size,))
+    param = nn.Parameter(distribute_tensor(drawn(shape, 0), mesh, [Shard(0)]))
+    optimizer = MuonGrokfast([("mlp.experts.down_proj", param)], CONFIG, muon_lr=lr)
+    with newton_schulz_calls() as calls, elements_sent() as sent:
+        for step in range(3):
+            param.grad = distribute_tensor(drawn(shape, 1 + step), mesh, [Shard(0)])
+            optimizer.step()
+    return param.full_tensor().detach(), sum(call.shape[0] for call in calls), sum(sent)
 
 
 def refused_normuon(world: World) -> str:
