@@ -62,7 +62,7 @@ class Stage:
 def stages(out: Path, device: str) -> list[Stage]:
     """In the order of what most depends on."""
     dtypes = ["float32", "bfloat16", "float16"] if device == "cuda" else ["float32"]
-    kernels = [f"{operator} {dtype}" for operator in self_check.OPERATORS for dtype in dtypes]
+    kernels = [f"{operator} {dtype}" for operator in self_check.GPU_OPERATORS for dtype in dtypes]
     quick = [] if device == "cuda" else ["--quick"]
     # 5: no test ran, which without a GPU is all of them.
     tested = (0,) if device == "cuda" else (0, 5)

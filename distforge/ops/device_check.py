@@ -61,7 +61,7 @@ def _found_out(operator: str, device: torch.device, dtype: torch.dtype) -> str:
     if name in kernel_record.read(device):
         return ""
     # The others of this dtype will be asked for next, and a process is what takes the time.
-    found = examine_in_child(device, [name_of(other, dtype) for other in self_check.OPERATORS])
+    found = examine_in_child(device, [name_of(other, dtype) for other in self_check.GPU_OPERATORS])
     if found is None:
         return self_check.examine(operator, device, dtype)
     passed = [other for other, problem in found.items() if not problem]

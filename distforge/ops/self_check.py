@@ -126,3 +126,5 @@ _CHECKS: dict[str, Callable[[Native, torch.device, torch.dtype], str]] = {
 }
 
 OPERATORS = tuple(_CHECKS)
+# What has a kernel for GPUs too.
+GPU_OPERATORS = tuple(name for name in OPERATORS if name != "small_muon_step_")

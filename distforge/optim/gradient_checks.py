@@ -40,7 +40,8 @@ def require_usable_gradients(
     candidates: list[Named] = []
     for group in groups:
         params = group["params"]
-        candidates += zip(group.get("param_names", range(len(params))), params, strict=True)
+        # DeepSpeed puts one flat tensor in the place of a group's parameters and leaves their names.
+        candidates += zip(group.get("param_names", range(len(params))), params, strict=False)
     grads = [param.grad for _, param in candidates if param.grad is not None]
     if any(grad.is_sparse for grad in grads):
         name = next(name for name, p in candidates if p.grad is not None and p.grad.is_sparse)

@@ -7,7 +7,7 @@ import torch
 
 from distforge import ops
 from distforge.errors import InputError
-from distforge.ops import device_check, native, reference
+from distforge.ops import device_check, native, reference, self_check
 
 pytestmark = pytest.mark.gpu
 
@@ -155,7 +155,7 @@ def test_a_whole_step_is_captured_in_a_graph(shape, dtype):
         assert torch.equal(tensor, value)
 
 
-@pytest.mark.parametrize("operator", native.OPERATORS)
+@pytest.mark.parametrize("operator", self_check.GPU_OPERATORS)
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 def test_the_check_before_first_use_passes(operator, dtype):
     require_native(dtype)

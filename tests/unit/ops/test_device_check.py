@@ -102,7 +102,7 @@ def counted(monkeypatch) -> list[list[str]]:
 
 
 def test_what_passed_is_not_asked_again_by_the_next_process(counted, monkeypatch):
-    names = [device_check.name_of(operator, torch.float32) for operator in self_check.OPERATORS]
+    names = [device_check.name_of(operator, torch.float32) for operator in self_check.GPU_OPERATORS]
     for _ in range(2):
         assert device_check.fault("orthogonal_update_", GPU, torch.float32) == ""
         assert device_check.fault("newton_schulz", GPU, torch.float32) == "wrong"
