@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import torch
 
-from distforge.optim import iteration
+from distforge.optim import iteration, small_step
 
 
 class Call(NamedTuple):
-    """One batch of matrices."""
+    """One batch of matrices, or one matrix of those whose whole step is one call."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -20,14 +20,18 @@ class Call(NamedTuple):
 def newton_schulz_calls() -> Iterator[list[Call]]:
     """A list that grows by each call that this process makes meanwhile."""
     calls: list[Call] = []
-    original = iteration.newton_schulz
+    original, small = iteration.newton_schulz, small_step.small_muon_step_
 
     def seen(x, *args):
         calls.append(Call(tuple(x.shape), x.dtype))
         return original(x, *args)
 
-    iteration.newton_schulz = seen
+    def seen_small(weights, *args, rows, columns, **options):
+        calls.extend(Call((1, m, n), torch.float32) for m, n in zip(rows, columns, strict=True))
+        small(weights, *args, rows=rows, columns=columns, **options)
+
+    iteration.newton_schulz, small_step.small_muon_step_ = seen, seen_small
     try:
         yield calls
     finally:
-        iteration.newton_schulz = original
+        iteration.newton_schulz, small_step.small_muon_step_ = original, small

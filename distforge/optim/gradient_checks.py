@@ -40,7 +40,7 @@ def require_usable_gradients(
     candidates: list[Named] = []
     for group in groups:
         params = group["params"]
-        # DeepSpeed puts one flat tensor in the place of a group's parameters and leaves their names.
+        # DeepSpeed puts one flat tensor in the place of parameters, and leaves their names.
         candidates += zip(group.get("param_names", range(len(params))), params, strict=False)
     grads = [param.grad for _, param in candidates if param.grad is not None]
     if any(grad.is_sparse for grad in grads):
