@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from distforge.deadlines import DeadlinePassed, within
 from distforge.errors import InputError, first_line
 from distforge.rewards.loading import load_function
 
@@ -133,32 +133,23 @@ class RewardFunctions:
     def _within_deadline(
         self, name: str, function: Callable[..., Any], given: dict[str, Any], written: Written
     ) -> Any:
-        outcome: dict[str, Any] = {}
+        def call() -> Any:
+            found = function(**given)
+            return asyncio.run(found) if inspect.iscoroutine(found) else found
 
-        def run() -> None:
-            try:
-                found = function(**given)
-                outcome["value"] = asyncio.run(found) if inspect.iscoroutine(found) else found
-            except Exception as error:
-                outcome["error"] = error
-
-        # A daemon: what sleeps for ever cannot be ended, but must not keep the process.
-        thread = threading.Thread(target=run, daemon=True, name=f"reward {name}")
-        thread.start()
-        thread.join(self._deadline)
-        if thread.is_alive():
+        try:
+            return within(self._deadline, call, f"reward {name}")
+        except DeadlinePassed:
             raise InputError(
                 f"the reward {name!r} took more than {self._deadline:g} s for "
                 f"{len(written.rows)} completions, from row {written.rows[0]!r} on; make it "
                 "faster, or raise reward.deadline_seconds"
-            )
-        if "error" in outcome:
-            error = outcome["error"]
+            ) from None
+        except (Exception, SystemExit) as error:
             raise InputError(
                 f"the reward {name!r} raised {type(error).__name__}: {first_line(error)}, on "
                 f"{len(written.rows)} completions {_which(function, given, written)}; correct it"
             ) from error
-        return outcome["value"]
 
 
 def _which(function: Callable[..., Any], given: dict[str, Any], written: Written) -> str:
@@ -174,7 +165,7 @@ def _which(function: Callable[..., Any], given: dict[str, Any], written: Written
         }
         try:
             function(**alone)
-        except Exception:
+        except (Exception, SystemExit):
             return f"of row {row!r}"
     return f"from row {written.rows[0]!r} on"
 

@@ -12,10 +12,8 @@ import json
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 
 import torch
 import torch.distributed as dist
@@ -24,6 +22,7 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.rendezvous import rendezvous
 
 import distforge
+from distforge.deadlines import DeadlinePassed, within
 from distforge.errors import InputError, first_line
 
 # Longest wait for all ranks to start, 600 s unless the environment says otherwise.
@@ -61,10 +60,7 @@ def join(
     try:
         is_served = rank > 0 or os.environ.get(_AGENT_VARIABLE) == "True"
         _reach(*place, patience, connect=is_served)
-        store = _in_time(
-            lambda: next(iter(rendezvous("env://", rank, size, timeout=waits)))[0],
-            patience + _ANSWER_SECONDS,
-        )
+        store = _shared_store(rank, size, patience)
         meet(store, rank, size, software(), max(1.0, deadline - time.monotonic()))
     except (dist.DistError, OSError) as error:
         if "EADDRINUSE" in str(error):
@@ -90,21 +86,16 @@ def join(
     _set_pg_timeout(lasting)
 
 
-def _in_time(action: Callable[[], Store], seconds: float) -> Store:
-    """What ``action`` returns or raises; TimeoutError where it does neither in time."""
-    answer: Future[Store] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(action())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    # Of a pool, the end of the process would wait for it.
-    threading.Thread(target=run, daemon=True).start()
+def _shared_store(rank: int, size: int, patience: int) -> Store:
+    """That of the launcher's environment; TimeoutError where another service listens there."""
+    waits = datetime.timedelta(seconds=patience)
     try:
-        return answer.result(seconds)
-    except TimeoutError:
+        return within(
+            patience + _ANSWER_SECONDS,
+            lambda: next(iter(rendezvous("env://", rank, size, timeout=waits)))[0],
+            "rendezvous",
+        )
+    except DeadlinePassed:
         raise TimeoutError("what listens there does not answer") from None
 
 

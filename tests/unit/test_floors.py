@@ -44,6 +44,7 @@ FLOORS.update(
     {
         "__init__": GROUND,
         "activity": GROUND,
+        "deadlines": GROUND,
         "errors": GROUND,
         "extras": GROUND,
         "settings": GROUND,

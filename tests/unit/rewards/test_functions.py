@@ -28,6 +28,12 @@ async def later(completions, trainer_state, **kwargs):
 def raises(prompts, **kwargs):
     return [1 / (prompt != "b") for prompt in prompts]
 
+def leaves(prompts, **kwargs):
+    raise SystemExit(4)
+
+def times_out(prompts, **kwargs):
+    raise TimeoutError("the judge does not answer")
+
 def nan(prompts, **kwargs):
     return [float("nan") if prompt == "b" else 1.0 for prompt in prompts]
 
@@ -77,6 +83,8 @@ def test_a_coroutine_and_the_state(file):
     ("name", "message"),
     [
         ("raises", r"rewards.py:raises' raised ZeroDivisionError: .*of row 'row 2'"),
+        ("leaves", r"rewards.py:leaves' raised SystemExit: 4, .*of row 'row 1'"),
+        ("times_out", r"raised TimeoutError: the judge does not answer, .*of row 'row 1'"),
         ("nan", r"gave nan to row 'row 2'; expected a finite number, or None"),
         ("short", "returned 1 values for 2 completions, from row 'row 1' on"),
         ("number", "returned int; expected a list"),
