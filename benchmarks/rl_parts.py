@@ -7,6 +7,7 @@ import json
 import resource
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from word_problems import write_problems
 from distforge import rendering
 from distforge.cli import main as distforge
 from distforge.data import DataConfig
+from distforge.data.dataset import TokenRows, collate
 from distforge.evaluation.intervals import bootstrap_mean
 from distforge.models.export import export_model
 from distforge.models.loading import load_champion
@@ -134,6 +136,13 @@ def _curve(run: Path, settings: Settings) -> dict[str, Any]:
     }
 
 
+def answered(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> TokenRows:
+    """Rows of prompts and their answers, whose labels are the answers."""
+    pairs = list(zip(prompts, answers, strict=True))
+    rows = (([*prompt, *answer], len(prompt)) for prompt, answer in pairs)
+    return TokenRows(rows, [str(number) for number in range(len(pairs))])
+
+
 def supervised(
     model: str, directory: Path, work: Path, settings: Settings, cpu_seconds: float
 ) -> dict[str, Any]:
@@ -144,15 +153,15 @@ def supervised(
     rows = _rows(directory, "train")
     prompts = rendered(rows, champion.tokenizer, "")
     answers = renderer.completions([row.example.answer for row in rows])
+    dataset = answered(prompts, answers)
     network = champion.model.float().train()
     optimizer = torch.optim.AdamW(network.parameters(), settings["lr"], weight_decay=0.0)
     size = settings["questions"] * settings["group"]
     draw, losses = torch.Generator().manual_seed(0), list[float]()
     end = time.process_time() + cpu_seconds
     while time.process_time() < end:
-        chosen = torch.randint(len(rows), (size,), generator=draw).tolist()
-        ids, mask, labels = _padded([(prompts[n], answers[n]) for n in chosen], renderer.pad)
-        loss = network(input_ids=ids, attention_mask=mask, labels=labels).loss
+        chosen = torch.randint(len(dataset), (size,), generator=draw).tolist()
+        loss = network(**collate([dataset[n] for n in chosen], renderer.pad)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
@@ -161,20 +170,6 @@ def supervised(
     saved = work / "supervised_model"
     export_model(network.eval(), champion.tokenizer, saved)
     return {"losses": losses, **examine(str(saved), directory, settings)}
-
-
-def _padded(
-    pairs: list[tuple[list[int], list[int]]], pad: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids, mask and labels, of prompts and their answers; a prompt is no label."""
-    longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
-    ids, mask, labels = [], [], []
-    for prompt, answer in pairs:
-        rest = longest - len(prompt) - len(answer)
-        ids.append([*prompt, *answer, *[pad] * rest])
-        mask.append([1] * (longest - rest) + [0] * rest)
-        labels.append([-100] * len(prompt) + answer + [-100] * rest)
-    return torch.tensor(ids), torch.tensor(mask), torch.tensor(labels)
 
 
 def trl(model: str, work: Path, settings: Settings, python: str, seed: int) -> dict[str, Any]:

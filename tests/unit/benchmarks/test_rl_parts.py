@@ -10,6 +10,7 @@ import pytest
 import rl_parts
 import torch
 
+from distforge.data.dataset import collate
 from distforge.models.export import export_model
 from tests.tiny_models import tiny_llama, tiny_tokenizer
 
@@ -69,10 +70,11 @@ def test_supervised_training_ends_with_its_time_and_learns_the_answers(
 
 
 def test_labels_are_the_answer_alone() -> None:
-    ids, mask, labels = rl_parts._padded([([1, 2], [3]), ([1, 2, 4], [5, 6])], 9)
-    assert ids.tolist() == [[1, 2, 3, 9, 9], [1, 2, 4, 5, 6]]
-    assert mask.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
-    assert labels.tolist() == [[-100, -100, 3, -100, -100], [-100, -100, -100, 5, 6]]
+    rows = rl_parts.answered([[1, 2], [1, 2, 4]], [[3], [5, 6]])
+    batch = {key: value.tolist() for key, value in collate([rows[0], rows[1]], 9).items()}
+    assert batch["input_ids"] == [[1, 2, 3, 9, 9], [1, 2, 4, 5, 6]]
+    assert batch["attention_mask"] == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert batch["labels"] == [[-100, -100, 3, -100, -100], [-100, -100, -100, 5, 6]]
 
 
 def test_a_gain_is_of_the_same_questions() -> None:
