@@ -22,7 +22,7 @@ from distforge import durable
 from distforge.errors import InputError, require_in
 from distforge.registry.manifest import Entry, measure_file, verify_manifest
 from distforge.training.distributed import World
-from distforge.training.node_disks import first_by_disk, move_to_main, own_part
+from distforge.training.node_disks import first_by_disk, move_to_main, own_part, receives
 from distforge.training.save_errors import (
     CheckpointError,
     explained,
@@ -92,14 +92,14 @@ def begin_checkpoint(
     with explained(final):
         with removed_on_error(partial, world):
             on_main(world, lambda: _begin(root, partial))
-            if (first := first_by_disk(root, world))[world.rank] == world.rank != 0:
-                _remove_leftovers(root)
-            own = own_part(partial, first, world)
+            first = first_by_disk(root, world)
+            own = _place_of(partial, first, world)
         # A directory that goes while others write would make them blame a missing file.
         with removed_on_error(partial, world if world.size == 1 else None):
-            here = list(write(own) or ())
-            # What is moved is rank 0's from then on.
-            written = world.gather_objects(mine := here if own == partial else [])
+            mine = list(write(own) or ())
+            if own != partial:  # what is moved is rank 0's from then on
+                mine = []
+            written = world.gather_objects(mine)
         with removed_on_error(partial, world):
             move_to_main(own, partial, first, world)
             on_main(world, lambda: durable.write_json(partial / _STATE_FILE, state, indent=None))
@@ -250,6 +250,13 @@ def _begin(root: Path, partial: Path) -> None:
     _remove_leftovers(root)
     ensure_key(root)
     partial.mkdir()
+
+
+def _place_of(partial: Path, first: Sequence[int], world: World) -> Path:
+    """Where this rank writes what is to lie in ``partial``; collective."""
+    if receives(first, world):
+        _remove_leftovers(partial.parent)
+    return own_part(partial, first, world)
 
 
 def _remove_leftovers(root: Path) -> None:

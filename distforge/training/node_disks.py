@@ -43,13 +43,18 @@ def first_by_disk(root: Path, world: World) -> list[int]:
     return [disks.index(disk) for disk in disks]
 
 
+def receives(first: Sequence[int], world: World) -> bool:
+    """Whether this rank is the first of a node that does not see rank 0's disk."""
+    return first[world.rank] == world.rank != 0
+
+
 def own_part(partial: Path, first: Sequence[int], world: World) -> Path:
     """Where this rank writes what is to lie in ``partial``: there, or in an empty directory on its
     own disk, beside where ``partial`` would be, that `move_to_main` empties; collective."""
     mine = first[world.rank]
     own = partial.with_name(f"{partial.stem}.rank{mine}{partial.suffix}") if mine else partial
     if any(first):
-        _on_each(world, own, (lambda: _empty(own)) if world.rank == mine != 0 else None)
+        _on_each(world, own, (lambda: _empty(own)) if receives(first, world) else None)
     return own
 
 
@@ -83,7 +88,7 @@ def seen_by_all(directory: Path, world: World) -> Iterator[Path]:
         yield copy
         world.barrier()
     finally:
-        if mine == world.rank != 0:
+        if receives(first, world):
             shutil.rmtree(copy, ignore_errors=True)
 
 
@@ -97,22 +102,21 @@ def copy_to_all(path: Path, world: World) -> None:
     first = first_by_disk(path.parent, world)
     if not any(first):
         return
-    receives = first[world.rank] == world.rank != 0
     is_there, is_directory = world.broadcast_object([path.exists(), path.is_dir()])
     if is_directory:
         copy = durable.temporary(path)
         _copy(path, copy, first, world)
         publish = partial_call(durable.publish_directory, copy, path, replace=True)
-        _on_each(world, path, publish if receives else None)
+        _on_each(world, path, publish if receives(first, world) else None)
     elif is_there:
-        target = path.parent if receives else None
+        target = path.parent if receives(first, world) else None
         _transfer(path.parent, [path.name], target, 0, world)
 
 
 def _copy(directory: Path, copy: Path, first: Sequence[int], world: World) -> None:
-    receives = first[world.rank] == world.rank != 0
-    _on_each(world, copy, (lambda: _empty(copy)) if receives else None)
-    _transfer(directory, None, copy if receives else None, 0, world)
+    here = copy if receives(first, world) else None
+    _on_each(world, copy, None if here is None else lambda: _empty(copy))
+    _transfer(directory, None, here, 0, world)
 
 
 def _empty(directory: Path) -> None:
