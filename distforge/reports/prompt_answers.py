@@ -35,5 +35,5 @@ def read_answers(run_dir: Path) -> list[AnswerRow]:
         return [_ROW.validate_json(line) for line in lines]
     except ValidationError as error:
         raise InputError(
-            f"{path} is malformed ({error}); bake the prompt again to write it again"
+            f"{path} is malformed ({error}); bake the prompt again, which writes it"
         ) from None

@@ -125,7 +125,7 @@ class PromptSummary(Summary):
     ``pursuit`` (of rounds), ``grades`` (strength counted in answers).
     """
 
-    remedy: ClassVar[str] = "bake the prompt again to write it again"
+    remedy: ClassVar[str] = "bake the prompt again, which writes it"
 
     mode: Literal["prompt"]
     reports: tuple[BakeReport, ...]

@@ -44,7 +44,7 @@ class Step1Summary(StepSummary):
     model_sha256: of the weights that were judged, as `Champion.sha256`.
     """
 
-    remedy: ClassVar[str] = "run step 1 again to write it again"
+    remedy: ClassVar[str] = "run step 1 again, which writes it"
 
     converged: Flag
     shortfalls: tuple[str, ...] = ()

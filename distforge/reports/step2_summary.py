@@ -78,7 +78,7 @@ class Step2Summary(StepSummary):
         ended training, and what was kept is what passed last, or the start.
     """
 
-    remedy: ClassVar[str] = "run step 2 again to write it again"
+    remedy: ClassVar[str] = "run step 2 again, which writes it"
 
     improved: Flag
     accuracy_overall: Fraction
