@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distforge.optim.layout import Fragment
+from distforge.optim.peers import Peers
 from distforge.optim.plan import Batch, Bucket, batches
-from distforge.optim.precision import Peers
 
 Parts = list[tuple[Fragment, Tensor]]
 Route = list[tuple[int, Fragment]]

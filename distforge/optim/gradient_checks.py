@@ -13,8 +13,9 @@ from torch import Tensor
 
 from distforge.errors import InputError
 from distforge.optim.layout import whole_shape
+from distforge.optim.peers import Peers
 from distforge.optim.placement import PLAIN, local
-from distforge.optim.precision import Peers, wide_dtype
+from distforge.optim.precision import wide_dtype
 
 # Elements of a gradient up to which copying it costs less than a call of its own.
 _SMALL = 4096

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distforge.optim.layout import Fragment, Matrix, as_matrices
-from distforge.optim.precision import Peers
+from distforge.optim.peers import Peers
 
 
 @dataclass(frozen=True)

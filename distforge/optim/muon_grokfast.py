@@ -28,9 +28,8 @@ from distforge.optim.param_state import (
     held,
     muon_shard,
 )
-from distforge.optim.placement import group_of, mesh_of, shard_of
-from distforge.optim.plans import Plans
-from distforge.optim.precision import Peers, alone, together
+from distforge.optim.peers import Peers, together
+from distforge.optim.placement import mesh_of
 from distforge.optim.refusals import (
     refuse_capture,
     require_shard_gradients,
@@ -39,6 +38,7 @@ from distforge.optim.refusals import (
 from distforge.optim.roles import NamedParameters
 from distforge.optim.saving import restored_bit_by_bit, saved
 from distforge.optim.small_step import takes_small, update_small
+from distforge.optim.surroundings import Surroundings
 
 ParamGroup = dict[str, Any]
 
@@ -152,11 +152,7 @@ class MuonGrokfast(torch.optim.Optimizer):
                 group.setdefault(name, kept.get(name, value))
 
     def _forget_surroundings(self) -> None:
-        # None of this survives a copy: other parameters, perhaps another process.
-        self._peers: Peers | None = None
-        self._mesh_peers: dict[Any, Peers] = {}
-        self._shards: dict[int, FlatShard] = {}
-        self._plans = Plans(self.config.bucket_cap_mb)
+        self._around = Surroundings(self.config.bucket_cap_mb)
         self._edits = PendingEdits()
         self._sample: StepSample | None = None
 
@@ -167,8 +163,7 @@ class MuonGrokfast(torch.optim.Optimizer):
         with gradients for the same parameters.
         """
         device = self.param_groups[0]["params"][0].device
-        self._peers = together(process_group, device)
-        self._plans = Plans(self.config.bucket_cap_mb)
+        self._around = Surroundings(self.config.bucket_cap_mb, together(process_group, device))
 
     def attach_shards(
         self, shards: Iterable[FlatShard], device: torch.device, process_group: Any
@@ -180,9 +175,8 @@ class MuonGrokfast(torch.optim.Optimizer):
             device: where matrices are put together and orthogonalised.
             process_group: the ranks that hold the parts.
         """
-        self._peers = together(process_group, device)
-        self._shards = {id(shard.tensor): shard for shard in shards}
-        self._plans = Plans(self.config.bucket_cap_mb)
+        peers = together(process_group, device)
+        self._around = Surroundings(self.config.bucket_cap_mb, peers, shards)
 
     def edit_after_step(self, parameter: Tensor, in_place: InPlace) -> None:
         """Have ``in_place`` change the parameter right after its next update, in every copy.
@@ -205,7 +199,8 @@ class MuonGrokfast(torch.optim.Optimizer):
         """What was measured since `start_sampling`; collective where ranks share the work."""
         assert self._sample is not None, "call start_sampling() before the step"
         sample, self._sample = self._sample, None
-        return sample.reduced(max(self._all_peers(), key=lambda peers: peers.size, default=None))
+        peers = self._around.all_peers(self._params())
+        return sample.reduced(max(peers, key=lambda some: some.size, default=None))
 
     def add_param_group(self, param_group: ParamGroup) -> None:
         """Adds a group with "params" and "algorithm"; missing hyperparameters come from config.
@@ -236,13 +231,14 @@ class MuonGrokfast(torch.optim.Optimizer):
                 loss = closure()
         refuse_capture()
         groups = [readable(group, index) for index, group in enumerate(self.param_groups)]
-        unchanged = "weight of this group" if self._shards else "weight"
+        around = self._around
+        unchanged = "weight of this group" if around.shards else "weight"
         for index, group in enumerate(groups):
-            require_whole_matrices(group, index, self._shards, self._peers)
-        require_usable_gradients(groups, self._all_peers(), unchanged)
+            require_whole_matrices(group, index, around.shards, around.peers)
+        require_usable_gradients(groups, around.all_peers(self._params()), unchanged)
         for group in groups:
-            require_shard_gradients(group, self._shards)
-        undivided = self._peers is None and self._sample is None
+            require_shard_gradients(group, around.shards)
+        undivided = around.peers is None and self._sample is None
         first, loads = 0, defaultdict[Peers, list[float]](list)
         for group in groups:
             numbered = list(enumerate(group["params"], first))
@@ -256,7 +252,7 @@ class MuonGrokfast(torch.optim.Optimizer):
             else:
                 self._adamw_step(group, parts)
             if self._edits:
-                self._apply_edits(group)
+                around.apply_edits(self._edits, group["params"])
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -264,8 +260,7 @@ class MuonGrokfast(torch.optim.Optimizer):
         stand-in of zeros that takes no memory, because DeepSpeed's universal checkpoints want both
         buffers of every shard; the next step drops it. Functions among the hyperparameters are
         left out."""
-        params = [param for group in self.param_groups for param in group["params"]]
-        return saved(super().state_dict(), params, self._shards)
+        return saved(super().state_dict(), self._params(), self._around.shards)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores hyperparameters and state bit by bit, each buffer in the dtype it was saved in.
@@ -277,19 +272,8 @@ class MuonGrokfast(torch.optim.Optimizer):
         with restored_bit_by_bit(self):
             super().load_state_dict(state_dict)
 
-    def _all_peers(self) -> list[Peers]:
-        """Those of every kind of parameters, in an order that is the same on all of them."""
-        params = [param for group in self.param_groups for param in group["params"]]
-        meshes = dict.fromkeys(mesh_of(param) for param in params)
-        peers = [self._peers_of(mesh, params[0].device) for mesh in meshes if mesh is not None]
-        return peers if self._peers is None else [self._peers, *peers]
-
-    def _peers_of(self, mesh: Any | None, device: torch.device) -> Peers:
-        if mesh is None:
-            return self._peers or alone(device)
-        if mesh not in self._mesh_peers:
-            self._mesh_peers[mesh] = together(group_of(mesh), device)
-        return self._mesh_peers[mesh]
+    def _params(self) -> list[Tensor]:
+        return [param for group in self.param_groups for param in group["params"]]
 
     def _muon_step(
         self, group: ParamGroup, parts: list[Held], loads: dict[Peers, list[float]]
@@ -299,10 +283,11 @@ class MuonGrokfast(torch.optim.Optimizer):
         for part in parts:
             alike[part.weight.device, part.weight.dtype, mesh_of(part.param)].append(part)
         for (device, _, mesh), some in alike.items():
-            peers = self._peers_of(mesh, device)
+            around = self._around
+            peers = around.peers_of(mesh, device)
             load = loads[peers] = loads[peers] or [0.0] * peers.size
             params = [part.param for part in some]
-            routes = self._plans.of(params, group, peers, self._shards, load)
+            routes = around.plans.of(params, group, peers, around.shards, load)
             contiguous = [part.contiguous() for part in some]
             counts = StepCounts()
             shards = [
@@ -312,17 +297,6 @@ class MuonGrokfast(torch.optim.Optimizer):
             for part, shard in zip(some, shards, strict=True):
                 if shard.weight.data_ptr() != part.weight.data_ptr():
                     part.weight.copy_(shard.weight)
-
-    def _apply_edits(self, group: ParamGroup) -> None:
-        for param in group["params"]:
-            if id(param) in self._shards:
-                assert self._peers is not None
-                self._edits.apply_to_flat(self._shards[id(param)], self._peers.rank)
-            elif param.grad is not None and mesh_of(param) is None:
-                self._edits.apply(param)
-            elif param.grad is not None:
-                rank = self._peers_of(mesh_of(param), param.device).rank
-                self._edits.apply_to_flat(shard_of(param), rank)
 
     def _adamw_step(self, group: ParamGroup, parts: Iterable[Held]) -> None:
         first, second = group["betas"]

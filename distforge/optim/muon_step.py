@@ -20,7 +20,8 @@ from distforge.optim.exchange import Gather, Parts, Route, Routes, Transfer, str
 from distforge.optim.iteration import Stacks, travel_dtype, update_scale
 from distforge.optim.layout import Fragment, Matrix, as_matrices, from_matrices, matrix_shape
 from distforge.optim.metrics import StepSample
-from distforge.optim.precision import Peers, widened
+from distforge.optim.peers import Peers
+from distforge.optim.precision import widened
 
 
 def scratch_bytes(dtype: torch.dtype) -> int:

@@ -12,9 +12,9 @@ from torch import Tensor
 from distforge.optim.exchange import Routes
 from distforge.optim.layout import FlatShard, Fragment, Matrix, as_matrices, cut
 from distforge.optim.muon_step import scratch_bytes
+from distforge.optim.peers import Peers
 from distforge.optim.placement import held_by_ranks, mesh_of
 from distforge.optim.plan import plan_buckets
-from distforge.optim.precision import Peers
 
 # Where gradients are missing at random, each step has a plan of its own.
 _KEPT = 32

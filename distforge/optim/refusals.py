@@ -9,8 +9,8 @@ import torch
 
 from distforge.errors import InputError
 from distforge.optim.layout import FlatShard
+from distforge.optim.peers import Peers
 from distforge.optim.placement import mesh_of
-from distforge.optim.precision import Peers
 
 
 def require_shard_gradients(group: dict[str, Any], shards: Mapping[int, FlatShard]) -> None:

@@ -214,7 +214,7 @@ def poison_one_rank(world: World, stage: int):
     optimizer = engine._backend.optimizer
     flat = [p for group in optimizer.param_groups for p in group["params"]]
     if stage == 3:
-        flat = [shard.tensor for shard in optimizer._shards.values()]
+        flat = [shard.tensor for shard in optimizer._around.shards.values()]
     before = [p.detach().clone() for p in flat]
     optimizer.param_groups = [{**optimizer.param_groups[0], "params": [flat[0]]}]
     flat[0].grad = torch.ones_like(flat[0])

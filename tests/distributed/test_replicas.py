@@ -112,6 +112,6 @@ def test_memory_is_flat_though_gradients_are_missing_at_random(steps):
         if step in (steps // 4, steps - 1):
             gc.collect()
             counts.append(len(gc.get_objects()))
-    assert len(optimizer._plans) <= 32
+    assert len(optimizer._around.plans) <= 32
     # Some plans have more parts than others.
     assert counts[1] <= 1.02 * counts[0]

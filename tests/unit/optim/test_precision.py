@@ -5,7 +5,8 @@ import torch
 
 from distforge.optim import precision
 from distforge.optim.iteration import travel_dtype
-from distforge.optim.precision import alone, fastest_dtype
+from distforge.optim.peers import alone
+from distforge.optim.precision import fastest_dtype
 from distforge.training.engine_config import resolve_dtype
 
 CPU = torch.device("cpu")
