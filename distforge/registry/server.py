@@ -107,7 +107,12 @@ def server_command(config: ServeConfig, directory: Path) -> list[str]:
 
 
 def _backend(config: ServeConfig, directory: Path) -> str:
-    return config.backend or f"{SQLITE}{directory / 'registry.db'}"
+    backend = config.backend or f"{SQLITE}registry.db"
+    # Said in full: the server runs where the command was given, where paths in the environment
+    # (PGPASSFILE, a cloud's credentials) and an interpreter's relative name are meant.
+    if backend.startswith(SQLITE):
+        return f"{SQLITE}{directory / backend.removeprefix(SQLITE)}"
+    return backend
 
 
 def _users_file(config: ServeConfig, directory: Path) -> Path:
@@ -119,7 +124,7 @@ def _databases(config: ServeConfig, directory: Path) -> dict[Kind, Path]:
     """The SQLite files that the server will open."""
     backend, files = _backend(config, directory), dict[Kind, Path]()
     if backend.startswith(SQLITE):
-        files["models"] = directory / backend.removeprefix(SQLITE)
+        files["models"] = Path(backend.removeprefix(SQLITE))
     if read_password(config) or config.token:
         files["users"] = _users_file(config, directory)
     return files
@@ -211,7 +216,7 @@ def serve(config: ServeConfig) -> int:
     where = f"http://{config.host}:{config.port}"
     make_databases(command[0], _databases(config, directory))
     print(f"registry on {where}, kept in {directory}{secret}", flush=True)
-    process = subprocess.Popen(command, cwd=directory, env=environment, start_new_session=True)
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: process.terminate())
     try:

@@ -1,6 +1,7 @@
 """How MLflow's server is started: what is on its command line, and what is not."""
 
 import re
+import signal
 import stat
 from pathlib import Path
 
@@ -89,3 +90,29 @@ def test_loopback_asks_for_a_token_of_this_user_alone(tmp_path: Path) -> None:
     assert first["MLFLOW_AUTH_ADMIN_USERNAME"] == "distforge"
     assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
     assert token not in " ".join(command) + (tmp_path / "auth.ini").read_text()
+
+
+def test_what_is_relative_is_meant_from_where_the_command_is_given(tmp_path, monkeypatch):
+    """The interpreter's name, and the files that the environment names for the server."""
+    here = tmp_path / "here"
+    here.mkdir()
+    program = here / "python"
+    program.write_text('#!/bin/sh\n[ "$1" = -c ] || cat "$PGPASSFILE" > seen\n', encoding="utf-8")
+    program.chmod(0o755)
+    (here / "pgpass").write_text("db:5432", encoding="utf-8")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PGPASSFILE", "pgpass")
+    monkeypatch.setattr(signal, "signal", lambda _number, _handler: None)
+    config = ServeConfig(
+        directory=Path("../store"), python="./python", backend="postgresql://r@db/m", token=False
+    )
+    assert serve(config) == 0
+    assert (here / "seen").read_text(encoding="utf-8") == "db:5432"
+
+
+@pytest.mark.parametrize(
+    ("backend", "file"), [("", "registry.db"), ("sqlite:///mine.db", "mine.db")]
+)
+def test_a_file_of_the_backend_lies_in_the_servers_folder(tmp_path, backend, file):
+    command = server_command(ServeConfig(backend=backend), tmp_path)
+    assert f"sqlite:///{tmp_path / file}" in command
