@@ -92,7 +92,9 @@ def test_loopback_asks_for_a_token_of_this_user_alone(tmp_path: Path) -> None:
     assert token not in " ".join(command) + (tmp_path / "auth.ini").read_text()
 
 
-def test_what_is_relative_is_meant_from_where_the_command_is_given(tmp_path, monkeypatch):
+def test_what_is_relative_is_meant_from_where_the_command_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The interpreter's name, and the files that the environment names for the server."""
     here = tmp_path / "here"
     here.mkdir()
@@ -113,6 +115,8 @@ def test_what_is_relative_is_meant_from_where_the_command_is_given(tmp_path, mon
 @pytest.mark.parametrize(
     ("backend", "file"), [("", "registry.db"), ("sqlite:///mine.db", "mine.db")]
 )
-def test_a_file_of_the_backend_lies_in_the_servers_folder(tmp_path, backend, file):
+def test_a_file_of_the_backend_lies_in_the_servers_folder(
+    tmp_path: Path, backend: str, file: str
+) -> None:
     command = server_command(ServeConfig(backend=backend), tmp_path)
     assert f"sqlite:///{tmp_path / file}" in command
