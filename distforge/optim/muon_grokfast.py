@@ -278,12 +278,12 @@ class MuonGrokfast(torch.optim.Optimizer):
     def _muon_step(
         self, group: ParamGroup, parts: list[Held], loads: dict[Peers, list[float]]
     ) -> None:
+        around = self._around
         # A model may be spread over devices, dtypes and meshes; what goes together is of one.
         alike: dict[tuple[Any, ...], list[Held]] = defaultdict(list)
         for part in parts:
             alike[part.weight.device, part.weight.dtype, mesh_of(part.param)].append(part)
         for (device, _, mesh), some in alike.items():
-            around = self._around
             peers = around.peers_of(mesh, device)
             load = loads[peers] = loads[peers] or [0.0] * peers.size
             params = [part.param for part in some]

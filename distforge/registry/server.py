@@ -46,7 +46,7 @@ class ServeConfig:
     host, port: where to listen. Other than loopback needs a password and ``allowed_hosts``.
     directory: where the server keeps its database, files and users.
     backend: its database, ``postgresql://user@host/name`` (the password in PGPASSFILE) or
-        ``sqlite:///…``; by default an SQLite file in ``directory``.
+        ``sqlite:///…``, a relative file in ``directory``; by default one there.
     artifacts: where copies of models go: ``s3://bucket/path`` (or gs, wasbs, abfss); by default
         ``directory``.
     allowed_hosts: names that clients may call the server by, such as models.example.org.
