@@ -351,8 +351,13 @@ def test_in_memory_nothing_is_written_and_a_signal_is_not_caught(tmp_path):
     assert not kept.resume()
     train(trainee, kept, 6)
     assert trainee.evaluated == [4, 6]
-    with pytest.raises(KeyboardInterrupt), kept.stopping_between_steps():
-        signal.raise_signal(signal.SIGINT)
+    # A shell starts what runs in its background with this signal ignored, the tests too.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), kept.stopping_between_steps():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 @pytest.mark.parametrize(
