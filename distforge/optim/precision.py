@@ -22,8 +22,16 @@ def widened(tensor: Tensor) -> Tensor:
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for it; torch multiplies it many times slower elsewhere."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    """Whether this CPU has instructions for it, and torch and oneDNN may use them.
+
+    ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA can forbid it. Elsewhere it is many times slower.
+    """
+    has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if not has or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    return bool(
+        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:

@@ -1,5 +1,9 @@
 """Which dtype "auto" is, by what the hardware multiplies."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -42,6 +46,17 @@ def test_on_a_cpu(monkeypatch, multiplies, expected):
     assert peers.iteration_dtype("bfloat16") is torch.bfloat16
     assert peers.iteration_dtype("float16") is torch.float16
     assert peers.iteration_dtype("float32") is torch.float32
+
+
+@pytest.mark.parametrize("ceiling", ["ATEN_CPU_CAPABILITY=avx2", "ONEDNN_MAX_CPU_ISA=AVX2"])
+def test_on_a_cpu_whose_instructions_are_forbidden(ceiling: str) -> None:
+    """Both are read once, so a process of its own asks."""
+    name, _, value = ceiling.partition("=")
+    said = "from distforge.optim.precision import cpu_multiplies_bfloat16 as it; print(it())"
+    command = [sys.executable, "-c", said]
+    environment = {**os.environ, name: value}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_float16_travels_as_float32():
