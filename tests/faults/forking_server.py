@@ -78,14 +78,16 @@ class _Request:
     arguments: tuple[Any, ...]
     fault: Fault | None
     said: Path
-    kill_after: float | None
+    kill_after: float
 
 
 class Server:
-    """Runs one child at a time."""
+    """Runs one child at a time, which gets SIGKILL at its deadline."""
 
-    def __init__(self, pipe: Connection, process: subprocess.Popen[bytes], said: Path) -> None:
-        self._pipe, self._said = pipe, said
+    def __init__(
+        self, pipe: Connection, process: subprocess.Popen[bytes], said: Path, deadline: float
+    ) -> None:
+        self._pipe, self._said, self._deadline = pipe, said, deadline
         self.pid = process.pid
 
     def run(
@@ -97,16 +99,21 @@ class Server:
     ) -> Ended:
         """``function(*arguments)``, importable, in a child: its result is the exit status.
 
-        kill_after: seconds until the child gets SIGKILL, where it has not ended by then.
+        kill_after: seconds until the child gets SIGKILL, where it has not ended by then; None: the
+        server's deadline.
         """
-        self._pipe.send(_Request(function, arguments, fault, self._said, kill_after))
+        seconds = self._deadline if kill_after is None else kill_after
+        self._pipe.send(_Request(function, arguments, fault, self._said, seconds))
         status, seconds = self._pipe.recv()
         return Ended(status, self._said.read_text(encoding="utf-8", errors="replace"), seconds)
 
 
 @contextmanager
-def serving(directory: Path) -> Iterator[Server]:
-    """A server that keeps its files in ``directory``; it takes 10 to 20 seconds to come up."""
+def serving(directory: Path, deadline: float = DEADLINE_SECONDS) -> Iterator[Server]:
+    """A server that keeps its files in ``directory``; it takes 10 to 20 seconds to come up.
+
+    deadline: seconds that a child may take.
+    """
     ours, theirs = Pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.faults.forking_server", str(theirs.fileno())],
@@ -117,7 +124,7 @@ def serving(directory: Path) -> Iterator[Server]:
     )
     theirs.close()
     try:
-        yield Server(ours, process, directory / "said")
+        yield Server(ours, process, directory / "said", deadline)
     finally:
         ours.close()
         process.wait(DEADLINE_SECONDS)
@@ -150,11 +157,10 @@ def _serve(pipe: Connection) -> None:
         pipe.send((status, time.monotonic() - began))
 
 
-def _wait(child: int, kill_after: float | None) -> int:
+def _wait(child: int, kill_after: float) -> int:
     handle = os.pidfd_open(child)
     try:
-        limit = DEADLINE_SECONDS if kill_after is None else kill_after
-        if not select.select([handle], [], [], limit)[0]:
+        if not select.select([handle], [], [], kill_after)[0]:
             os.kill(child, signal.SIGKILL)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     finally:

@@ -11,6 +11,7 @@ it has met all.
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -29,9 +30,10 @@ import psutil
 from distforge.registry import ModelRegistry
 from distforge.registry.spool import Spool
 from distforge.training.run_record import REGISTRY_FILE, SPOOL_FILE
-from tests.faults.forking_server import Fault, Mode, Server, serving
+from tests.faults.forking_server import DEADLINE_SECONDS, Fault, Mode, Server, serving
 from tests.faults.short_runs import is_finished, step1, weights
 from tests.faults.tracing import read_log
+from tests.shared import VARIABLE
 
 SEED = 24
 # Samples of a session's memory before these are of its start, which loads and compiles.
@@ -65,7 +67,8 @@ class Soaked:
 def soak(seconds: float, directory: Path) -> Soaked:
     """Run for about ``seconds``."""
     began = time.monotonic()
-    with serving(directory) as server:
+    # A third of it takes one run, and a busy machine can be several times slower than at first.
+    with serving(directory, max(DEADLINE_SECONDS, 2 * seconds)) as server:
         shortest, steps = _steps_in(server, directory, seconds / 3)
         done = Soaked(steps=steps)
         straight, broken = directory / "straight", directory / "broken"
@@ -251,4 +254,5 @@ def _is_registered(folder: Path) -> bool:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(dir=sys.argv[2]) as place:
+        os.environ.setdefault(VARIABLE, str(Path(place, "shared")))
         print(json.dumps(asdict(soak(float(sys.argv[1]), Path(place)))))

@@ -20,6 +20,7 @@ WATCHED_SECONDS = 30.0
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(4 * SECONDS + 600)
 def test_a_run_under_all_faults_ends_as_if_there_were_none(tmp_path: Path) -> None:
     done = soak(SECONDS, tmp_path)
     print(done)
