@@ -232,10 +232,16 @@ def _require_server(python: str) -> None:
     probe = "import flask, mlflow.server"
     try:
         found = subprocess.run([python, "-c", probe], capture_output=True, timeout=120)
-        missing = found.returncode != 0
-    except (OSError, subprocess.TimeoutExpired):
-        missing = True
-    if missing:
+    except OSError as error:
+        raise InputError(
+            f"--python {python} cannot be started: {error.strerror}; name an interpreter that has "
+            "MLflow's server, such as .venv-server/bin/python after `make server`"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"{python} did not load MLflow's server within two minutes; try `{python} -c '{probe}'`"
+        ) from None
+    if found.returncode != 0:
         raise InputError(
             f"{python} has no MLflow server; pip install 'distforge[server]', or name "
             "an interpreter that has it with --python"

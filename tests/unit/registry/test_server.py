@@ -72,6 +72,14 @@ def test_the_pattern_takes_what_the_server_itself_stores() -> None:
     assert re.search(SOURCE_PATTERN, stored)
 
 
+@pytest.mark.parametrize("python", ["absent/python", "{here}"], ids=["absent", "a folder"])
+def test_an_interpreter_that_cannot_be_started_is_named(tmp_path: Path, python: str) -> None:
+    config = ServeConfig(directory=tmp_path / "s", python=python.format(here=tmp_path))
+    with pytest.raises(InputError, match=r"--python .* cannot be started: .*; name an interpreter"):
+        serve(config)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_server_is_said(tmp_path: Path) -> None:
     config = ServeConfig(directory=tmp_path / "s", python="/bin/false")
     with pytest.raises(InputError, match=r"distforge\[server\]"):
