@@ -12,6 +12,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NATIVE_ERROR = re.compile(r"\(os error (\d+)\)")
 # torch maps a file's tensors into memory, and says so of what it cannot map.
 _MAPPING_ERROR = re.compile(r"unable to .*(?:file|memory object) <([^>]*)>.*\((\d+)\)")
+# safetensors says so of every file that it could not open, whatever the system's reason was.
+_NOT_OPENED = re.compile(r"No such file or directory: (.+)")
 # torch says only that it could not write all of a file.
 _TORCH_ERRORS = ("inline_container", "iostream error")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE)
@@ -53,6 +55,10 @@ def explain_file_error(error: BaseException) -> str:
     if isinstance(error, OSError):
         if error.filename is not None or error.errno in _DISK_ERRORS:
             number, path = error.errno, os.fsdecode(error.filename or "")
+        elif error.errno is None and (found := _NOT_OPENED.match(str(error))):
+            number, path = errno.ENOENT, found[1]
+            if os.path.exists(path):
+                return f"{path}: it could not be opened; see that this user may read it"
     elif found := _NATIVE_ERROR.search(str(error)):
         number = int(found[1])
     elif found := _MAPPING_ERROR.search(str(error)):

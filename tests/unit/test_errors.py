@@ -98,3 +98,17 @@ def test_what_torch_cannot_map_is_a_file_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as met:
         torch.UntypedStorage.from_file(str(file), shared=False, nbytes=8)
     assert explain_file_error(met.value).startswith(f"{file}: No such file or directory")
+
+
+def test_a_file_that_safetensors_cannot_open(tmp_path: Path) -> None:
+    """It says of any that it is not there, without the system's number."""
+    absent = tmp_path / "absent.safetensors"
+    with pytest.raises(FileNotFoundError) as met:
+        safetensors.safe_open(absent, framework="pt")
+    assert explain_file_error(met.value) == (
+        f"{absent}: No such file or directory; put it there, or name another"
+    )
+    absent.mkdir()  # that it is there by now tells what it cannot be
+    assert explain_file_error(met.value) == (
+        f"{absent}: it could not be opened; see that this user may read it"
+    )
