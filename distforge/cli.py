@@ -181,6 +181,7 @@ def _refuse(message: str) -> int:
 
 def _dispatch_and_tell(words: list[str]) -> int:
     """Whoever started this may turn the exit status into another one, so it is told."""
+    tell_launcher(Outcome("running"))
     try:
         status = _dispatch(words)
         sys.stdout.flush()  # a closed pipe is met here, not when the interpreter ends

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 
 from distforge.commands.health import Check, check_machine
+from distforge.commands.hosts import PORT, check_hosts
+from distforge.errors import require_in
 from distforge.extras import EXTRAS, missing_modules
 from distforge.ops import backend, build_info, check_kernels
 from distforge.optim.precision import fastest_dtype
@@ -30,13 +32,24 @@ class DoctorConfig:
     runs: the folder that runs are written to.
     registry: the registry; by default $DISTFORGE_REGISTRY_URI, or registry.db in ``runs``.
     hub: also see whether the Hugging Face hub can be reached.
+    hostfile: the nodes of a run, as for DeepSpeed's launcher: also see whether each line is right,
+        and whether each host answers within 20 s and has the same software.
+    ssh: ask the hosts over ssh, as the launcher does; --no-ssh looks only whether their names are
+        known and they answer, for a command that is given on every node.
+    port: without ssh, where the first host will wait for the others (--master_port).
     json: print JSON instead of a table.
     """
 
     runs: Path = Path("runs")
     registry: str = ""
     hub: bool = False
+    hostfile: Path | None = None
+    ssh: bool = True
+    port: int = PORT
     json: bool = False
+
+    def __post_init__(self) -> None:
+        require_in("[1, 65535]", port=self.port)
 
 
 def doctor(config: DoctorConfig) -> int:
@@ -47,6 +60,8 @@ def doctor(config: DoctorConfig) -> int:
         _check_kernels(),
         *check_machine(config.runs, registry or str(config.runs / "registry.db"), hub=config.hub),
     ]
+    if config.hostfile is not None:
+        checks += check_hosts(config.hostfile, ssh=config.ssh, port=config.port)
     missing = [check for check in checks if check.state == "missing"]
     if config.json:
         found = [dataclasses.asdict(check) for check in checks]

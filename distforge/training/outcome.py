@@ -5,7 +5,8 @@ say: whether an error is one that will come again. So the outcome is a file. A r
 directory. A process's goes where the environment variable ``DISTFORGE_OUTCOME`` says, which
 ``launch/keep_running.sh`` sets; ranks other than 0 write there, under a name with their rank, only
 what the others cannot know: that they were refused their input, or crashed. The first rank of
-another node, which may not see rank 0's file, tells the rest in one of its own.
+another node, which may not see rank 0's file, tells the rest in one of its own; where that node has
+not even the directory, nobody is there to be told.
 """
 
 from __future__ import annotations
@@ -117,6 +118,8 @@ def tell_launcher(outcome: Outcome) -> None:
         elif os.environ.get("LOCAL_RANK") == "0":
             file = f"{file}.node{rank}"
         else:
+            return
+        if not Path(file).parent.is_dir():
             return
     outcome = Outcome(outcome.ended, outcome.why, str(_latest_run or ""), _progress(_latest_run))
     outcome.write(Path(file))

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.free_port import free_port
+
 ROOT = Path(__file__).parents[2]
 DEADLINE = 60
 
@@ -84,14 +86,16 @@ def program(tmp_path: Path, monkeypatch) -> list[str]:
     return [script(tmp_path / "torchrun", TORCHRUN), sys.executable, "program.py"]
 
 
-def keep_running(command: list[str], **environment: str) -> tuple[int, int, str]:
+def keep_running(
+    command: list[str], seconds: float = DEADLINE, **environment: str
+) -> tuple[int, int, str]:
     """Exit status, how often it was started, and what was said."""
     done = subprocess.run(
         [str(ROOT / "launch" / "keep_running.sh"), *command],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=seconds,
     )
     starts = Path("starts").read_text(encoding="utf-8").splitlines()
     assert set(starts) == {"--resume auto"}
@@ -135,6 +139,69 @@ def test_a_rank_that_crashed_is_why_the_others_were_stopped(program) -> None:
     command = ["bash", "-c", f'{told} > "$DISTFORGE_OUTCOME.rank1"; "$@"', "it", *program, "75"]
     status, starts, said = keep_running(command)
     assert (status, starts) == (1, 2), said
+
+
+def test_a_launcher_that_fails_before_anything_began_is_started_twice(program) -> None:
+    command = ["bash", "-c", 'echo "--resume auto" >> starts; exit 1', "it"]
+    status, starts, said = keep_running(command)
+    assert (status, starts) == (1, 2), said
+    assert "the launcher failed twice before distforge began" in said
+    assert "distforge doctor --hostfile FILE" in said
+
+
+def test_what_another_node_was_refused_is_the_launcher_s_to_say(program) -> None:
+    """On a disk that rank 0 does not see: it has lost a rank, and does not know why."""
+    status, starts, said = keep_running(["bash", "-c", '"$@"; exit 2', "it", *program, "peer"])
+    assert (status, starts) == (2, 1), said
+
+
+def test_deepspeed_is_given_a_file_of_what_it_would_not_pass_on(program, monkeypatch) -> None:
+    """It passes on MLFLOW*, PYTHON* and few more; the file of the user's own stays in force."""
+    Path("home").mkdir()
+    Path("home", ".deepspeed_env").write_text("HF_HOME=/models", encoding="utf-8")
+    Path(".deepspeed_env").write_text("A=1\n\nB=2=3\n", encoding="utf-8")
+    monkeypatch.setenv("HOME", str(Path("home").resolve()))
+    monkeypatch.setenv("DISTFORGE_JOIN_SECONDS", "7")
+    monkeypatch.delenv("DS_ENV_FILE", raising=False)
+    command = ["bash", "-c", 'cp "$DS_ENV_FILE" passed; "$@"', "it", *program, "0"]
+    assert keep_running(command)[:2] == (0, 1)
+    passed = Path("passed").read_text(encoding="utf-8").splitlines()
+    assert {"HF_HOME=/models", "A=1", "B=2=3", "DISTFORGE_JOIN_SECONDS=7"} <= {*passed}
+    assert passed[-1].startswith(f"DISTFORGE_OUTCOME={Path().resolve()}/.keep_running.")
+    assert all("=" in line for line in passed)  # DeepSpeed fails on any other
+
+
+# What DeepSpeed's launcher calls: each host is this machine, in an environment of its own.
+SSH = """#!/bin/sh
+echo 127.0.0.1
+"""
+PDSH = """#!/usr/bin/env bash
+while [[ $1 == -* ]]; do case $1 in -S) shift ;; *) host=$2; shift 2 ;; esac; done
+# Told to stop, the launcher has pkill end all of DeepSpeed's on its hosts: here every other test's.
+[[ $1 == pkill* ]] && exit
+worst=0 n=0
+for _ in ${host//,/ }; do
+  env -i HOME="$HOME" PATH="$PATH" sh -c "${*//%n/$n}" & pids+=($!); n=$((n + 1))
+done
+for pid in "${pids[@]}"; do wait "$pid"; s=$?; ((s > worst)) && worst=$s; done
+exit "$worst"
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+def test_over_ssh_the_outcome_comes_back(program, tmp_path: Path, monkeypatch) -> None:
+    """Without it the launcher tells that a run crashed, not that the error came before."""
+    for name, text in (("ssh", SSH), ("pdsh", PDSH)):
+        script(tmp_path / "bin" / name, text)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    Path("hosts").write_text("node-1 slots=1\nnode-2 slots=1\n", encoding="utf-8")
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--hostfile", "hosts"]
+    launcher += ["--master_port", str(free_port()), "--no_local_rank", "program.py", "bug"]
+    status, _, said = keep_running(launcher, MAX_RESTARTS="3", seconds=500)
+    assert "the same error came twice without a new checkpoint, so it will come again: " in said
+    assert status == 1
 
 
 def test_a_node_whose_disk_has_no_word_of_rank_0_knows_how_its_own_rank_ended(program) -> None:
