@@ -72,7 +72,7 @@ def write_files(contents: Mapping[Path, bytes], *, mode: int = 0o666) -> None:
                 os.fsync(stream.fileno())  # a file system may say only now that it is full
 
 
-def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """Write a file that is too large to be in memory at once, whole or not at all."""
     with replacing(path) as partial, _naming(path), open(partial, "xb") as stream:
         stream.writelines(pieces)

@@ -7,7 +7,7 @@ import random
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from distforge.activity import counted
+from distforge.data.columns import Names, TokenParts
 from distforge.data.examples import at, blocks
 from distforge.data.schema import Example
 from distforge.data.strategies import STRATEGIES, STRATEGY_PROMPTS
@@ -50,15 +51,19 @@ class TokenRows(Dataset[Row]):
     Args:
         rows: ids, and how many of them are given; read once, in order.
         ids: names of the rows, for records.
+
+    Attributes:
+        tokens: of all rows, end to end; ends: where each row does.
     """
 
     def __init__(self, rows: Iterable[tuple[Sequence[int], int]], ids: Sequence[str]) -> None:
         self.ids = ids
         self.lengths, self.target_counts = array("i"), array("i")
-        self._tokens, self._ends = array("i"), array("q")
+        ids_of_all, self.ends = array("i"), array("q")
+        self.tokens: array[int] | TokenParts = ids_of_all
         for tokens, start in rows:
-            self._tokens.extend(tokens)
-            self._ends.append(len(self._tokens))
+            ids_of_all.extend(tokens)
+            self.ends.append(len(ids_of_all))
             self.lengths.append(len(tokens))
             self.target_counts.append(len(tokens) - start)
 
@@ -66,8 +71,8 @@ class TokenRows(Dataset[Row]):
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> Row:
-        end, length = self._ends[index], self.lengths[index]
-        tokens = torch.tensor(self._tokens[end - length : end], dtype=torch.int64)
+        end, length = self.ends[index], self.lengths[index]
+        tokens = torch.tensor(self.tokens[end - length : end], dtype=torch.int64)
         labels = tokens.clone()
         labels[: length - self.target_counts[index]] = IGNORE_INDEX
         return Row(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels)
@@ -87,6 +92,12 @@ class ReasoningDataset(TokenRows):
             counts them.
         prompted: for each example, whether its strategy prompt stands in front.
         direct: for each example, whether the bare answer is written instead of the reasoning.
+        is_part: there are other examples, so that it may be that none of these fits.
+
+    Attributes:
+        positions: in what was given, of the examples that are rows.
+        shortest: tokens and id of the shortest example that was given.
+        strategies: a byte for each row, which `Item.strategy` is made of.
 
     Raises:
         InputError: the tokenizer has no end-of-sequence token, or nothing fits ``max_length``.
@@ -100,36 +111,33 @@ class ReasoningDataset(TokenRows):
         *,
         prompted: Sequence[bool] | None = None,
         direct: Sequence[bool] | None = None,
+        is_part: bool = False,
     ) -> None:
         self._renderer = Renderer(tokenizer)
-        kept, names = array("q"), _Names()
-        shortest, name = math.inf, ""
-        self._strategies = bytearray()
+        self.positions, names = array("q"), Names()
+        self.shortest: tuple[float, str] = (math.inf, "")
+        self.strategies = bytearray()
 
         def fitting() -> Iterator[tuple[list[int], int]]:
-            nonlocal shortest, name
             written = self._written(examples, prompted or (), direct or ())
             told = counted(written, "tokenizing examples", len(examples))
             for position, (example, ids, asked) in enumerate(told):
-                if len(ids) < shortest:
-                    shortest, name = len(ids), example.id
+                if len(ids) < self.shortest[0]:
+                    self.shortest = len(ids), example.id
                 if len(ids) <= max_length:
-                    kept.append(position)
+                    self.positions.append(position)
                     names.append(example.id)
-                    self._strategies.append(_STRATEGIES.index(example.strategy))
+                    self.strategies.append(_STRATEGIES.index(example.strategy))
                     yield ids, asked
 
         super().__init__(fitting(), names)
-        self.too_long = len(examples) - len(kept)
-        if not kept:
-            raise InputError(
-                f"none of {len(examples)} examples fits max_length {max_length}: the shortest, "
-                f"{name}, has {shortest} tokens; raise data.max_length or give shorter rows"
-            )
-        self.examples = at(examples, kept)
+        self.too_long = len(examples) - len(self.positions)
+        if not is_part:
+            require_fitting(len(self), len(examples), max_length, self.shortest)
+        self.examples = at(examples, self.positions)
 
     def __getitem__(self, index: int) -> Item:
-        strategy = _STRATEGIES[self._strategies[index]]
+        strategy = _STRATEGIES[self.strategies[index]]
         return Item(**super().__getitem__(index), strategy=strategy)
 
     def _written(
@@ -157,25 +165,14 @@ class ReasoningDataset(TokenRows):
                 yield example, [*asked, *told], len(asked)
 
 
-class _Names(Sequence[str]):
-    """Names, end to end in one text: a string of its own costs each of them 50 bytes more."""
-
-    def __init__(self) -> None:
-        self._bytes, self._ends = bytearray(), array("q", [0])
-
-    def append(self, name: str) -> None:
-        self._bytes += name.encode()
-        self._ends.append(len(self._bytes))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
-        start, end = self._ends[place], self._ends[place + 1]
-        return self._bytes[start:end].decode()
+def require_fitting(fitting: int, given: int, max_length: int, shortest: tuple[float, str]) -> None:
+    """`InputError` where none of the examples fits; see `ReasoningDataset`."""
+    if not fitting:
+        length, name = shortest
+        raise InputError(
+            f"none of {given} examples fits max_length {max_length}: the shortest, {name}, has "
+            f"{length:g} tokens; raise data.max_length or give shorter rows"
+        )
 
 
 def collate(items: Iterable[Row], pad_token_id: int) -> dict[str, Tensor]:

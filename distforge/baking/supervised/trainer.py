@@ -29,6 +29,7 @@ from distforge.training.guards import SKIPPED_FILE, StepGuard
 from distforge.training.keeping import Keeper
 from distforge.training.kept import Best
 from distforge.training.run_record import RunRecord
+from distforge.training.shared_rows import tokenize_together
 from distforge.training.supervised import StepRecord, SupervisedLoop
 
 
@@ -80,10 +81,11 @@ class PromptBakingTrainer:
                 "expected some of each, so name a directory with a file for each split, or one "
                 "file of both"
             )
-        self.dataset = ReasoningDataset(
+        self.dataset = tokenize_together(
             train,
             tokenizer,
             config.data.max_length,
+            world,
             direct=[True] * len(train) if config.target == "direct" else None,
         )
         self.max_new_tokens = generation_room(model, tokenizer, self.dataset, self.heldout)
