@@ -86,6 +86,7 @@ STEP_2 = [
     "--probe.coherence-items=4",
     "--probe.min-sampled-accuracy=0",
     "--checkpoint-every=2",
+    "--keep-checkpoints",
     "--engine.dtype=float32",
     "--telemetry.wandb-mode=disabled",
 ]

@@ -36,8 +36,8 @@ class EvaluationConfig:
     heldout_questions: asked before and after training, the strategies in equal parts; 0 asks all.
     validation_questions: how many of these are asked at each evaluation, to pick the best weights.
     batch_size: questions generated at once on each rank.
-    dtype: the exported model is loaded in for the final accuracy. "auto" is its own where this
-        machine computes in that, else float32.
+    dtype: the exported model is loaded in for the final accuracy, and the champion for the one
+        before training. "auto" is its own where this machine computes in that, else float32.
     stop_when_converged: end training once the validation and then all held-out questions meet the
         convergence targets.
     extensions: so many times, where the validation at the end misses a target, training goes on for

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from distforge.baking.config import NOT_IDENTITY, Step1Config
 from distforge.baking.prompt_stage import bake_strategy_prompts
 from distforge.baking.publish import publish
@@ -25,6 +27,7 @@ from distforge.data import (
 from distforge.evaluation.scoring import Answered, answer_questions, summarize
 from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
+from distforge.models.storage import computing_dtype, storage_dtype
 from distforge.models.vocabulary import add_thinking_tokens
 from distforge.models.weight_files import weights_sha256
 from distforge.reports.step1_summary import Step1Summary, Targets
@@ -203,12 +206,12 @@ def _report_start(
     """Ask the champion, so that what baking adds can be told from what was there."""
     # Questions that name no strategy have no prompt to be asked with.
     named = [example for example in trainer.validation if example.strategy]
-    if config.mode == "sft":  # the trainer holds the champion, whole or sharded
+    if (asked := _champion_to_ask(champion, config)) is None:
         plain = summarize(trainer.ask(trainer.heldout))
         prompted = summarize(trainer.ask(named, prompted=True))
     else:
-        plain = summarize(_ask(champion, trainer.heldout, trainer, config, world))
-        prompted = summarize(_ask(champion, named, trainer, config, world, True))
+        plain = summarize(_ask(asked, trainer.heldout, trainer, config, world))
+        prompted = summarize(_ask(asked, named, trainer, config, world, True))
     with_prompts = f", {prompted.accuracy_overall:.1%} with strategy prompts" if named else ""
     log.say(
         f"champion {champion.source}: {plain.accuracy_overall:.1%} from the question alone"
@@ -220,3 +223,14 @@ def _report_start(
         "champion_accuracy_by_strategy": plain.accuracy,
         "champion_prompted_accuracy": prompted.accuracy_overall,
     }
+
+
+def _champion_to_ask(champion: Champion, config: Step1Config) -> Champion | None:
+    """The champion in the dtype that its export will be asked in; None where the trainer holds just
+    that, whole or sharded."""
+    dtype = config.evaluation.dtype
+    if computing_dtype(dtype, storage_dtype(champion.model)) == torch.float32:
+        return None if config.mode == "sft" else champion
+    again = load_champion(champion.source, dtype)
+    add_thinking_tokens(again.model, again.tokenizer, THINKING_TOKENS, config.seed)
+    return again

@@ -95,7 +95,7 @@ class JudgeConfig:
     items: questions to judge on, at most; 0 takes all.
     max_length: longest question with answer, in tokens.
     dtype: to load the models in. "auto" is their own where this machine computes in that, else
-        float32. A control that is trained here is float32.
+        float32. A control that is trained here is trained in float32 and asked in this.
     thought: how the model thinks. theater: the tests.
     json: where to write the verdict, if anywhere.
     """
@@ -179,6 +179,7 @@ def _direct(
             world,
             console,
             choice.keep,
+            config.dtype,
         )
         return {"direct": control.model}
     path = choice.path or (str(beside) if beside.is_dir() else "")

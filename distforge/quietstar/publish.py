@@ -25,6 +25,7 @@ from distforge.telemetry import RunLogger
 from distforge.theater.conditions import CONTROLS, Condition, ProbeResult
 from distforge.theater.exam import Examined
 from distforge.training.afterwards import spared
+from distforge.training.keeping import drop_checkpoints
 from distforge.training.run_directory import SUMMARY_FILE
 from distforge.training.run_record import RunRecord
 
@@ -101,7 +102,8 @@ def publish(
     log: RunLogger,
     record: RunRecord,
 ) -> Step2Summary:
-    """Write hand-off, samples, summary and report, register the model, print the table; rank 0.
+    """Write hand-off, samples, summary and report, register the model, print the table, remove the
+    checkpoints that led to it; on rank 0 alone.
 
     Returns the summary with its registry version, which is empty while the registry is away. The
     summary file is the mark of the end; of the rest, but for the hand-off, what fails is a warning.
@@ -129,6 +131,8 @@ def publish(
         f"{summary.episodes} episodes in {summary.seconds:.0f} s  "
         f"report {directory / 'report.html'}"
     )
+    if not config.keep_checkpoints:
+        drop_checkpoints(directory, record)
     return summary
 
 

@@ -36,6 +36,7 @@ NOT_IDENTITY = (
     "dry_run",
     "telemetry",
     "registry",
+    "keep_checkpoints",
     "rollouts.num_actors",
     "rollouts.address",
 )
@@ -61,6 +62,8 @@ class Step2Config(LearnerConfig):
     Where ``reward.function`` is set, other defaults go with it, see `for_rewards`.
     mixing: with "text", whether a small head mixes the predictions with and without the thought.
     seed: of the mixing head and of dropout; episodes have a seed of their own.
+    keep_checkpoints: whether they stay once the run has its result; nothing resumes from them then,
+        and each is several times as large as the model.
     dry_run: say what would be done, and do nothing.
     """
 
@@ -73,6 +76,7 @@ class Step2Config(LearnerConfig):
     task: Task = "questions"
     mixing: bool = True
     seed: int = 0
+    keep_checkpoints: bool = False
     dry_run: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     screening: ScreeningConfig = field(default_factory=ScreeningConfig)

@@ -20,6 +20,7 @@ from distforge.data.dataset import TokenRows
 from distforge.errors import InputError, require_in
 from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
+from distforge.models.storage import LoadDtype
 from distforge.optim import OptimizerConfig, build_optimizer
 from distforge.optim.schedule import ScheduleConfig
 from distforge.registry.manifest import verify_manifest, write_manifest
@@ -84,6 +85,7 @@ def train_control(
     world: World,
     console: RunConsole,
     directory: Path,
+    dtype: LoadDtype = "float32",
 ) -> Control:
     """Teach ``start`` the bare answers for ``tokens`` tokens, in place; collective.
 
@@ -92,6 +94,8 @@ def train_control(
     Args:
         items: to train on: what should follow each place, right after the text.
         tokens: that training reads, texts and targets, padding not counted; at least so many.
+        dtype: of the control that is returned: that of the model which it is held against. It is
+            trained in float32.
 
     Raises:
         InputError: it cannot be trained: fewer items than a batch, or the loss diverges.
@@ -113,7 +117,7 @@ def train_control(
                 write_manifest(directory)
         world.barrier()
     copy_to_all(directory, world)
-    control = load_champion(str(directory)).model.to(world.device)
+    control = load_champion(str(directory), dtype).model.to(world.device)
     return Control(control, found["trained_tokens"], found["steps"])
 
 

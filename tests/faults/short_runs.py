@@ -53,6 +53,7 @@ _STEP2 = """
 baked = "{model}"
 baked_accuracy = 0.5
 checkpoint_every = 1
+keep_checkpoints = true
 [thought]
 max_tokens = 4
 [episodes]

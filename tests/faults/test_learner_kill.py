@@ -25,6 +25,7 @@ CONFIG = """
 name = "rl"
 baked = "{baked}"
 checkpoint_every = 1
+keep_checkpoints = true
 [data]
 num_examples = 140
 [thought]

@@ -17,6 +17,7 @@ from distforge.registry.manifest import verify_manifest
 from distforge.telemetry import read_metrics
 from distforge.telemetry.metrics import PROMPT_HELDOUT_KL, TRAIN_LOSS
 from tests.baking_cases import examples, model, tokenizer
+from tests.run_size import times_the_model
 
 COT, MECE = (STRATEGY_PROMPTS[s] for s in ("chain_of_thought", "mece_decomposition"))
 BAKING = """
@@ -92,6 +93,7 @@ def test_the_run_directory_is_complete(finished: Path) -> None:
     bake = finished / "bakes" / "bake"
     assert (bake / "adapter" / "adapter_model.safetensors").is_file()
     assert not list((bake / "checkpoints").glob("step_*")), "the adapter is what they led to"
+    assert times_the_model(finished) <= 3
     assert "chain_of_thought" in (finished / "report.html").read_text()
 
 

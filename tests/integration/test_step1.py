@@ -6,15 +6,21 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from transformers import PreTrainedModel
 
+from distforge.baking import step1
 from distforge.cli import main
+from distforge.evaluation.scoring import Answered, answer_questions
 from distforge.registry import ModelRegistry
 from distforge.reports.step1_summary import Step1Summary
 from distforge.telemetry import read_metrics
 from distforge.telemetry.metrics import BAKING_METRICS, TRAIN_LEARNING_RATE
 from tests.integration.launching import ROOT, curve, run, run_two_ranks
+from tests.run_size import times_the_model
 from tests.tiny_models import tiny_gpt2, tiny_tokenizer
 
 
@@ -29,6 +35,7 @@ def test_run_directory_is_complete(finished: Path) -> None:
         assert (finished / name).stat().st_size > 0, name
     assert [path.name for path in (finished / "checkpoints").iterdir()] == ["latest"]
     assert (finished / "checkpoints" / "latest").read_text().strip() == "step_12"
+    assert times_the_model(finished) <= 3
     assert list((finished / "wandb").glob("offline-run-*/run-*.wandb"))
     records = [
         r for r in read_metrics(finished / "metrics.jsonl") if BAKING_METRICS[0] in r.metrics
@@ -57,6 +64,22 @@ def test_lineage_is_in_the_registry(finished: Path) -> None:
     assert [v.version.split("/")[0] for v in chain] == ["baked_reasoning", "champion"]
     assert chain[0].metrics["accuracy_overall"] == summary["accuracy_overall"]
     registry.verify(summary["registry_version"])
+
+
+def test_champion_and_export_are_asked_in_one_dtype(
+    tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[torch.dtype] = []
+
+    def note(model: PreTrainedModel, *rest: Any, **settings: Any) -> list[Answered]:
+        asked.append(model.dtype)
+        return answer_questions(model, *rest, **settings)
+
+    monkeypatch.setattr(step1, "answer_questions", note)
+    words = ["bake", "--config", config, "--output", str(tmp_path), "--training.max-steps", "1"]
+    words += ["--evaluation.heldout-questions", "7", "--evaluation.dtype", "bfloat16"]
+    assert main(words) == 3
+    assert asked == [torch.bfloat16] * 3  # the champion, it with prompts, and what was exported
 
 
 BARE = """

@@ -19,6 +19,7 @@ from distforge.telemetry.metrics import RL_METRICS
 from distforge.training.distributed import World
 from tests.distributed.harness import run_ranks
 from tests.integration.launching import ROOT, curve, run_two_ranks
+from tests.run_size import times_the_model
 from tests.tiny_models import tiny_llama, tiny_tokenizer
 
 SMALL = [
@@ -58,6 +59,8 @@ def test_run_directory_is_complete(finished: Path) -> None:
         assert (finished / name).stat().st_size > 0, name
     records = read_metrics(finished / "metrics.jsonl")
     assert [r.step for r in records if set(RL_METRICS) <= set(r.metrics)] == [1, 2]
+    assert [path.name for path in (finished / "checkpoints").iterdir()] == ["latest"]
+    assert times_the_model(finished) <= 3
 
 
 def test_summary_has_the_promised_fields(finished: Path) -> None:

@@ -81,6 +81,7 @@ def test_a_run_learns_from_what_a_function_says_and_leaves_a_model(given, tmp_pa
     low, high = summary["intervals"]["gain"]
     assert low <= summary["gain"] <= high
     assert summary["improved"] is (low > 0)
+    assert [path.name for path in (tmp_path / "rl" / "checkpoints").iterdir()] == ["latest"]
     rows = [json.loads(line) for line in (tmp_path / "rl" / "samples.jsonl").open()]
     assert len(rows) == summary["items"]
     # Greedy answers keep the cap that sampling had, and their reward is that of the very text.

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+import torch
 
 from distforge.cli import BAD_INPUT, GOAL_MISSED, main
+from distforge.commands import judge
 from distforge.data import make_examples, write_splits
+from distforge.errors import InputError
 from distforge.handoff.verdict import Verdict
 from distforge.models.vocabulary import add_thinking_tokens
+from distforge.theater.evidence import Examinee
 from tests.thinking_cases import thinking_pair
 from tests.tiny_models import tiny_llama, tiny_tokenizer
 
@@ -53,6 +58,27 @@ def test_a_control_is_trained_on_the_training_questions_and_found_beside_a_run(
     (tmp_path / "model").symlink_to(model)
     assert main([*words, f"--model={tmp_path / 'model'}"]) == GOAL_MISSED
     assert "direct" in json.loads(out.read_text())["controls"]
+
+
+def test_all_models_are_asked_in_the_wanted_dtype(
+    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = places
+    seen: list[Examinee] = []
+
+    def look(who: Examinee, *_: object, **__: object) -> NoReturn:
+        seen.append(who)
+        raise InputError("seen")
+
+    monkeypatch.setattr(judge, "evaluate_theater", look)
+    words = ["judge", f"--model={model}", f"--data={data}", f"--reference={model}", *SMALL]
+    words += ["--control.tokens=500", f"--control.keep={tmp_path / 'control'}"]
+    words += ["--control.batch-size=8"]
+    for dtype in (torch.bfloat16, torch.float32):
+        assert main([*words, f"--dtype={str(dtype).removeprefix('torch.')}"]) == BAD_INPUT
+        who = seen.pop()
+        asked = (who.model, who.reference, who.direct["direct"])
+        assert [{p.dtype for p in one.parameters()} for one in asked] == [{dtype}] * 3
 
 
 def test_tags_of_ones_own(places, tmp_path):

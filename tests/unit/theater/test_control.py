@@ -47,7 +47,7 @@ def items(start: str) -> list[ThoughtItem]:
     return answer_items(make_examples(40, 0), load_champion(start).tokenizer, LENGTH)
 
 
-def train(start: str, items, tokens: int, directory, config=CONFIG):
+def train(start: str, items, tokens: int, directory, config=CONFIG, dtype="float32"):
     console = RunConsole(console=Console(quiet=True))
     return train_control(
         load_champion(start),
@@ -58,6 +58,7 @@ def train(start: str, items, tokens: int, directory, config=CONFIG):
         WORLD,
         console,
         directory,
+        dtype,
     )
 
 
@@ -105,6 +106,13 @@ def test_it_is_found_again_and_trained_anew_where_anything_differs(start, items,
     weights.write_bytes(weights.read_bytes()[:-1])
     assert train(start, items, 101, directory).steps == 20
     assert weights.stat().st_mtime_ns != second
+
+
+def test_it_is_asked_in_the_dtype_of_what_it_is_held_against(start, items, tmp_path):
+    for known in (False, True):
+        control = train(start, items, 100, tmp_path / "control", dtype="bfloat16")
+        assert control.model.dtype == torch.bfloat16, known
+    assert train(start, items, 100, tmp_path / "control").model.dtype == torch.float32
 
 
 def test_one_that_cannot_be_trained_is_one_clear_error(start, items, tmp_path):
