@@ -38,3 +38,16 @@ def keep_freed_memory() -> bool:
         (_M_TOP_PAD, _TOP_PAD_BYTES),
     )
     return all(mallopt(name, value) == 1 for name, value in settings)
+
+
+def return_freed_memory() -> bool:
+    """Give the system what malloc has kept so far, where a phase ends: the blocks of the next one
+    are of other sizes, and would be laid beside it.
+
+    Returns:
+        Whether anything was given back.
+    """
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0)))
+    except (AttributeError, OSError):  # another C library
+        return False

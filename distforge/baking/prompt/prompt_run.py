@@ -27,6 +27,7 @@ from distforge.reports.prompt_summary import AnswerRow, BakeReport, Drift, Promp
 from distforge.telemetry import RunLogger
 from distforge.training.afterwards import spared
 from distforge.training.distributed import World
+from distforge.training.host_memory import return_freed_memory
 from distforge.training.open_run import Run, finished_run, open_run
 from distforge.training.run_directory import CHAMPION_DIRECTORY, SUMMARY_FILE
 from distforge.training.run_inputs import path_sha256
@@ -128,6 +129,7 @@ def _run(
         log.say(f"{config.strength:.0%} of the answers turn at a scale of {strength:.3f}")
         extra["grades"] = grades
     log.say("asking held-out questions")
+    return_freed_memory()
     final = bakes[-1].at(strength)
     answers: list[AnswerRow] = []
     reports = tuple(

@@ -39,6 +39,7 @@ from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from distforge.training.engine_config import resolve_dtype
 from distforge.training.guards import GuardConfig, StepGuard
+from distforge.training.host_memory import return_freed_memory
 from distforge.training.keeping import Keeper
 from distforge.training.supervised import TrainingLoop
 
@@ -128,6 +129,7 @@ class BakeTraining:
             self._keeper = Keeper(self, self._engine, self._directory, self._world, every, every)
             guard = StepGuard(GuardConfig(), self._world)
             self._loop = TrainingLoop(self._engine, self._batches(), self._config.training, guard)
+            return_freed_memory()  # of answers written and read, before steps need other blocks
             self._train(first_step)
             delta = self._difference(base_sha256)
         return delta, BakeOutcome(tuple(self._curve), self._loop.step, self._stopped)
