@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup server environments wheel lock run test test-all test-real test-gpu gpu-first-light test-pythons check docs bench bench-kernels clean
+.PHONY: help setup server environments wheel lock run test test-all coverage test-real test-gpu gpu-first-light test-pythons check docs bench bench-kernels clean
 
 VENV := .venv
 SERVER := .venv-server
@@ -10,6 +10,7 @@ SITE := .venv-docs
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONFIG ?= configs/quick.toml
+COVERED ?= tests
 
 # The first of these that is at least 3.11; PYTHON=... overrides. 3.11 is the one the lock was tested on.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -49,15 +50,25 @@ run: setup ## Phase 3 on configs/quick.toml, from where it is: champion, step 1,
 	$(BIN)/distforge run --config $(CONFIG)
 
 # A worker for each core.
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+WORKERS := -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest $(WORKERS)
+EVERY_CHANGE := -m "not gpu and not nightly and not real"
 
 test: environments ## The tests for every change: all but whole grids and long loops
-	$(PYTEST) -m "not gpu and not nightly and not real" tests
+	$(PYTEST) $(EVERY_CHANGE) tests
 
 test-all: check docs environments ## For the night: lint, types, documentation, every test that needs no GPU, planted faults
 	$(PYTEST) -m "not gpu and not real" tests
 	$(BIN)/python tests/mutations/plant.py
 	@$(MAKE) --no-print-directory test-pythons
+
+# What these tests start counts as well, except for what they kill. Counting slows them, so their deadlines are longer.
+coverage: export COVERAGE_FILE := $(CURDIR)/build/coverage/data
+coverage: environments ## The lines of distforge/ that `make test` runs (COVERED=tests/unit for a part of it); build/coverage/html
+	rm -rf build/coverage && mkdir -p build/coverage
+	status=0; $(BIN)/python -m coverage run -m pytest $(WORKERS) -o timeout=1200 $(EVERY_CHANGE) $(COVERED) || status=$$?; \
+		$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage html --quiet \
+		&& $(BIN)/python -m coverage report && exit $$status
 
 test-pythons: ## The unit tests on Python 3.12 and 3.13, where they are installed (in .venv-3.12, .venv-3.13)
 	tests/pythons.sh 3.12 3.13

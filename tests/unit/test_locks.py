@@ -74,6 +74,8 @@ def holding(path: Path, *, with_worker: bool = False) -> Callable[[Callable[[], 
                 os.waitpid(worker, 0)
             if with_worker and os.fork() == 0:
                 signal.alarm(DEADLINE_SECONDS)
+                ready()  # only now has it let go of what it was born with
+            if with_worker:
                 signal.pause()
             ready()
 
