@@ -316,7 +316,7 @@ def _unknown(words: list[str], group: Mapping[str, Command]) -> str:
     if group and len(words) == 1:
         return f"{words[0]!r} needs one more word; expected {', '.join(group)}"
     given = " ".join(words[:2] if group else words[:1])
-    close = difflib.get_close_matches(given, [*COMMANDS], n=1)
+    close = difflib.get_close_matches(given, [*COMMANDS, "help"], n=1)
     if close:
         return f"unknown command {given!r}; did you mean {close[0]!r}?"
     if group:

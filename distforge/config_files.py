@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ def find_config(path: Path) -> Path:
         shipped = folder / f"{path.name.removesuffix('.toml')}.toml"
         if shipped.is_file():
             return shipped
+    close = difflib.get_close_matches(path.name.removesuffix(".toml"), _shipped_names(), n=1)
     raise InputError(
         f"there is no file {str(path)!r} here and no shipped configuration of that name; "
-        f"give a TOML file or one of {_shipped_names()}"
+        + (f"did you mean {close[0]!r}?" if close else f"give a TOML file or one of {_listed()}")
     )
 
 
@@ -37,8 +39,12 @@ def top_level_keys(path: Path) -> set[str]:
     return set(read_extended(find_config(path)))
 
 
-def _shipped_names() -> str:
-    return ", ".join(sorted(file.stem for folder in _SHIPPED for file in folder.glob("*.toml")))
+def _shipped_names() -> list[str]:
+    return sorted(file.stem for folder in _SHIPPED for file in folder.glob("*.toml"))
+
+
+def _listed() -> str:
+    return ", ".join(_shipped_names())
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -47,7 +53,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(
             f"cannot read the configuration {path}: {error.strerror or error}; "
-            f"give a TOML file or one of {_shipped_names()}"
+            f"give a TOML file or one of {_listed()}"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}; correct it there") from error

@@ -191,8 +191,8 @@ def _write_data(folder: Path) -> None:
         (folder / "corpus" / f"{n}.txt").write_text(text, encoding="utf-8")
     public = folder / "grade_school_math" / "data"
     public.mkdir(parents=True)
-    for split in ("train", "test"):
-        write_lines(public / f"{split}.jsonl", GSM8K_ROWS)
+    write_lines(public / "train.jsonl", [*GSM8K_ROWS, *GSM8K_ROWS])  # five are shown solved
+    write_lines(public / "test.jsonl", GSM8K_ROWS)
     (folder / "ARC-Challenge").mkdir()
     write_lines(folder / "ARC-Challenge" / "test.jsonl", ARC_ROWS)
     _write_chat_model(folder / CHAT_MODEL)

@@ -127,9 +127,9 @@ def fetch_from_hub(source: str, files: Sequence[str] = _HUB_FILES) -> Path:
     """
     if not source.startswith(_HUB_PREFIX):
         raise InputError(
-            f"champion {source!r} does not exist; give a Hugging Face directory, a .safetensors or "
-            ".pt file, or hf://NAME for a model of the hub, or have one made with "
-            "champion.make = true"
+            f"the model {source!r} does not exist; give a Hugging Face directory, a .safetensors "
+            "or .pt file, or hf://NAME for a model of the hub, or make a small one with "
+            "`distforge champion make`"
         )
     named = _HUB_NAME.fullmatch(source.removeprefix(_HUB_PREFIX))
     if named is None:

@@ -77,7 +77,7 @@ def test_a_model_that_is_not_there_is_refused_before_data_is_read(tmp_path, caps
     words = ["--model", str(tmp_path / "absent"), "--data", str(tmp_path / "neither.jsonl")]
     assert main(["evaluate", *words]) == BAD_INPUT
     told = capsys.readouterr().err
-    assert f"champion {str(tmp_path / 'absent')!r} does not exist; give a Hugging Face" in told
+    assert f"the model {str(tmp_path / 'absent')!r} does not exist; give a Hugging Face" in told
     assert "neither" not in told
 
 

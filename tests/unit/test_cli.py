@@ -44,6 +44,7 @@ def test_help_of_a_command_is_its_own(capsys):
         (["bak"], "unknown command 'bak'; did you mean 'bake'?"),
         (["registry", "shw", "x"], "unknown command 'registry shw'; did you mean 'registry show'?"),
         (["evalute", "--items", "3"], "unknown command 'evalute'; did you mean 'evaluate'?"),
+        (["hepl", "bake"], "unknown command 'hepl'; did you mean 'help'?"),
         (["data"], "'data' needs one more word; expected data make, data check, data show"),
         (["data", "xyzzy"], "unknown command 'data xyzzy'; expected data make, data check, data"),
         (["xyzzy"], "unknown command 'xyzzy'; `distforge --help` lists them"),

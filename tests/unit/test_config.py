@@ -265,8 +265,10 @@ def test_a_bare_name_is_that_of_a_shipped_configuration(
     assert find_config(Path("quick.toml")).samefile(shipped)
     Path("quick").write_text("", encoding="utf-8")
     assert find_config(Path("quick")) == Path("quick")
-    with pytest.raises(InputError, match=r"'quack' here.*one of champion_25m.*, quick, .*single"):
-        find_config(Path("quack"))
+    with pytest.raises(InputError, match=r"'xyzzy' here.*one of champion_25m.*, quick, .*single"):
+        find_config(Path("xyzzy"))
+    with pytest.raises(InputError, match=r"'quack.toml' here.*; did you mean 'quick'\?"):
+        find_config(Path("quack.toml"))
 
 
 def test_a_path_is_never_that_of_a_shipped_configuration(

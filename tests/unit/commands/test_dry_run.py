@@ -32,7 +32,7 @@ def test_a_champion_that_is_not_there_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=rf"'{path}' does not exist.*hf://NAME.*champion\.make"):
+    with pytest.raises(InputError, match=rf"'{path}' does not exist.*hf://NAME.*champion make"):
         describe_step1(step1(path))
 
 

@@ -193,7 +193,7 @@ def test_what_is_not_a_model_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     refused("notes.txt", "'.txt'", ".safetensors")
     Path("empty").mkdir()
     refused("empty", "empty has no config.json")
-    refused("./missing", "does not exist", "champion.make")
+    refused("./missing", "does not exist", "champion make")
     refused("/missing/too", "does not exist")
     refused("model.pt", "does not exist")
     refused("a b", "does not exist")
