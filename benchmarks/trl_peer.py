@@ -36,6 +36,11 @@ def right(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
     return found
 
 
+def asked(row: dict[str, str]) -> dict[str, Any]:
+    """The row as TRL wants it: a conversation, which it renders through the model's template."""
+    return {"prompt": [{"role": "user", "content": row["question"]}], "answer": row["answer"]}
+
+
 class Clock(TrainerCallback):  # type: ignore[misc]
     """When each step ended, in seconds of the processor and of the clock."""
 
@@ -53,7 +58,7 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.set_num_threads(job["threads"])
     rows = [json.loads(line) for line in Path(job["train"]).read_text("utf-8").splitlines()]
-    questions = Dataset.from_list(rows)
+    questions = Dataset.from_list([asked(row) for row in rows])
     config = RLOOConfig(
         output_dir=job["output"],
         per_device_train_batch_size=job["micro_batch"],

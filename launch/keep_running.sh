@@ -7,7 +7,8 @@
 # not. Not again: success (0), bad input (2), a goal that was missed (3), and an error that comes a
 # second time without a new checkpoint: it will come always. SIGTERM to this script is passed on,
 # and ends it with 75 once the run is saved. Nor a launcher that fails twice before anything of
-# distforge has begun. MAX_RESTARTS (10) bounds it.
+# distforge has begun. MAX_RESTARTS (10) bounds it, and STOP_SECONDS (600) how long ranks may take to
+# save once their launcher is gone.
 #
 # How the run ended is read from what it writes itself: torchrun turns every other status into 1.
 # On several nodes without ssh it runs on each. Over ssh it runs once, on the first node, and knows
@@ -39,6 +40,16 @@ environment() {
 environment > "$place/environment"
 export DS_ENV_FILE=$place/environment
 
+# DeepSpeed's launcher ends at once where it is told to or killed; its ranks save first, and rank 0
+# tells last. Processes of this run are known by what they were given.
+wait_for_ranks() {
+  local until=$((SECONDS + ${STOP_SECONDS:-600}))
+  while [[ $(field ended) == running ]] && ((SECONDS < until)) &&
+    grep -qszFx "DISTFORGE_OUTCOME=$DISTFORGE_OUTCOME" /proc/[0-9]*/environ; do
+    sleep 0.2
+  done
+}
+
 told=0 child=0 before= not_begun=0
 stop() { told=1; ((child)) && kill -TERM "$child" 2>/dev/null; }
 trap stop TERM INT
@@ -52,6 +63,7 @@ for ((restarts = 0; ; restarts++)); do
   status=$?
   # A trap ends `wait` before the run has: wait for the run itself.
   while kill -0 "$child" 2>/dev/null; do wait "$child"; status=$?; done
+  wait_for_ranks
   child=0
   case $(field ended) in
     running | "") ;;                                      # it was killed
