@@ -2,10 +2,11 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup server environments wheel lock run test test-all coverage test-real test-gpu gpu-first-light test-pythons check docs bench bench-kernels clean
+.PHONY: help setup server vllm environments wheel lock run test test-all coverage test-real test-gpu gpu-first-light test-pythons check docs bench bench-kernels clean
 
 VENV := .venv
 SERVER := .venv-server
+VLLM := .venv-vllm
 SITE := .venv-docs
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -30,6 +31,8 @@ help: ## List the targets
 setup: $(VENV)/.package-installed ## Create .venv, install what the lock pins, build the package
 
 server: $(SERVER)/.installed ## The registry's server in .venv-server, for its tests and for serving
+
+vllm: $(VLLM)/.installed ## The engine vLLM in .venv-vllm (3.7 GB), for its tests and for `rollouts.python`
 
 environments:
 	@$(MAKE) --no-print-directory --jobs=2 setup server
@@ -126,6 +129,16 @@ $(SERVER)/.installed: requirements-server.lock
 	test -x $(SERVER)/bin/python || $(PYTHON) -m venv $(SERVER)
 	$(SERVER)/bin/python -m pip --disable-pip-version-check install --no-deps --require-hashes \
 		-r requirements-server.lock
+	@touch $@
+
+# An environment of its own: vLLM wants an older transformers than training, and runs in actors alone. The three packages
+# that are taken out again are not needed, and do not fit the torch that vLLM asks for.
+$(VLLM)/.installed: requirements-vllm.txt requirements.lock
+	@echo "==> the engine vLLM: $(VLLM)"
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install -r requirements-vllm.txt \
+		"$$(sed -nE 's/^(ray==[^ ]+).*/\1/p' requirements.lock)"
+	$(VLLM)/bin/python -m pip --disable-pip-version-check uninstall --yes torchvision torchaudio torchcodec
 	@touch $@
 
 # In an environment of its own as well: nothing of it is imported by the package.

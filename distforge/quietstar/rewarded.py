@@ -35,6 +35,7 @@ from distforge.quietstar.trainer import ThoughtOutcome, ThoughtTrainer
 from distforge.quietstar.writing import Answer, AnswerTags, Writing
 from distforge.reports.step2_summary import Step2Summary
 from distforge.rewards import RewardFunctions
+from distforge.rollouts.engines.interpreter import require_interpreter
 from distforge.theater.measures import unknown_verdict
 from distforge.thinking.model import ThinkingModel
 from distforge.training.distributed import World
@@ -83,6 +84,7 @@ def load_rewarded(config: Step2Config) -> RewardedInputs:
     functions = RewardFunctions(
         config.reward.function, config.reward.weights, config.reward.deadline_seconds
     )
+    require_interpreter(config.rollouts)
     baked = load_champion(str(find_model(config.baked)))
     rows = read_questions(questions_of(config))
     functions.require_columns(columns_of(rows))

@@ -17,6 +17,7 @@ from distforge.quietstar.config import (
     ProbeConfig,
     ScreeningConfig,
 )
+from distforge.quietstar.engines import require_engine_fits
 from distforge.registry import RegistryConfig
 from distforge.rollouts import RolloutConfig
 from distforge.telemetry import TelemetryConfig
@@ -38,6 +39,7 @@ NOT_IDENTITY = (
     "registry",
     "keep_checkpoints",
     "rollouts.num_actors",
+    "rollouts.python",
     "rollouts.address",
 )
 
@@ -135,6 +137,7 @@ class Step2Config(LearnerConfig):
             )
         if self.reward.function:
             self._check_writing()
+        require_engine_fits(self)
         if self.task == "text" and not self.text.path:
             raise InputError("task is 'text' and text.path is empty; name a file or a directory")
         if self.task == "text" and self.screening.items:

@@ -16,17 +16,17 @@ from distforge.optim import build_optimizer
 from distforge.quietstar.adapter import Adapter, MergedSource
 from distforge.quietstar.advantages import Advantages
 from distforge.quietstar.config import LearnerConfig, RewardConfig
+from distforge.quietstar.engines import engine_recipe, request_plan
 from distforge.quietstar.episode_batches import EpisodeBatches
 from distforge.quietstar.episode_plan import EpisodePlan
 from distforge.quietstar.probe_log import ProbeLog
 from distforge.quietstar.rollback import VERDICT_VALUES, Course, Judge, Rollback
 from distforge.quietstar.scorer import Scorer
 from distforge.quietstar.step_log import StepLog
-from distforge.quietstar.thought_engine import EngineRecipe
 from distforge.quietstar.thought_loss import ThoughtLoss
 from distforge.quietstar.writing import Writing
 from distforge.quietstar.writing_log import WritingLog
-from distforge.rollouts import RolloutConfig, RolloutPool, open_pool
+from distforge.rollouts import RolloutPool, open_pool
 from distforge.telemetry import RunLogger
 from distforge.telemetry import metrics as names
 from distforge.thinking.items import ThoughtItem
@@ -100,7 +100,7 @@ class ThoughtTrainer:
         self._tags = writing.tags if writing else Tags.from_tokenizer(tokenizer, model=model.lm)
         tags, items = self._tags, with_places(items, config.positions)
         self._plan = EpisodePlan(items, config.episodes)
-        self._recipe = _recipe(model, tags, config, world)
+        self._recipe = engine_recipe(model, tags, items, config, world)
         kl_coefficient = config.optimizer.muon_grokfast.kl_coefficient
         is_adapted = config.adapter == "lora"
         if reference is None:
@@ -200,8 +200,9 @@ class ThoughtTrainer:
         if not self._world.is_main:
             yield None
             return
-        number = self._config.episodes.requests_per_step
-        with open_pool(self._config.rollouts, self._recipe, self._plan, number) as pool:
+        config, number = self._config.rollouts, self._config.episodes.requests_per_step
+        asked = request_plan(self._plan, self._tags, config)
+        with open_pool(config, self._recipe, asked, number) as pool:
             if self._pool_state is not None:
                 pool.load_state_dict(self._pool_state)
             yield pool
@@ -319,25 +320,5 @@ class ThoughtTrainer:
             self._pool.roll_back(state["pool"])
 
 
-def _recipe(model: ThinkingModel, tags: Tags, config: LearnerConfig, world: World) -> EngineRecipe:
-    return EngineRecipe(
-        copy.deepcopy(model.config),
-        tags,
-        config.thought,
-        config.reward,
-        config.positions,
-        config.episodes.thoughts,
-        _rollout_device(config.rollouts, world),
-        config.rollouts.dtype,
-    )
-
-
 def _scorer(config: RewardConfig) -> Scorer | None:
     return Scorer(config.scorer_decay) if config.kind == "prediction_gain" else None
-
-
-def _rollout_device(config: RolloutConfig, world: World) -> str:
-    """Actors compute where Ray puts them; without them the learner's process does it all."""
-    if config.num_actors == 0:
-        return str(world.device)
-    return "cuda" if config.gpus_per_actor else "cpu"

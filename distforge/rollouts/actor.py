@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from distforge.rollouts.messages import EngineFactory, RolloutRequest
+from distforge.errors import InputError
+from distforge.rollouts.messages import EngineFactory, RolloutEngine, RolloutRequest
 from distforge.rollouts.weights import PackedWeights, checksum, unpack
 from distforge.training.host_memory import keep_freed_memory
 
@@ -55,13 +56,25 @@ class RolloutActor:
     def __init__(self, make_engine: EngineFactory, threads: int) -> None:
         torch.set_num_threads(threads)
         keep_freed_memory()
-        self._engine = make_engine()
+        self._engine: RolloutEngine
+        self._refusal: InputError | None = None
+        try:
+            self._engine = make_engine()
+        except InputError as error:
+            # Raised here, Ray would tell of an actor that died, and why as a text alone.
+            self._refusal = error
         # Branch and version of what the engine holds.
         self._loaded: tuple[int, int] | None = None
         self._checksum = ""
 
     def process_id(self) -> int:
-        """Of this process, once the engine is made."""
+        """Of this process, once the engine is made.
+
+        Raises:
+            InputError: it cannot be made, here or anywhere.
+        """
+        if self._refusal is not None:
+            raise self._refusal
         return os.getpid()
 
     def rollout(self, request: RolloutRequest, published: Publication) -> Outcome:

@@ -8,12 +8,17 @@ from typing import Literal, get_args
 from distforge.errors import InputError, require_choice, require_in
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Engine = Literal["hf", "vllm"]
 
 
 @dataclass(frozen=True)
 class RolloutConfig:
     """Where rollouts are generated, and how long for.
 
+    engine: "hf", the learner's own code, or "vllm", which answers questions for reward functions,
+        in actors alone. The loss weighs tokens by what engine and learner make of them.
+    python: the interpreter that has vLLM, where that is not the learner's; on every machine that
+        has an actor.
     num_actors: Ray actors that generate; 0 generates in the learner's process, without Ray.
     staleness: learner steps by which a rollout's policy may lag; 0 is synchronous and bit by bit
         reproducible with any number of actors.
@@ -35,6 +40,8 @@ class RolloutConfig:
     object_store_mib: shared memory for weights and large results, of a cluster started here.
     """
 
+    engine: Engine = "hf"
+    python: str = ""
     num_actors: int = 0
     staleness: int = 0
     address: str = ""
@@ -65,6 +72,17 @@ class RolloutConfig:
         for name in ("timeout_seconds", "request_seconds"):
             require_in("(0, inf)", **{name: getattr(self, name)})
         require_choice("rollouts.dtype", self.dtype, get_args(Dtype))
+        require_choice("rollouts.engine", self.engine, get_args(Engine))
+        if self.engine == "vllm" and self.num_actors == 0:
+            raise InputError(
+                "rollouts.engine is 'vllm' with rollouts.num_actors 0, and vLLM runs in actors "
+                "alone; set num_actors to 1 or more"
+            )
+        if self.python and self.engine != "vllm":
+            raise InputError(
+                f"rollouts.python is {self.python!r} with rollouts.engine {self.engine!r}, which "
+                "runs in the learner's interpreter; set engine to 'vllm', or leave python empty"
+            )
         if self.request_seconds > self.timeout_seconds:
             raise InputError(
                 f"request_seconds is {self.request_seconds}, more than timeout_seconds "

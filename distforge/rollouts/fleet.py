@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,23 +53,34 @@ class Event:
 class Fleet:
     """Not thread-safe, but for ``events``, into which Ray's threads put what actors answer.
 
+    Args:
+        environment: of the actors, in Ray's words; beside the number of threads.
+
     Attributes:
         restarts: actors that were started again.
     """
 
-    def __init__(self, config: RolloutConfig, make_engine: EngineFactory) -> None:
+    def __init__(
+        self,
+        config: RolloutConfig,
+        make_engine: EngineFactory,
+        environment: Mapping[str, Any] | None = None,
+    ) -> None:
         self.events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self.restarts = 0
         self._config = config
         # Pickled once; an actor that is started again gets the same factory.
         self._make_engine = ray.put(make_engine)
         self._threads = config.threads_per_actor or 1
+        variables = dict.fromkeys(_THREAD_VARIABLES, str(self._threads))
+        known = dict(environment or {})
+        variables |= known.pop("env_vars", {})
         self._remote = ray.remote(RolloutActor).options(
             num_cpus=config.cpus_per_actor,
             num_gpus=config.gpus_per_actor,
             max_restarts=0,  # by Ray: a place starts another one itself, and counts
             scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": dict.fromkeys(_THREAD_VARIABLES, str(self._threads))},
+            runtime_env={**known, "env_vars": variables},
         )
         self._places = [Place(number) for number in range(config.num_actors)]
         for place in self._places:

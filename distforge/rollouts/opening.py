@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from distforge.rollouts.config import RolloutConfig
+from distforge.rollouts.engines.interpreter import prepared, require_interpreter
 from distforge.rollouts.interface import RolloutPool
 from distforge.rollouts.ledger import Ledger
 from distforge.rollouts.local import LocalPool
@@ -30,7 +31,8 @@ def open_pool(
         batch_size: rollouts a step.
 
     Raises:
-        InputError: Ray is not installed, or the cluster cannot be reached or is open to anybody.
+        InputError: Ray is not installed, the cluster cannot be reached or is open to anybody, or
+            the engine's interpreter cannot run it.
     """
     ledger = Ledger(plan, batch_size, config.staleness, config.max_attempts)
     if config.num_actors == 0:
@@ -38,11 +40,12 @@ def open_pool(
         return
     from distforge.rollouts.cluster import connected
 
-    with connected(config):
+    require_interpreter(config)
+    with connected(config), prepared(config) as environment:
         # Imports Ray, which `connected` has prepared for that.
         from distforge.rollouts.pool import ActorsPool
 
-        pool = ActorsPool(ledger, make_engine, config)
+        pool = ActorsPool(ledger, make_engine, config, environment)
         try:
             yield pool
         finally:

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 from torch import Tensor
 
+from distforge.errors import InputError
 from distforge.rollouts.actor import Outcome, Publication
 from distforge.rollouts.config import RolloutConfig
 from distforge.rollouts.fleet import Event, Fleet, Place
@@ -34,10 +36,16 @@ class ActorsPool(RolloutPool):
     each request starts with the newest weights.
     """
 
-    def __init__(self, ledger: Ledger, make_engine: EngineFactory, config: RolloutConfig) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        make_engine: EngineFactory,
+        config: RolloutConfig,
+        environment: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(ledger)
         self._config = config
-        self._fleet = Fleet(config, make_engine)
+        self._fleet = Fleet(config, make_engine, environment)
         self._published: Publication | None = None
         # Of the weights of this branch, by version.
         self._checksums: dict[int, str] = {}
@@ -109,6 +117,8 @@ class ActorsPool(RolloutPool):
         self._fleet.close()
 
     def _raise_failure(self) -> None:
+        if isinstance(self._failure, InputError):
+            raise InputError(str(self._failure)) from self._failure
         if isinstance(self._failure, RolloutError):
             raise RolloutError(str(self._failure)) from self._failure
         if self._failure is not None:
@@ -137,6 +147,8 @@ class ActorsPool(RolloutPool):
                 self._book(place, event.answer)
             elif isinstance(event.answer, int):
                 place.process, place.state = event.answer, "idle"
+            elif refusal := _refusal(event.answer):
+                raise refusal
             else:
                 self._lose(place, f"{type(event.answer).__name__}: {event.answer}")
         for late in self._fleet.overdue():
@@ -195,3 +207,9 @@ class ActorsPool(RolloutPool):
         self._fleet.restart(place, reason)
         if request is not None:
             self._ledger.fail(request.id, place.branch, reason)
+
+
+def _refusal(error: BaseException) -> InputError | None:
+    """What an actor was refused its engine for, where it was."""
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    return cause if isinstance(cause, InputError) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from distforge.config import load_config
 from distforge.models.export import export_model
 from distforge.quietstar.config import RewardConfig
 from distforge.quietstar.step2_config import Step2Config
+from distforge.rollouts.ledger import Ledger
+from distforge.rollouts.local import LocalPool
 from distforge.telemetry import metrics as names
 from distforge.telemetry import read_metrics
 from tests.tiny_models import tiny_llama, tiny_tokenizer
+from tests.unit.rollouts import vllm_stand_in
 
 SETTINGS = (
     *("--thought.max-tokens=6", "--episodes.episodes=8", "--episodes.batch-size=4"),
@@ -132,6 +136,55 @@ def test_an_adapter_alone_is_trained_and_merged_into_what_is_left(given, tmp_pat
     assert found[names.RL["kl_divergence"]] > 1e-6
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert not any("embed" in name or "norm" in name for name in changed)
+
+
+def test_what_vllm_is_asked_and_answers_is_what_the_learner_reads(
+    given, tmp_path, monkeypatch
+) -> None:
+    """A stand-in for vLLM, here without Ray: prompts, stops, temperature, bans and weights of every
+    version are right where both sides give the tokens the same probabilities."""
+    vllm_stand_in.install(monkeypatch)
+    opened = []
+
+    @contextmanager
+    def here(config, make_engine, plan, batch_size):
+        opened.append((config.engine, [type(r.payload[0]) for r in plan(0)]))
+        ledger = Ledger(plan, batch_size, config.staleness, config.max_attempts)
+        yield LocalPool(ledger, make_engine, 1)
+
+    monkeypatch.setattr("distforge.quietstar.trainer.open_pool", here)
+    monkeypatch.setattr("distforge.quietstar.rewarded.require_interpreter", lambda config: None)
+    vllm = ("--rollouts.engine=vllm", "--rollouts.num-actors=1", "--optimizer.adamw.lr=0.05")
+    assert think(given, tmp_path, f"{given / 'rewards.py'}:short", *vllm) in (0, 3)
+    # Plain ids: the actor's interpreter has no more of distforge than it needs.
+    assert opened == [("vllm", [list, list])]
+    gaps = [
+        record.metrics[names.RL_MAX_GAP]
+        for record in read_metrics(tmp_path / "rl" / "metrics.jsonl")
+        if names.RL_MAX_GAP in record.metrics
+    ]
+    assert len(gaps) == 2
+    assert max(gaps) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((), "vLLM writes no thoughts in parallel over one cache"),
+        (("--reward.function=math", "--thought.greedy"), "thought.greedy is True"),
+        (("--reward.function=math", "--thought.temperature=0.001"), "thought.temperature 0.001"),
+    ],
+)
+def test_what_vllm_cannot_write_is_refused_before_anything(
+    tmp_path, capsys, settings, message
+) -> None:
+    vllm = ("--rollouts.engine=vllm", "--rollouts.num-actors=1", f"--output={tmp_path}")
+    with pytest.raises(SystemExit, match=r"^2$"):  # what a dataclass refuses, tyro tells by itself
+        main(["think", "--baked=nowhere", *vllm, *settings])
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert message in said
+    assert "set engine to 'hf'" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_functions_bring_defaults_of_their_own_that_any_setting_changes() -> None:

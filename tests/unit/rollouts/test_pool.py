@@ -129,6 +129,20 @@ class Unmakeable(TinyEngine):
         raise OSError("no model here")
 
 
+class Refused(TinyEngine):
+    def __init__(self):
+        raise InputError("such a model is unknown here; take another engine")
+
+
+def test_an_engine_that_no_actor_can_make_is_refused_once_and_in_its_own_words():
+    chosen = config(num_actors=2, max_restarts=3)
+    with open_pool(chosen, Refused, PLAN, BATCH) as pool:
+        pool.publish(0, weights(0))
+        with pytest.raises(InputError, match=r"^such a model is unknown here; take another engine"):
+            pool.take(0)
+        assert pool.statistics().restarts == 0
+
+
 class Breaking(TinyEngine):
     def rollout(self, request):
         raise KeyError(f"no answer to {request.id}")
