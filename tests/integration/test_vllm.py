@@ -127,11 +127,7 @@ def think(work: Path, lm: LlamaForCausalLM) -> int:
     tokenizer = tiny_tokenizer()
     export_model(lm, tokenizer, work / "plain")
     (work / "rewards.py").write_text(REWARD, encoding="utf-8")
-    rows = [
-        {"question": f"What is {n} + {n % 7}?", "answer": str(n + n % 7), "split": split}
-        for n in range(40)
-        for split in ("train" if n % 4 else "heldout",)
-    ]
+    rows = [{"question": f"What is {n} + {n % 7}?", "answer": str(n + n % 7)} for n in range(60)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (work / "rows.jsonl").write_text(lines, encoding="utf-8")
     settings = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -139,6 +140,8 @@ def _answered(output: Any) -> Answered:
 
 def _started(recipe: VllmRecipe) -> Any:
     """vLLM with a model of the recipe's shape; its weights come with the first version."""
+    # Of what it imports, for those who write vLLM.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
     try:
         from vllm import LLM
     except ModuleNotFoundError as error:
