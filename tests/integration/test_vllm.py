@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,12 @@ from distforge.rollouts.engines.sampling import Sampling
 from distforge.rollouts.engines.vllm_engine import VllmRecipe
 from distforge.telemetry import metrics as names
 from distforge.telemetry import read_metrics
+from tests.documented import command
 from tests.tiny_models import tiny_tokenizer
 from tests.vllm_environment import vllm_python
 
+PAGE = "docs/reinforce.md"
+BEGINNING = "distforge think --baked SmolLM2-135M-Instruct --data.path gsm8k --reward.function math"
 VOCABULARY = 320
 PUBLICATIONS = 20
 PROMPTS = [[9, 10, 11, 12], [20, 21, 22, 23, 24, 25]]
@@ -130,25 +134,30 @@ def think(work: Path, lm: LlamaForCausalLM) -> int:
     rows = [{"question": f"What is {n} + {n % 7}?", "answer": str(n + n % 7)} for n in range(60)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (work / "rows.jsonl").write_text(lines, encoding="utf-8")
+    line = command(PAGE, f"{BEGINNING} --rollouts.engine vllm")
+    for theirs, ours in (
+        ("SmolLM2-135M-Instruct", work / "plain"),
+        ("gsm8k", work / "rows.jsonl"),
+        ("function math", f"function {work / 'rewards.py'}:short"),
+        (".venv-vllm/bin/python", vllm_python()),
+    ):
+        assert theirs in line
+        line = line.replace(theirs, str(ours))
     settings = (
-        *(f"--baked={work / 'plain'}", f"--output={work}", "--name=rl"),
-        *(f"--data.path={work / 'rows.jsonl'}", f"--reward.function={work / 'rewards.py'}:short"),
-        *("--thought.max-tokens=6", "--episodes.episodes=12", "--episodes.batch-size=4"),
-        *("--episodes.thoughts=4", "--episodes.warmup-episodes=0", "--probe.every-steps=3"),
-        *("--probe.items=4", "--engine.dtype=float32", "--telemetry.wandb-mode=disabled"),
-        *("--registry.no-enabled", "--optimizer.adamw.lr=1e-2", "--rollouts.engine=vllm"),
-        *(f"--rollouts.python={vllm_python()}", "--rollouts.num-actors=1"),
-        "--rollouts.dtype=bfloat16",
+        *(f"--output={work}", "--thought.max-tokens=6", "--episodes.episodes=12"),
+        *("--episodes.batch-size=4", "--episodes.thoughts=4", "--episodes.warmup-episodes=0"),
+        *("--probe.every-steps=3", "--probe.items=4", "--engine.dtype=float32"),
+        *("--optimizer.adamw.lr=1e-2", "--telemetry.wandb-mode=disabled", "--registry.no-enabled"),
     )
-    return main(["think", *settings])
+    return main([*shlex.split(line)[1:], *settings])
 
 
 def test_a_run_that_learns_from_what_vllm_writes(tmp_path: Path) -> None:
     assert think(tmp_path, model(0, tied=True)) in (0, 3)
-    summary = json.loads((tmp_path / "rl" / "summary.json").read_text(encoding="utf-8"))
+    summary = json.loads((tmp_path / "vllm" / "summary.json").read_text(encoding="utf-8"))
     assert summary["steps"] == 3
     gaps, speeds = [], []
-    for record in read_metrics(tmp_path / "rl" / "metrics.jsonl"):
+    for record in read_metrics(tmp_path / "vllm" / "metrics.jsonl"):
         if names.RL_GAP in record.metrics:
             gaps.append((record.metrics[names.RL_GAP], record.metrics[names.RL_MAX_GAP]))
             speeds.append(record.metrics[names.RL_ENGINE_SPEED])
