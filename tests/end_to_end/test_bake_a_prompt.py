@@ -50,7 +50,7 @@ def test_bake_a_prompt_into_a_model(folder: Path) -> None:
         return asked.stdout
 
     assert wanted(PROMPT).split()[0] not in answer("path/to/model")
-    baked = run(folder, command(PAGE, "distforge bake-prompt --model path/to/model"))
+    baked = run(folder, command(PAGE, "distforge bake-prompt --model path/to/model --prompt"))
     assert baked.returncode == 0, baked.stdout + baked.stderr
     assert (folder / "runs" / "prompt" / "report.html").is_file()
     assert wanted(PROMPT).split()[0] in answer("runs/prompt")
