@@ -159,18 +159,7 @@ class DeepSpeedBackend(Backend):
         world: World,
         accumulation: int,
     ) -> None:
-        prepare_deepspeed()
-        import deepspeed
-
-        os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
-        if not dist.is_initialized():
-            dist.init_process_group(
-                "nccl" if world.device.type == "cuda" else "gloo",
-                store=HashStore(),
-                rank=0,
-                world_size=1,
-            )
-        deepspeed.init_distributed(dist_init_required=False)
+        deepspeed = started_deepspeed(world)
         self._config = config
         self._world = world
         self._dtype = dtype
@@ -287,6 +276,37 @@ class DeepSpeedBackend(Backend):
         if hasattr(module, "generation_config"):
             whole.generation_config = module.generation_config
         yield whole
+
+
+def started_deepspeed(world: World) -> Any:
+    """The module, which knows its ranks."""
+    prepare_deepspeed()
+    import deepspeed
+
+    os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if world.device.type == "cuda" else "gloo",
+            store=HashStore(),
+            rank=0,
+            world_size=1,
+        )
+    deepspeed.init_distributed(dist_init_required=False)
+    return deepspeed
+
+
+def shard_weights(
+    model: nn.Module, config: EngineConfig, dtype: str, world: World, accumulation: int
+) -> None:
+    """Leave each rank its part of every weight, one weight after the other; collective.
+
+    For ZeRO 3, before the engine is made, which would have the whole model on the device first.
+    Rank 0's weights become everyone's.
+    """
+    settings = deepspeed_config(config, dtype, world.size, accumulation)
+    started_deepspeed(world).zero.Init(
+        module=model, config_dict_or_path=settings, dtype=torch.float32
+    )
 
 
 def _trained_alone(model: nn.Module) -> dict[str, Tensor]:

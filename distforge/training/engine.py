@@ -23,7 +23,12 @@ from distforge.models.attention import AttentionLogits
 from distforge.optim import MuonGrokfast
 from distforge.optim.metrics import OptimizerMetrics
 from distforge.optim.schedule import apply_lr
-from distforge.training.backends import Backend, DeepSpeedBackend, PlainBackend
+from distforge.training.backends import (
+    Backend,
+    DeepSpeedBackend,
+    PlainBackend,
+    shard_weights,
+)
 from distforge.training.distributed import World
 from distforge.training.engine_config import EngineConfig, resolve_dtype
 from distforge.training.guards import (
@@ -47,7 +52,8 @@ class TrainingEngine:
 
     Args:
         model: a Hugging Face causal LM in fp32.
-        build_optimizer: makes the optimizer once the model stands on its device.
+        build_optimizer: makes the optimizer, once the model stands on its device or, at ZeRO 3,
+            while it is whole where it was loaded.
         config: see `EngineConfig`.
         world: this process among the others.
         micro_batches: micro-batches a step, over all ranks together.
@@ -80,7 +86,9 @@ class TrainingEngine:
         self._veto = veto
         self.accumulation = micro_batches // world.size
         dtype = self._dtype = _common_dtype(config, world)
-        self._module = model.to(world.device)
+        sharded = config.zero_stage == 3 and not config.halves_weights(dtype)
+        # Sharded weights are moved one by one, below: all of them may not fit.
+        self._module = model if sharded else model.to(world.device)
         if dtype == "bfloat16" and world.device.type == "cpu":
             _avoid_fused_attention(model)
         if config.activation_checkpointing:
@@ -90,6 +98,9 @@ class TrainingEngine:
         optimizer = build_optimizer(model)
         self._qk_threshold = _qk_threshold(optimizer) if config.qk_clip_every else 0.0
         self._logits = _recorder(model) if self._qk_threshold else None
+        if sharded:
+            shard_weights(model, config, dtype, world, self.accumulation)
+            model.to(world.device)  # buffers
         self._backend: Backend
         if config.uses_deepspeed(world.size):
             self._backend = DeepSpeedBackend(
