@@ -5,7 +5,9 @@
 ``--work NAME`` (repeatable) measures that part alone and keeps the other rows of the file.
 
 - Scaling: rollouts a second on 1 to 16 actors, whose engines sleep for a lognormal time, against
-  as many times one actor.
+  as many times one actor, and against the cost model: what a rollout costs beside the sleep, and in
+  processor time, is measured on one actor alone, and says where more of them stop helping. 64
+  actors would take 20 GB: of them there is the model's figure alone.
 - Publication: 25M float32 parameters until both of two local actors have generated with them,
   against the engine's own copying of the weights in one process.
 - Lag: samples a second with staleness 2 against 0, on two actors, where a learner's step sleeps for
@@ -32,6 +34,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 from harness import Row, arguments, publish
+from rollout_scaling import TINY, WARM_STEPS, SleepingEngine, naps, scaling
 from torch import Tensor
 
 from distforge.rollouts import RolloutConfig, RolloutRequest, open_pool
@@ -39,16 +42,14 @@ from distforge.rollouts.cluster import connected
 from distforge.rollouts.interface import RolloutPool
 
 PARAMETERS = 25_000_000
-# Steps that are not measured: actors start, memory is touched for the first time.
-WARM_STEPS = 4
-TINY = {"version": torch.zeros(())}
 
 
 @dataclass(frozen=True)
 class Scale:
     """How much of each is measured."""
 
-    actors: tuple[int, ...] = (1, 4, 16)
+    actors: tuple[int, ...] = (1, 2, 4, 16)
+    modelled: tuple[int, ...] = (64,)
     mean_nap: float = 0.2
     scaling_seconds: float = 12.0
     publications: int = 15
@@ -58,19 +59,13 @@ class Scale:
 
 
 QUICK = Scale(
-    actors=(1, 2), scaling_seconds=4.0, publications=5, lag_steps=10, chaos_seconds=20, kill_every=5
+    actors=(1, 2),
+    scaling_seconds=4.0,
+    publications=5,
+    lag_steps=10,
+    chaos_seconds=20,
+    kill_every=5,
 )
-
-
-class SleepingEngine:
-    """Takes the request's payload in seconds, and no processor time."""
-
-    def load(self, weights: Mapping[str, Tensor]) -> None:
-        self.version = int(weights["version"])
-
-    def rollout(self, request: RolloutRequest) -> tuple[int, int]:
-        time.sleep(request.payload)
-        return self.version, os.getpid()
 
 
 class CopyingEngine:
@@ -88,57 +83,6 @@ class CopyingEngine:
 
     def rollout(self, request: RolloutRequest) -> int:
         return os.getpid()
-
-
-def nap(number: int, mean: float, sigma: float = 0.5) -> float:
-    """Lognormal seconds around ``mean``, of a rollout: one in twenty takes twice as long."""
-    return mean * random.Random(number).lognormvariate(-(sigma**2) / 2, sigma)
-
-
-def naps(step: int, batch_size: int, mean: float) -> list[RolloutRequest]:
-    ids = range(step * batch_size, (step + 1) * batch_size)
-    return [RolloutRequest(number, number, nap(number, mean)) for number in ids]
-
-
-def rate(actors: int, scale: Scale) -> float:
-    """Rollouts a second of a learner that costs nothing, once all actors work.
-
-    A rollout counts by its nap over the mean nap: chance may draw longer ones in one run.
-    """
-    batch, mean = 2 * actors, scale.mean_nap
-    config = RolloutConfig(num_actors=actors, staleness=2)
-    with open_pool(config, SleepingEngine, lambda step: naps(step, batch, mean), batch) as pool:
-        pool.publish(0, TINY)
-        processes: set[int] = set()
-        step, calm, slept, began = 0, 0, 0.0, 0.0
-        while not began or time.perf_counter() - began < scale.scaling_seconds:
-            rollouts = pool.take(step)
-            step += 1
-            pool.publish(step, TINY)
-            processes |= {r.result[1] for r in rollouts}
-            if began:
-                slept += sum(nap(r.id, mean) for r in rollouts)
-            calm += len(processes) == actors
-            if calm == WARM_STEPS:
-                began = time.perf_counter()
-        return slept / mean / (time.perf_counter() - began)
-
-
-def scaling(scale: Scale) -> list[Row]:
-    with connected(RolloutConfig(num_actors=max(scale.actors))):
-        rates = {actors: rate(actors, scale) for actors in scale.actors}
-    return [
-        Row(
-            f"scaling: rollouts of {scale.mean_nap:g} s (lognormal) on {actors} actors, sleeping",
-            ours,
-            f"{actors} times one actor",
-            actors * rates[1],
-            "rollouts/s",
-            ours / (actors * rates[1]),
-        )
-        for actors, ours in rates.items()
-        if actors > 1
-    ]
 
 
 def publication(scale: Scale) -> list[Row]:
@@ -278,7 +222,9 @@ def two_nodes() -> Iterator[tuple[str, int]]:
 
 
 PARTS: dict[str, Callable[[Scale], list[Row]]] = {
-    "scaling": scaling,
+    "scaling": lambda scale: scaling(
+        scale.actors, scale.modelled, scale.mean_nap, scale.scaling_seconds
+    ),
     "publication": publication,
     "lag": lag,
     "chaos": chaos,
