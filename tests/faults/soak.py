@@ -71,12 +71,14 @@ def soak(seconds: float, directory: Path) -> Soaked:
     with serving(directory, max(DEADLINE_SECONDS, 2 * seconds)) as server:
         shortest, steps = _steps_in(server, directory, seconds / 3)
         done = Soaked(steps=steps)
-        straight, broken = directory / "straight", directory / "broken"
+        straight = directory / "straight"
         straight.mkdir()
         first = server.run(step1, straight, *_words(steps))
         assert first.status == 3, first.said
         sessions: list[list[_Sample]] = []
         while not done.runs or time.monotonic() < began + seconds:
+            # Of its own: this process keeps connections to the registries that it has looked at.
+            broken = directory / f"broken{done.runs}"
             broken.mkdir()
             spans = shortest, first.seconds
             sessions += _disturb(server, broken, done, began + seconds, spans)
