@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from distforge.cli import OK
+from distforge.cli import GOAL_MISSED, OK
 from distforge.training.outcome import VARIABLE
 from tests.documented import FILES, Block, blocks, lines_of
 from tests.documented_folder import documented_folder, run
@@ -45,4 +45,5 @@ def test_a_documented_block_runs_as_written(block: Block, tmp_path: Path) -> Non
         outcome.unlink(missing_ok=True)
         done = run(folder, line, environment={VARIABLE: str(outcome)})
         missed = outcome.exists() and json.loads(outcome.read_text("utf-8"))["ended"] == "missed"
-        assert missed or done.returncode == OK, f"{line}\n{done.stdout}{done.stderr}"
+        # keep_running.sh tells by its own status, and keeps the file of its run to itself.
+        assert missed or done.returncode in (OK, GOAL_MISSED), f"{line}\n{done.stdout}{done.stderr}"
