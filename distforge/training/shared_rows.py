@@ -80,12 +80,14 @@ def _together(
     if refused := next((said for said, _ in told if said), ""):
         raise InputError(refused)
     full = next((told[rank][1] for rank in group if told[rank][1]), "")
-    if full:
-        logger.warning("%s: each rank of this machine tokenizes all of the data", full)
-        joined = ReasoningDataset(examples, tokenizer, max_length, direct=direct)
-    elif directory is not None:
-        joined = JoinedDataset(examples, directory, len(group), max_length)
-    world.barrier()  # all have it mapped
+    try:
+        if full:
+            logger.warning("%s: each rank of this machine tokenizes all of the data", full)
+            joined = ReasoningDataset(examples, tokenizer, max_length, direct=direct)
+        elif directory is not None:
+            joined = JoinedDataset(examples, directory, len(group), max_length)
+    finally:
+        world.barrier()  # all have mapped it, or know that nothing fits: its files may go
     assert joined is not None
     return joined
 
