@@ -23,7 +23,7 @@ DEADLINE = 60
 # Ends the n-th time as the n-th word says: a status of distforge's, an error, or a signal. A word
 # with "+" saves a checkpoint before. What it is started with is noted.
 PROGRAM = """
-import os, sys, signal
+import os, sys, signal, time
 from pathlib import Path
 from distforge import cli
 from distforge.errors import RunStopped
@@ -44,12 +44,14 @@ def work(_):
     what = word.rstrip("+")
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if what == "wait":
+    if what in ("wait", "slow", "deaf"):
         def stop(*_):
+            time.sleep(2 * (what == "slow"))
             raise RunStopped("step 3 of 9 is saved")
-        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if what == "deaf" else stop)
         os.mkfifo("never")
-        Path("waits").touch()
+        Path("begun").write_text(str(os.getpid()))
+        os.replace("begun", "waits")
         open("never")
     if what == "peer":
         raise RuntimeError("Connection closed by peer")
@@ -67,6 +69,12 @@ trap 'kill -TERM "$child"' TERM
 wait "$child"; status=$?
 while kill -0 "$child" 2>/dev/null; do wait "$child"; status=$?; done
 ((status == 0)) || exit 1
+"""
+# As DeepSpeed's launcher does it: tells its ranks, and is gone.
+DEEPSPEED = """#!/usr/bin/env bash
+"$@" & child=$!
+trap 'kill -TERM "$child"; exit 143' TERM
+wait "$child"
 """
 
 
@@ -233,6 +241,26 @@ def test_told_to_stop_it_saves_once_and_ends_with_75(program) -> None:
     assert process.returncode == 75, said
     assert said.count("stopped by a signal: step 3 of 9 is saved") == 1
     assert len(Path("starts").read_text(encoding="utf-8").splitlines()) == 1
+
+
+@pytest.mark.parametrize("word, seconds, status", [("slow", "60", 75), ("deaf", "1", 143)])
+def test_ranks_that_outlive_their_launcher_are_waited_for(
+    program, tmp_path: Path, word: str, seconds: str, status: int
+) -> None:
+    launcher = script(tmp_path / "deepspeed", DEEPSPEED)
+    process = subprocess.Popen(
+        [str(ROOT / "launch" / "keep_running.sh"), launcher, *program[1:], word],
+        env={**os.environ, "STOP_SECONDS": seconds},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(Path("waits").exists, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == status
+        assert len(Path("starts").read_text(encoding="utf-8").splitlines()) == 1
+    finally:
+        if word == "deaf":
+            os.kill(int(Path("waits").read_text(encoding="utf-8")), signal.SIGKILL)
 
 
 # srun runs a launcher on every node, here on one, and passes SIGTERM on; scontrol names the nodes,
