@@ -59,12 +59,7 @@ class Scale:
 
 
 QUICK = Scale(
-    actors=(1, 2),
-    scaling_seconds=4.0,
-    publications=5,
-    lag_steps=10,
-    chaos_seconds=20,
-    kill_every=5,
+    actors=(1, 2), scaling_seconds=4.0, publications=5, lag_steps=10, chaos_seconds=20, kill_every=5
 )
 
 

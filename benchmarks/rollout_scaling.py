@@ -125,7 +125,6 @@ def scaling(
         busy = cost(1, SleepingEngine, 0.0, seconds)
         costs = {actors: cost(actors, SleepingEngine, mean, seconds) for actors in numbers}
     one = costs[1]
-    print("busy", busy, *costs.items(), sep="\n")
     work = f"scaling: rollouts of {mean:g} s (lognormal) on {{}} actors, sleeping"
     unit = "rollouts/s"
     rows = [Row(work.format(1), one.rate, "no cost at all", 1 / mean, unit, one.rate * mean)]

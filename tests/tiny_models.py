@@ -49,23 +49,30 @@ def tiny_tokenizer(
 
 
 def tiny_llama(
-    vocab_size: int, *, seed: int = 0, tied: bool = True, max_positions: int = 128
+    vocab_size: int,
+    *,
+    seed: int = 0,
+    tied: bool = True,
+    max_positions: int = 128,
+    width: int = 32,
+    heads: tuple[int, int] = (4, 2),
+    spread: float = 0.3,
 ) -> LlamaForCausalLM:
-    """A Llama of 2 layers, width 32, 4 query heads over 2 key-value heads, fp32, eval mode.
+    """A Llama of 2 layers, fp32, eval mode; ``heads`` of queries, and of keys and values.
 
     Weights are larger than a training start would have them, so that logits differ clearly
-    between inputs and greedy decoding has no near-ties.
+    between inputs and greedy decoding has no near-ties; ``spread`` is their standard deviation.
     """
     config = LlamaConfig(
         vocab_size=vocab_size,
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=heads[0],
+        num_key_value_heads=heads[1],
         max_position_embeddings=max_positions,
         tie_word_embeddings=tied,
-        initializer_range=0.3,
+        initializer_range=spread,
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import os
 import platform
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from distforge.commands.health import Check, check_machine
+from distforge.commands.health import Check, check_machine, installed_version
 from distforge.commands.hosts import PORT, check_hosts
 from distforge.errors import require_in
 from distforge.extras import EXTRAS, missing_modules
@@ -86,7 +85,7 @@ def _versions() -> dict[str, str]:
     """What is installed, and what "auto" stands for here."""
     device = _device()
     rows = {"python": platform.python_version()}
-    rows |= {name: _version(name) for name in _PACKAGES}
+    rows |= {name: installed_version(name) for name in _PACKAGES}
     rows |= {f"extra {name}": _extra(name) for name in EXTRAS}
     cuda = device.type == "cuda"
     rows["device"] = torch.cuda.get_device_name(0) if cuda else platform.processor() or "cpu"
@@ -116,10 +115,3 @@ def _extra(name: str) -> str:
     if not missing:
         return "installed"
     return f"without {', '.join(missing)}; pip install 'distforge[{name}]'"
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

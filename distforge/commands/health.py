@@ -6,6 +6,7 @@ Nothing here needs more than torch: `distforge doctor` is asked before the rest 
 from __future__ import annotations
 
 import fcntl
+import importlib.metadata
 import importlib.util
 import netrc
 import os
@@ -47,6 +48,14 @@ class Check:
     state: State
     found: str
     remedy: str = ""
+
+
+def installed_version(package: str) -> str:
+    """Of a package from PyPI, or "not installed"."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def check_machine(runs: Path, registry: str, *, hub: bool) -> Iterator[Check]:

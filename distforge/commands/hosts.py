@@ -16,12 +16,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import distforge
-from distforge.commands.health import Check
+from distforge.commands.health import Check, installed_version
 from distforge.deadlines import DeadlinePassed, within
 from distforge.errors import first_line
 from distforge.training.hostfile import Host, read_hostfile
@@ -154,13 +153,8 @@ def check_port(host: Host, port: int, seconds: float) -> Check:
 
 def versions_here() -> dict[str, str]:
     """What has to be alike on all nodes, as this machine has it."""
-    versions = {"distforge": distforge.__version__}
-    for name in ("torch", "deepspeed"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+    others = {name: installed_version(name) for name in ("torch", "deepspeed")}
+    return {"distforge": distforge.__version__, **others}
 
 
 def _check_programs(hosts: int) -> Iterator[Check]:

@@ -103,6 +103,8 @@ class ReasoningDataset(TokenRows):
         InputError: the tokenizer has no end-of-sequence token, or nothing fits ``max_length``.
     """
 
+    ids: Names
+
     def __init__(
         self,
         examples: Sequence[Example],

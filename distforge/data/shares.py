@@ -37,8 +37,8 @@ def write_share(share: ReasoningDataset, directory: Path, number: int) -> None:
         target_counts=share.target_counts,
         positions=share.positions,
         strategies=np.frombuffer(share.strategies, dtype=np.uint8),
-        names=np.frombuffer("".join(share.ids).encode(), dtype=np.uint8),
-        name_ends=np.fromiter(accumulate(len(n.encode()) for n in share.ids), dtype=np.int64),
+        names=np.frombuffer(share.ids.text, dtype=np.uint8),
+        name_ends=share.ids.ends,
         shortest=np.array([length]),
         shortest_name=np.frombuffer(name.encode(), dtype=np.uint8),
     )

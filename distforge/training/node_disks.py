@@ -37,10 +37,14 @@ def first_by_disk(root: Path, world: World) -> list[int]:
     if world.is_main:
         with suppress(OSError):
             mark.unlink()
-    found = root.stat()
-    disk = "" if sees else f"{socket.gethostname()} {found.st_dev} {found.st_ino}"
-    disks = world.gather_objects(disk)
+    disks = world.gather_objects("" if sees else name_of(root))
     return [disks.index(disk) for disk in disks]
+
+
+def name_of(directory: Path) -> str:
+    """Of a directory that is there: what tells it from all others, those of other machines too."""
+    found = directory.stat()
+    return f"{socket.gethostname()} {found.st_dev} {found.st_ino}"
 
 
 def receives(first: Sequence[int], world: World) -> bool:

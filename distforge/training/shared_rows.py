@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from distforge.data import Example, ReasoningDataset, at
 from distforge.data.shares import JoinedDataset, bounds, write_share
 from distforge.errors import InputError
 from distforge.training.distributed import World
+from distforge.training.node_disks import name_of
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +115,8 @@ def _gather(world: World) -> tuple[Path | None, list[int]]:
 
 
 def _place() -> str:
-    """What tells this machine's directory for temporary files from others'; empty without one."""
+    """The `name_of` this machine's directory for temporary files; empty without one."""
     try:
-        found = Path(tempfile.gettempdir()).stat()
+        return name_of(Path(tempfile.gettempdir()))
     except OSError:
         return ""
-    return f"{socket.gethostname()} {found.st_dev} {found.st_ino}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from distforge.cli import main
 from distforge.errors import InputError
@@ -22,7 +22,7 @@ from distforge.rollouts.engines.vllm_engine import VllmRecipe
 from distforge.telemetry import metrics as names
 from distforge.telemetry import read_metrics
 from tests.documented import command
-from tests.tiny_models import tiny_tokenizer
+from tests.tiny_models import tiny_llama, tiny_tokenizer
 from tests.vllm_environment import vllm_python
 
 PAGE = "docs/reinforce.md"
@@ -40,24 +40,16 @@ pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 
 def model(seed: int, *, tied: bool) -> LlamaForCausalLM:
-    """Smaller weights than `tiny_llama` has: a distribution about as flat as a language model's."""
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=256,
-        tie_word_embeddings=tied,
-        initializer_range=0.1,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
+    """Smaller weights than most tests want: a distribution about as flat as a language model's."""
+    return tiny_llama(
+        VOCABULARY,
+        seed=seed,
+        tied=tied,
+        max_positions=256,
+        width=64,
+        heads=(2, 1),
+        spread=0.1,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(config).eval()
 
 
 def recipe(lm: LlamaForCausalLM) -> VllmRecipe:

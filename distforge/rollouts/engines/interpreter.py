@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ def _ray_version() -> str:
         raise MissingExtra("rollouts.engine 'vllm'", "ray", "rollouts") from error
 
 
+@cache  # asked before a model is loaded, and when actors are started
 def _ask(python: str) -> dict[str, Any]:
     # Its own packages are asked for, not what this process finds by a variable.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
