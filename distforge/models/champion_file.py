@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distforge.errors import InputError
+from distforge.errors import InputError, explain_file_error
 
 MINIMUM_IMPROVEMENT = 0.20
 """Fraction by which phase 2's champion must be fitter than where it started."""
@@ -55,9 +55,8 @@ def read_pair(path: Path) -> ChampionParts:
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path} is not a readable safetensors file: {error}; copy or save it again"
-        ) from error
+        reason = explain_file_error(error) or f"{error}; copy or save it again"
+        raise InputError(f"{path} is not a readable safetensors file: {reason}") from error
     return ChampionParts(config, weights, tokenizer, metadata)
 
 

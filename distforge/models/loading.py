@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from distforge.activity import named
-from distforge.errors import InputError, first_line
+from distforge.errors import InputError, explain_file_error, first_line
 from distforge.models.champion_file import READERS, ChampionParts, read_json
 from distforge.models.quiet import quiet_transformers
 from distforge.models.storage import (
@@ -181,10 +181,9 @@ def load_model(directory: Path, source: str, dtype: LoadDtype = "float32") -> Pr
     except InputError:
         raise
     except Exception as error:  # transformers and safetensors raise many types for a bad file
-        raise InputError(
-            f"the model in {directory} cannot be loaded: {first_line(error)}; save it again with "
-            "save_pretrained"
-        ) from error
+        broken = f"{first_line(error)}; save it again with save_pretrained"
+        reason = explain_file_error(error) or broken
+        raise InputError(f"the model in {directory} cannot be loaded: {reason}") from error
     _check_complete(info, directory)
     if info["unexpected_keys"]:  # usual on the hub: heads and towers of a larger model
         logger.warning(

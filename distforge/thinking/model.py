@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 
 from distforge import durable
 from distforge.data.dataset import IGNORE_INDEX
-from distforge.errors import InputError
+from distforge.errors import InputError, explain_file_error
 from distforge.models.loading import load_champion
 from distforge.models.storage import save_weights
 from distforge.thinking.generation import ThinkingGeneration, generate
@@ -156,9 +156,8 @@ class ThinkingModel(PreTrainedModel):
             try:
                 model.mixing_head.load_state_dict(load_file(path))
             except (OSError, RuntimeError, SafetensorError) as error:
-                raise InputError(
-                    f"{path} is not this model's mixing head: {error}; save the model again"
-                ) from error
+                reason = explain_file_error(error) or f"{error}; save the model again"
+                raise InputError(f"{path} is not this model's mixing head: {reason}") from error
         return model.eval()
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:

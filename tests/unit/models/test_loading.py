@@ -14,6 +14,7 @@ from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
+from distforge.errors import InputError
 from distforge.models import loading
 from distforge.models.export import export_model
 from distforge.models.loading import load_champion
@@ -311,3 +312,23 @@ def test_what_looks_like_a_name_of_the_hub_is_a_path(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loading, "snapshot_download", snapshot_download)
     refused("nobody/nothing", "'nobody/nothing' does not exist", "hf://NAME")
+
+
+def test_weights_that_cannot_be_opened_are_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors says of any that it is not there."""
+    directory = directory_of(tiny_llama(ROWS), tmp_path)
+    weights = directory / "model.safetensors"
+
+    def refuse(file: Path, **_: Any) -> None:
+        raise FileNotFoundError(f"No such file or directory: {file}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("distforge.models.storage.safe_open", refuse)
+        with pytest.raises(InputError, match="could not be opened; see that this user may read it"):
+            load_champion(str(directory))
+    weights.unlink()
+    weights.symlink_to(tmp_path / "absent")
+    with pytest.raises(InputError, match=r"model\.safetensors: No such file or directory; put it"):
+        load_champion(str(directory))
