@@ -16,7 +16,7 @@ from typing import overload
 import numpy as np
 
 from distforge.activity import counted
-from distforge.data.outside import HELDOUT_SHARE, share_of, to_example
+from distforge.data.outside import held_out, share_of, split_of, to_example
 from distforge.data.rows import Row, RowFile
 from distforge.data.schema import SPLITS, Example
 from distforge.errors import InputError
@@ -143,22 +143,26 @@ class _Files:
         what = f"reading the rows of {part.rows.path}"
         for row, where in counted(part.rows.scan(), what):
             example = to_example(row, where, part.split or "train")
-            said = part.split is not None or row.get("verifier") is not None
+            said = split_of(row, part.split) is not None
             undecided.append(np.inf if said else share_of(example))
-            held = undecided[-1] < HELDOUT_SHARE
-            self.splits.append(_HELDOUT if held else SPLITS.index(example.split))
+            self.splits.append(SPLITS.index(example.split))
         shares = np.frombuffer(undecided)
         mine = np.isfinite(shares)
-        if mine.sum() > 1 and not (shares < HELDOUT_SHARE).any():
-            # A few rows, none of which falls below the share: the lowest is held out.
-            self.splits[before + int(shares.argmin())] = _HELDOUT
+        for number in held_out(shares).nonzero()[0]:
+            self.splits[before + int(number)] = _HELDOUT
         if mine.any():
-            count = sum(self.splits[before + int(n)] == _HELDOUT for n in mine.nonzero()[0])
-            self.note += (
-                f"; {part.rows.path.name} has no splits, so {count:,} of its rows are held out and "
-                f"{int(mine.sum()) - count:,} trained on, by a hash of the question"
-            )
+            self.note += f"; {self._split_by_content(part, before, mine)}"
         return len(shares)
+
+    def _split_by_content(self, part: Part, before: int, mine: np.ndarray) -> str:
+        """For people: what became of the rows of a part that name no split."""
+        name, all_of_it = part.rows.path.name, mine.all()
+        which = f"{name} has no splits" if all_of_it else f"{mine.sum():,} rows of {name} say none"
+        count = sum(self.splits[before + int(n)] == _HELDOUT for n in mine.nonzero()[0])
+        return (
+            f"{which}, so {count:,} of {'its rows' if all_of_it else 'them'} are held out and "
+            f"{int(mine.sum()) - count:,} trained on, by a hash of the question"
+        )
 
     def pick(self, numbers: np.ndarray) -> Iterator[Example]:
         """The examples of these numbers, which only grow."""

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from distforge.data.answers import find_answer
 from distforge.data.schema import Example, Message, read_messages, require_strategy, require_text
 from distforge.data.strategies import THINKING_TOKENS
@@ -19,12 +21,14 @@ from distforge.errors import InputError
 _OPEN, _CLOSE = THINKING_TOKENS[:2]
 # GSM8K's calculator marks, "<<48/2=24>>": notes for a tool that no model here has.
 _CALCULATOR = re.compile(r"<<[^<>\n]*=[^<>\n]*>>")
+# What others call questions that are not trained on.
+HELDOUT_NAMES = ("heldout", "validation", "test")
 # Of rows that do not say what split they are of, this share is held out.
-HELDOUT_SHARE = 0.1
+_HELDOUT_SHARE = 0.1
 
 
 def to_example(row: Mapping[str, Any], where: str, split: str) -> Example:
-    """The example in a row of any form; ``split`` is that of a row which does not say.
+    """The example in a row of any form; ``split`` is that of its file, see `split_of`.
 
     Raises:
         InputError: no form that is known, or an empty question or answer; names ``where``.
@@ -40,7 +44,7 @@ def to_example(row: Mapping[str, Any], where: str, split: str) -> Example:
     said = "\n".join([*(message.content for message in context), question])
     return Example(
         id=f"{EXACT}-{hashlib.sha256(said.encode()).hexdigest()[:16]}",
-        split=split,
+        split=split_of(row, split) or split,
         strategy=require_strategy(row.get("strategy"), where),
         task=str(row.get("task") or EXACT),
         difficulty=1,
@@ -51,6 +55,34 @@ def to_example(row: Mapping[str, Any], where: str, split: str) -> Example:
         verifier=EXACT,
         context=context,
     )
+
+
+def split_of(row: Mapping[str, Any], files: str | None) -> str | None:
+    """ "train" or "heldout", by what the row's ``split`` says and by what its file is; None where
+    neither says. Others' rows are held out where either calls them so: those are never trained on.
+
+    Args:
+        files: the split of the row's file, None where it has none.
+    """
+    named = row.get("split")
+    if row.get("verifier") is not None:  # of our own making, so exact
+        return str(named)
+    said = [*([named] if isinstance(named, str) else []), files]
+    if any(name in HELDOUT_NAMES for name in said):
+        return "heldout"
+    return "train" if "train" in said else None
+
+
+def held_out(shares: np.ndarray) -> np.ndarray:
+    """Which rows are held out, by the `share_of` each: a tenth, and of two rows or more one.
+
+    Args:
+        shares: float64; infinite for rows that say their split, which are False here.
+    """
+    held: np.ndarray = shares < _HELDOUT_SHARE
+    if np.isfinite(shares).sum() > 1 and not held.any():
+        held[shares.argmin()] = True
+    return held
 
 
 def share_of(example: Example) -> float:

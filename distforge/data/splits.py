@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from distforge.data.examples import Part
+from distforge.data.outside import HELDOUT_NAMES
 from distforge.data.rows import open_rows
 from distforge.errors import InputError
 
 SUFFIXES = (".jsonl", ".parquet", ".csv")
-# Held out is the first of these that is there: the later ones stay unseen.
-HELDOUT_NAMES = ("heldout", "validation", "test")
 _NAMES = ("train", *HELDOUT_NAMES)
 # Hugging Face's hub numbers the parts of a split.
 _FILE = re.compile(rf"({'|'.join(_NAMES)})(-\d{{5}}-of-\d{{5}})?")
@@ -55,7 +54,7 @@ def parts_of(path: Path, split: str | None) -> tuple[list[Part], str]:
 
 
 def _parts(found: dict[str, list[Path]], split: str | None) -> tuple[list[Part], str]:
-    """The training split and the first of those held out."""
+    """The training split, and of those held out the first that is there: the others stay unseen."""
     held = next((name for name in HELDOUT_NAMES if name in found), None)
     notes = []
     parts = [Part(open_rows(file), "train" if held else split) for file in found.get("train", ())]

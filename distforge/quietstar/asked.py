@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from distforge.activity import named
 from distforge.data import DataConfig, Example, load_data
-from distforge.data.outside import HELDOUT_SHARE, share_of, to_example
+from distforge.data.examples import Part
+from distforge.data.outside import held_out, share_of, split_of, to_example
 from distforge.data.splits import parts_of
 from distforge.errors import InputError
 from distforge.rendering import Asked, Renderer
@@ -56,16 +58,25 @@ def read_questions(config: DataConfig) -> list[Row]:
     if not config.path:
         return [Row(e, {**e.as_dict(), "expected": e.answer}) for e in load_data(config)]
     parts, _ = parts_of(Path(config.path).expanduser(), None)
-    rows = [_row(row, where, part.split) for part in parts for row, where in part.rows.scan()]
+    rows = [row for part in parts for row in _rows(part)]
     # A question that comes again is asked once.
     return list({row.example.id: row for row in rows}.values())
 
 
-def _row(row: Mapping[str, Any], where: str, split: str | None) -> Row:
-    example = to_example(_answered(row), where, split or "train")
-    if split is None and row.get("split") not in ("train", "heldout"):
-        held = share_of(example) < HELDOUT_SHARE
-        example = replace(example, split="heldout" if held else "train")
+def _rows(part: Part) -> list[Row]:
+    rows, shares = [], []
+    for row, where in part.rows.scan():
+        split = split_of(row, part.split)
+        rows.append(_row(row, where, split or "train"))
+        shares.append(np.inf if split else share_of(rows[-1].example))
+    for number in held_out(np.array(shares)).nonzero()[0]:
+        held = replace(rows[number].example, split="heldout")
+        rows[number] = replace(rows[number], example=held)
+    return rows
+
+
+def _row(row: Mapping[str, Any], where: str, split: str) -> Row:
+    example = to_example(_answered(row), where, split)
     columns = {name: value for name, value in row.items() if name not in _TURNS}
     if example.answer != _NO_ANSWER:
         columns["expected"] = example.answer

@@ -133,6 +133,22 @@ def test_a_few_rows_are_split_too_and_own_words_hold(tmp_path: Path) -> None:
     )
 
 
+def test_rows_of_others_that_name_their_split_keep_it(tmp_path: Path) -> None:
+    """Nothing that a row or its file holds out is trained on; other words count as none."""
+    names = ["train", "heldout", "validation", "test", "easy", None, "train"]
+    named = [{**row, "split": name} for row, name in zip(rows(7), names, strict=True)]
+    examples = read_examples(write(tmp_path / "all.jsonl", named))
+    found = [example.split for example in examples]
+    assert found[:4] == ["train", "heldout", "heldout", "heldout"]
+    assert found[6] == "train"
+    assert sorted(found[4:6]) == ["heldout", "train"]  # by content, and one of few is held out
+    assert "2 rows of all.jsonl say none, so 1 of them are held out and 1" in examples.note
+    both = {"train": named[:3], "test": [{**row, "split": "train"} for row in rows(4, 10)]}
+    for name, content in both.items():
+        write(tmp_path / "both" / f"{name}.parquet", content)
+    assert counts(read_examples(tmp_path / "both")) == (1, 6)
+
+
 def test_what_a_directory_lacks_or_has_twice_is_said(tmp_path: Path) -> None:
     write(tmp_path / "mine.jsonl", rows(3))
     with pytest.raises(InputError, match=r"holds no split, but mine\.jsonl; expected train\.jsonl"):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from distforge.data import DataConfig
+from distforge.data import DataConfig, read_examples
 from distforge.errors import InputError
 from distforge.quietstar.asked import (
     asked_items,
@@ -52,6 +52,28 @@ def test_rows_keep_their_columns_and_say_what_is_expected(rows):
     }
     assert prompts[2] == "What is 2 + 2?"
     assert prompts[3] == [{"role": "user", "content": "What is 5?"}]
+
+
+def test_questions_are_held_out_as_step_1_holds_them_out(tmp_path):
+    """Whatever their form: as they say, else by content, and of a few one."""
+    path = tmp_path / "mine.jsonl"
+    forms = [
+        {"question": "What is 1?", "answer": "1"},
+        {"prompt": "What is 2?", "solution": "2"},
+        {"prompt": [{"role": "user", "content": "What is 3?"}], "answer": "3"},
+    ]
+    for name, split in [("train", "train"), ("test", "heldout"), ("validation", "heldout")]:
+        path.write_text("".join(json.dumps({**form, "split": name}) + "\n" for form in forms))
+        found = read_questions(DataConfig(path=str(path)))
+        assert [row.example.split for row in found] == [split] * 3
+    path.write_text("".join(json.dumps(form) + "\n" for form in forms))
+    found = read_questions(DataConfig(path=str(path)))
+    assert sorted(row.example.split for row in found) == ["heldout", "train", "train"]
+    many = [{"question": f"What is {n}+1?", "answer": str(n + 1)} for n in range(200)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in many))
+    splits = [row.example.split for row in read_questions(DataConfig(path=str(path)))]
+    assert splits == [example.split for example in read_examples(path)]
+    assert 5 < splits.count("heldout") < 40
 
 
 def test_a_prompt_is_the_renderers_and_thinking_models_are_shown_where_to_think(rows):
