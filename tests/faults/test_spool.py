@@ -36,6 +36,7 @@ def processes(*words: str) -> object:
         text=True,
         timeout=DEADLINE,
     )
+    print(result.stderr, file=sys.stderr)  # its children's tracebacks, where one fails
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
 
