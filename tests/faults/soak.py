@@ -45,8 +45,8 @@ class Soaked:
     """What happened, and what came of it.
 
     refused_calls: those that met a full disk. watched_seconds: the longest session, after its
-    start; growth: of its memory, the median of the last quarter over that of the first; handles:
-    open files at most, in those quarters.
+    start; growth: of its memory, from the first quarter's median to the last's; handles: open files
+    at most, in those quarters.
     """
 
     runs: int = 0
@@ -115,8 +115,14 @@ def _steps_in(server: Server, directory: Path, seconds: float) -> tuple[float, i
 
 @dataclass
 class _Sample:
+    """own: bytes that no other process holds; allocated: those, and what it shares with the process
+    that it was forked from. Only the latter grow by allocating alone: whoever touches a shared page
+    owns it.
+    """
+
     seconds: float
-    memory: int
+    own: int
+    allocated: int
     handles: int
 
 
@@ -216,9 +222,9 @@ def _watched(server: Server) -> Iterator[list[_Sample]]:
         while not over.wait(0.5):
             for child in psutil.Process(server.pid).children():
                 try:
-                    memory = child.memory_full_info().uss
-                    samples.append(_Sample(time.monotonic() - began, memory, child.num_fds()))
-                except psutil.Error:
+                    seconds, own = time.monotonic() - began, child.memory_full_info().uss
+                    samples.append(_Sample(seconds, own, _allocated(child.pid), child.num_fds()))
+                except (psutil.Error, OSError, ValueError):
                     continue
 
     thread = threading.Thread(target=look)
@@ -230,6 +236,13 @@ def _watched(server: Server) -> Iterator[list[_Sample]]:
         thread.join()
 
 
+def _allocated(pid: int) -> int:
+    """ValueError: it has ended, and nobody has waited for it yet."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    [kilobytes] = [line.split()[1] for line in lines if line.startswith("RssAnon:")]
+    return 1024 * int(kilobytes)
+
+
 def _trend(sessions: list[list[_Sample]], done: Soaked) -> None:
     longest = max(sessions, key=len)
     settled = [sample for sample in longest if sample.seconds > _SETTLED_SECONDS]
@@ -238,8 +251,8 @@ def _trend(sessions: list[list[_Sample]], done: Soaked) -> None:
     done.watched_seconds = settled[-1].seconds - settled[0].seconds
     quarter = max(1, len(settled) // 4)
     first, last = settled[:quarter], settled[-quarter:]
-    memory = [statistics.median(s.memory for s in part) for part in (first, last)]
-    done.growth = memory[1] / memory[0]
+    before, after = (statistics.median(s.allocated for s in part) for part in (first, last))
+    done.growth = 1 + (after - before) / statistics.median(s.own for s in first)
     done.handles = max(s.handles for s in first), max(s.handles for s in last)
 
 
