@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from distforge.errors import InputError
 from distforge.registry import artifacts, sessions
 from distforge.registry.contents import Entries
 from distforge.registry.places import found_path
@@ -43,24 +44,45 @@ class Versions:
         if lookup(self._store.get_registered_model, model_type) is None:
             self._make_name(model_type)
         run = self._run_for(model_type, tags[MANIFEST])
+        try:
+            number = self._sent(model_type, run, tags, metrics, path, entries)
+        except InputError:
+            if self._store.get_run(run.info.run_id).info.lifecycle_stage != "deleted":
+                raise
+            # Two writers of this content had taken up one run, a third was faster, and the other
+            # of the two has removed the run already.
+            return f"{model_type}/{self.numbers_of(model_type, tags[MANIFEST])[0]}"
+        # Of several writers of one content the lowest number stays, for all.
+        first = self.numbers_of(model_type, tags[MANIFEST])[0]
+        if first == number:
+            self._store.set_terminated(run.info.run_id)
+        else:
+            self._store.delete_model_version(model_type, number)
+            kept = self._store.get_model_version(model_type, first)
+            if kept.run_id != run.info.run_id:
+                artifacts.delete_copy(self._store, run)
+        return f"{model_type}/{first}"
+
+    def _sent(
+        self,
+        model_type: str,
+        run: Any,
+        tags: dict[str, str],
+        metrics: dict[str, float],
+        path: Path,
+        entries: Entries,
+    ) -> str:
+        """Copy first, then the version with its tags: what is seen at all is seen whole. Its
+        number."""
         for name, value in metrics.items():
             self._store.log_metric(run.info.run_id, name, value)
         source = tags[PATH]
         if is_server(self._store.uri):
             source = artifacts.upload(self._store, run, path, entries, self._progress)
-        # Copy first, then the version with its tags: what is seen at all is seen whole.
         created = self._store.create_model_version(
             model_type, source=source, run_id=run.info.run_id, tags=tags
         )
-        self._store.set_terminated(run.info.run_id)
-        # Two writers of one content at once: the lower number stays, for both.
-        first = self.numbers_of(model_type, tags[MANIFEST])[0]
-        if first != str(created.version):
-            self._store.delete_model_version(model_type, str(created.version))
-            kept = self._store.get_model_version(model_type, first)
-            if kept.run_id != run.info.run_id:
-                artifacts.delete_copy(self._store, run)
-        return f"{model_type}/{first}"
+        return str(created.version)
 
     def numbers_of(self, model_type: str, manifest: str) -> list[str]:
         """The versions of one name with this content."""
