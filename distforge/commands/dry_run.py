@@ -22,6 +22,8 @@ from distforge.pipeline import PipelineConfig, Stage, phase_3
 from distforge.quietstar import Step2Config
 from distforge.quietstar.inputs import load_inputs
 from distforge.quietstar.rewarded import load_rewarded
+from distforge.thinking.packing import best_width, rows_of
+from distforge.thinking.positions import count_places
 from distforge.training.deepspeed_config import deepspeed_config
 from distforge.training.distributed import World, read_world_size
 from distforge.training.engine_config import EngineConfig, resolve_dtype
@@ -49,8 +51,9 @@ def describe_step1(config: Step1Config, notes: str = "") -> str:
         config.optimizer,
         shape,
         num_parameters,
-        batch_size=config.training.batch_size,
         micro_batches=config.training.micro_batches,
+        micro_batch_tokens=config.data.max_length
+        * -(-config.training.batch_size // config.training.micro_batches),
         row_tokens=config.data.max_length,
         notes=[notes, _absence(config.champion)],
     )
@@ -89,6 +92,7 @@ def _describe_learner(
 ) -> str:
     """``longest``: tokens of the longest text; ``items``: how many there are."""
     episodes, rollouts = config.episodes, config.rollouts
+    tokens, row_tokens = _step2_rows(config, longest, shape["hidden_size"])
     # The reference, and what generates in the learner's process.
     copies = 1 + (rollouts.num_actors == 0) * (1 + (config.reward.kind == "prediction_gain"))
     return _describe(
@@ -97,9 +101,9 @@ def _describe_learner(
         config.optimizer,
         shape,
         num_parameters,
-        batch_size=episodes.batch_size,
         micro_batches=episodes.portions,
-        row_tokens=_step2_row(config, longest),
+        micro_batch_tokens=tokens,
+        row_tokens=row_tokens,
         frozen_copies=copies,
         notes=[
             f"{items}; {episodes.loop.max_steps} steps of {episodes.batch_size} episodes, "
@@ -117,10 +121,16 @@ def _examples(data: DataConfig) -> str:
     return f"{counts['train']:,} examples to train on, {counts['heldout']:,} held out, {data.path}"
 
 
-def _step2_row(config: Step2Config, longest: int) -> int:
-    """Tokens of the longest row, a text with all its thoughts."""
-    thought = config.thought.max_tokens + 2 + _LONGEST_TARGET
-    return longest + config.episodes.thoughts * thought
+def _step2_rows(config: Step2Config, longest: int, hidden_size: int) -> tuple[int, int]:
+    """Slots of a micro-batch of the longest texts with all their thoughts, and of one row of it."""
+    is_text = config.task == "text"
+    episodes, text = config.episodes, config.text.tokens if is_text else longest
+    places = count_places(config.positions, text) if is_text else 1
+    targets = config.positions.horizon - 1 if is_text else _LONGEST_TARGET
+    branches = [config.thought.max_tokens + 2 + targets] * (places * episodes.thoughts)
+    sizes = [(text, branches)] * -(-episodes.batch_size // episodes.portions)
+    rows, longest_row = rows_of(sizes, best_width(sizes, hidden_size))
+    return rows * longest_row, longest_row
 
 
 def describe_pipeline(config: PipelineConfig) -> tuple[str, bool]:
@@ -217,8 +227,8 @@ def _describe(
     shape: Mapping[str, int],
     num_parameters: int,
     *,
-    batch_size: int,
     micro_batches: int,
+    micro_batch_tokens: int,
     row_tokens: int,
     frozen_copies: int = 0,
     notes: Sequence[str] = (),
@@ -228,8 +238,9 @@ def _describe(
     Args:
         config: the run's, whole.
         shape: of the model, see `shape_of`.
-        batch_size, micro_batches: rows of a step over all ranks, and the portions they come in.
-        row_tokens: of the longest row: a micro-batch of them all decides the peak.
+        micro_batches: the portions that a step comes in, over all ranks.
+        micro_batch_tokens, row_tokens: of a micro-batch of the longest rows, which decides the
+            peak, and of one of them.
         frozen_copies: of the model, whole on each rank, that are not trained.
         notes: lines of what else there is to know; empty ones are left out.
     """
@@ -257,7 +268,7 @@ def _describe(
         optimizer_buffers_per_parameter=(
             _ADAMW_BUFFERS if optimizer.name == "adamw" else 1.0 + filtered
         ),
-        micro_batch_tokens=-(-batch_size // micro_batches) * row_tokens,
+        micro_batch_tokens=micro_batch_tokens,
         sequence_length=row_tokens,
         frozen_copies=frozen_copies,
         **shape,

@@ -66,6 +66,7 @@ class EpisodeBatches:
 
     Args:
         pool: on rank 0; None on the others.
+        hidden_size: of the model, see `thrifty_width`.
         scorer: the moving average that is published beside the policy, where the reward wants it.
         writing: judges what engines wrote, where reward functions do.
         signal_steps: see `RewardConfig`.
@@ -81,6 +82,7 @@ class EpisodeBatches:
         tags: Tags,
         world: World,
         steps_per_epoch: int,
+        hidden_size: int,
         scorer: Scorer | None = None,
         writing: Writing | None = None,
         signal_steps: int = 10,
@@ -90,6 +92,7 @@ class EpisodeBatches:
         self._plan, self._pool, self._engine = plan, pool, engine
         self._advantages, self._config, self._tags = advantages, config, tags
         self._world, self._scorer, self._writing = world, scorer, writing
+        self._hidden_size = hidden_size
         self._signal_steps, self._has_signal = signal_steps, False
 
     def steps(self, first: int) -> Iterator[StepBatch]:
@@ -154,7 +157,9 @@ class EpisodeBatches:
         dealt = [episodes[i::portions] for i in range(min(portions, len(episodes)))]
         mine = dealt[self._world.rank :: self._world.size]
         return StepBatch(
-            micro_batches=[pack_episodes(portion, self._tags) for portion in mine],
+            micro_batches=[
+                pack_episodes(portion, self._tags, self._hidden_size) for portion in mine
+            ],
             targets=sum(len(episode.thoughts) for episode in episodes),
             tokens=int(lengths.sum()),
             ids=[[episode.item.id for episode in portion] for portion in dealt],

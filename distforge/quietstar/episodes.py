@@ -58,8 +58,11 @@ def _spread(rewards: Tensor, thoughts: int) -> float:
     return float((groups.amax(dim=1) - groups.amin(dim=1)).max())
 
 
-def pack_episodes(episodes: Sequence[Episode], tags: Tags) -> Mapping[str, Tensor]:
-    """One micro-batch for `ThoughtLoss`; thoughts that are alike are packed once."""
+def pack_episodes(
+    episodes: Sequence[Episode], tags: Tags, hidden_size: int
+) -> Mapping[str, Tensor]:
+    """One micro-batch for `ThoughtLoss` of a model of so many channels; thoughts that are alike are
+    packed once."""
     joined = join_thoughts(
         [
             replace(episode.thoughts, rows=torch.full_like(episode.thoughts.rows, row))
@@ -71,7 +74,7 @@ def pack_episodes(episodes: Sequence[Episode], tags: Tags) -> Mapping[str, Tenso
     one, same = _distinct(joined, targets)
     texts = [episode.item.text for episode in episodes]
     kinds = (texts, joined.at(one), targets[one])
-    packed = pack_thoughts(*kinds, tags, width=thrifty_width(*kinds))
+    packed = pack_thoughts(*kinds, tags, width=thrifty_width(*kinds, hidden_size))
     inside = torch.arange(joined.tokens.shape[1]) < joined.lengths[:, None]
     owner, step = inside.nonzero(as_tuple=True)
     advantages = torch.cat([episode.advantages for episode in episodes])

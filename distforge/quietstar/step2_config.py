@@ -90,7 +90,15 @@ class Step2Config(LearnerConfig):
     @classmethod
     def for_settings(cls, named: Collection[str]) -> Self | None:
         """The defaults where these settings are given; see `load_config`."""
-        return cls.for_rewards() if "reward.function" in named else None
+        if "reward.function" in named:
+            return cls.for_rewards()
+        return cls.for_text() if "text.path" in named else None
+
+    @classmethod
+    def for_text(cls) -> Self:
+        """The defaults of free text: each text is a micro-batch, since it holds thoughts at many
+        places, and all their activations."""
+        return cls(episodes=EpisodeConfig(micro_batches=0))
 
     @classmethod
     def for_rewards(cls) -> Self:

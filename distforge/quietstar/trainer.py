@@ -38,6 +38,7 @@ from distforge.training.engine import TrainingEngine
 from distforge.training.guards import SKIPPED_FILE, StepGuard
 from distforge.training.keeping import Keeper
 from distforge.training.kept import Best
+from distforge.training.memory import shape_of
 from distforge.training.run_record import RunRecord
 from distforge.training.supervised import StepRecord, TrainingLoop
 
@@ -120,6 +121,7 @@ class ThoughtTrainer:
         self._scorer = _scorer(config.reward)
         self._guard = StepGuard(config.guard, world, directory / SKIPPED_FILE)
         self._epoch = max(1, len(items) // config.episodes.batch_size)
+        self._hidden_size = shape_of(model.lm.config)["hidden_size"]
         self._loop: TrainingLoop
         self._pool: RolloutPool | None = None
         self._pool_state: dict[str, object] | None = None
@@ -167,6 +169,7 @@ class ThoughtTrainer:
                 self._tags,
                 self._world,
                 self._epoch,
+                self._hidden_size,
                 self._scorer,
                 self._writing,
                 self._config.reward.signal_steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -86,6 +87,18 @@ def choose_positions(
         chosen = _highest(entropy, chosen, config)
     rows, positions = chosen.nonzero(as_tuple=True)
     return rows, positions
+
+
+def count_places(config: PositionsConfig, tokens: int) -> int:
+    """At how many places of a text of so many tokens a thought is had, at most."""
+    before = max(0, tokens - config.horizon)
+    if config.kind == "answer":
+        return 1
+    if config.kind == "interval":
+        return before // config.interval
+    if config.kind == "entropy":
+        return min(before, config.count or math.ceil(config.fraction * before))
+    return before
 
 
 def with_places(items: Sequence[ThoughtItem], config: PositionsConfig) -> list[ThoughtItem]:

@@ -111,7 +111,7 @@ def test_step_2(config: PipelineConfig, estimates: list[float], tmp_path: Path) 
     with trainer._open_pool() as pool:
         source = EpisodeBatches(
             *(trainer._plan, pool, trainer.engine, trainer._advantages, episodes),
-            *(trainer._tags, WORLD, 1),
+            *(trainer._tags, WORLD, 1, trainer._hidden_size),
         )
         batch = next(source.steps(0))
 

@@ -166,7 +166,7 @@ def test_each_thought_is_credited_with_its_own_rewards():
     )
     world = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
     tags = Tags.from_tokenizer(thinking_pair()[1])
-    source = EpisodeBatches(plan, pool, engine, Advantages("rloo"), config, tags, world, 1)
+    source = EpisodeBatches(plan, pool, engine, Advantages("rloo"), config, tags, world, 1, 16)
     found = {}
     for batch in next(source.steps(0)).micro_batches:
         written = batch["labels"][batch["kind"] == 1].tolist()

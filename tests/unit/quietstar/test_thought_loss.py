@@ -107,7 +107,7 @@ def test_value_and_gradient_are_those_of_the_naive_form(setting, estimator):
     loss.progress = 0.5
     gradients = []
     for compute in (
-        lambda: loss(model, pack_episodes(episodes, tags))[0],
+        lambda: loss(model, pack_episodes(episodes, tags, 16))[0],
         lambda: naive_loss(model, reference, tags, episodes, config),
     ):
         model.zero_grad()
@@ -134,7 +134,7 @@ def apart(episodes, tags: Tags) -> dict[str, Tensor]:
         for i in range(len(episode.thoughts))
     ]
     groups = torch.tensor([n for n, e in enumerate(episodes) for _ in range(len(e.thoughts))])
-    return {**pack_episodes(single, tags), "group": groups}
+    return {**pack_episodes(single, tags, 16), "group": groups}
 
 
 @pytest.mark.parametrize("estimator", ["exact", "k1"])
@@ -151,7 +151,7 @@ def test_thoughts_that_are_alike_are_packed_once_and_count_each(setting, estimat
     ]
     # Alike but for what was expected of its tokens: each is weighed by its own.
     doubled[0].thoughts.log_probs[4] -= 0.1
-    packed = pack_episodes(doubled, tags)
+    packed = pack_episodes(doubled, tags, 16)
     assert len(packed["copies"]) == 3 * PER_ITEM
     alone = apart(doubled, tags)
     assert packed["input_ids"].numel() < alone["input_ids"].numel()
@@ -178,9 +178,9 @@ def test_thoughts_that_are_alike_are_packed_once_and_count_each(setting, estimat
 def test_the_cut_into_micro_batches_changes_nothing(setting):
     model, reference, tags, episodes = setting
     loss = ThoughtLoss(ObjectiveConfig(), tags, THOUGHT, reference, KL)
-    whole = loss(model, pack_episodes(episodes, tags))
+    whole = loss(model, pack_episodes(episodes, tags, 16))
     together = loss.take_statistics(WORLD)
-    parts = [loss(model, pack_episodes([episode], tags)) for episode in episodes]
+    parts = [loss(model, pack_episodes([episode], tags, 16)) for episode in episodes]
     apart = loss.take_statistics(WORLD)
     assert float(whole[0]) == pytest.approx(sum(float(part[0]) for part in parts), rel=1e-5)
     assert int(whole[1]) == sum(int(part[1]) for part in parts)
@@ -191,7 +191,7 @@ def test_fresh_thoughts_have_full_effective_size_and_stale_ones_less(setting):
     model, reference, tags, episodes = setting
     config = ObjectiveConfig(min_ess=0.3)
     loss = ThoughtLoss(config, tags, THOUGHT, reference, KL)
-    loss(model, pack_episodes(episodes, tags))
+    loss(model, pack_episodes(episodes, tags, 16))
     assert loss.veto(WORLD) == ""
     ess = loss.take_statistics(WORLD).ess
     assert 0.3 < ess < 1
@@ -207,7 +207,7 @@ def test_fresh_thoughts_have_full_effective_size_and_stale_ones_less(setting):
         )
         for episode, gone in zip(episodes, left, strict=True)
     ]
-    loss(model, pack_episodes(far, tags))
+    loss(model, pack_episodes(far, tags, 16))
     assert "below min_ess (0.3)" in loss.veto(WORLD)
 
 
@@ -230,7 +230,7 @@ def log_ratios(model, tags: Tags, episodes) -> Tensor:
 def test_the_effective_size_is_that_of_the_weights_that_the_loss_uses(setting):
     model, reference, tags, episodes = setting
     loss = ThoughtLoss(ObjectiveConfig(max_importance=1.1), tags, THOUGHT, reference, KL)
-    loss(model, pack_episodes(episodes, tags))
+    loss(model, pack_episodes(episodes, tags, 16))
     gaps = log_ratios(model, tags, episodes)
     weights = gaps.exp().clamp(max=1.1)
     statistics = loss.take_statistics(WORLD)
@@ -273,7 +273,7 @@ def test_a_model_with_dropout_is_learned_as_it_wrote():
     loss = ThoughtLoss(ObjectiveConfig(), tags, THOUGHT, reference, KL)
     model.train()
     model.lm.activation_checkpointing_enable()
-    loss(model, pack_episodes(episodes, tags))[0].backward()
+    loss(model, pack_episodes(episodes, tags, 16))[0].backward()
     statistics = loss.take_statistics(WORLD)
     assert statistics.ess == pytest.approx(1, abs=1e-6)
     assert statistics.max_gap < 1e-4
@@ -288,7 +288,7 @@ def test_logits_in_chunks_give_the_loss_of_whole_ones(mixing, estimator):
     reference, tags = copy.deepcopy(model), Tags.from_tokenizer(tokenizer)
     for parameter in reference.parameters():
         parameter.data += 0.2 * parameter.data.std() * torch.randn(parameter.shape)
-    batch = pack_episodes(sampled_episodes(model, tags), tags)
+    batch = pack_episodes(sampled_episodes(model, tags), tags, 16)
     config = ObjectiveConfig(kl_estimator=estimator, entropy_bonus=0.3)
     found = []
     for chunk_elements in (1 << 30, 3 * len(tokenizer), 1):
@@ -341,7 +341,7 @@ def test_peak_memory_does_not_grow_with_the_vocabulary(tmp_path):
         targets = torch.tensor([item.targets[0]] * PER_ITEM)
         episode = Episode(item, written, targets, torch.rand(PER_ITEM), torch.randn(PER_ITEM))
         loss = ThoughtLoss(ObjectiveConfig(), tags, thought, reference, KL, 1 << 19)
-        batch = pack_episodes([episode], tags)
+        batch = pack_episodes([episode], tags, 16)
 
         def step(model=model, loss=loss, batch=batch) -> None:
             model.zero_grad()

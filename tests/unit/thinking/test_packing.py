@@ -65,25 +65,37 @@ def test_rows_are_cut_at_the_width():
         pack_thoughts(texts, thoughts, targets, TAGS, width=5)
 
 
+@pytest.mark.parametrize("hidden_size", [1, 20, 10_000])
 @pytest.mark.parametrize("text", [2, 6, 40])
-def test_the_thrifty_width_takes_few_slots(text):
+def test_the_thrifty_width_costs_little(text, hidden_size):
+    """A slot costs as much as two columns a channel, and the columns of its row."""
     texts = [list(range(10, 10 + text)), list(range(10, 13))]
     lengths = [(0, 5), (0, 1), (0, 9), (0, 4), (1, 7), (1, 2)]
     thoughts = written(*[(row, 1, [30] * length, False) for row, length in lengths])
     targets = torch.tensor([[11, 12]] * 5 + [[11, -100]])
 
-    def slots(width: int | None) -> int:
-        return pack_thoughts(texts, thoughts, targets, TAGS, width=width)["input_ids"].numel()
+    def cost(width: int | None) -> int:
+        ids = pack_thoughts(texts, thoughts, targets, TAGS, width=width)["input_ids"]
+        return ids.numel() * (2 * hidden_size + ids.shape[1])
 
     whole = pack_thoughts(texts, thoughts, targets, TAGS)["input_ids"].shape[1]
-    found = thrifty_width(texts, thoughts, targets)
+    found = thrifty_width(texts, thoughts, targets, hidden_size)
     possible = []
     for width in range(whole + 1):
         try:
-            possible.append(slots(width))
+            possible.append(cost(width))
         except InputError:
             assert found > width
-    assert slots(found) <= min(slots(None), possible[0], 1.05 * min(possible))
+    assert cost(found) <= min(cost(None), possible[0], 1.05 * min(possible))
+
+
+def test_rows_of_small_models_are_short():
+    """Every branch in one row would cost 15 times as much: it attends to all of them."""
+    text, places = list(range(10, 106)), range(90)
+    thoughts = written(*[(0, place, [30] * 12, False) for place in places for _ in range(8)])
+    width = thrifty_width([text], thoughts, torch.full((720, 4), 11), 160)
+    assert 200 < width < 1000
+    assert thrifty_width([text], thoughts, torch.full((720, 4), 11), 100_000) > 3000
 
 
 def test_the_mask_shows_the_text_to_the_anchor_and_the_own_branch():
