@@ -68,22 +68,25 @@ def reach_verdict(
         "ablation": means["own"] - max(means[name] for name in controls),
         "correlation": math.tanh(means["z"]),
     }
+    answered = _answered([parts["own"], *(parts[name] for name in controls)])
     drawn = resampled_means(parts, config.bootstrap, config.seed)
+    lost = np.stack([drawn["own"] - drawn[name] for name in controls])
     replicates: dict[str, Floats] = {
         "divergence_edit": drawn["edit"],
         "divergence_prediction": drawn["variation"],
-        "ablation": np.stack([drawn["own"] - drawn[name] for name in controls]),
+        "ablation": lost if answered >= FEWEST_SOURCES else np.full_like(lost, math.nan),
         "correlation": np.tanh(drawn["z"]),
     }
     bounds = holm_bounds(replicates, config.thresholds, alpha)
     places = {"divergence_edit": "edit", "divergence_prediction": "variation", "correlation": "z"}
+    sources = {name: parts[part].sources for name, part in places.items()} | {"ablation": answered}
     measures = {
         name: Measure(
             estimate=estimates[name],
             low=bounds[name][0],
             high=bounds[name][1],
             threshold=config.thresholds[name],
-            sources=parts[places.get(name, "own")].sources,
+            sources=sources[name],
         )
         for name in MEASURES
     }
@@ -127,6 +130,12 @@ def _by_source(evidence: Sequence[PlaceEvidence], z: Sequence[float]) -> dict[st
     }
 
 
+def _answered(accuracies: Sequence[Sums]) -> int:
+    """How many sources are right at all, with or without thoughts: of a question that nobody
+    answers, no thought can be the reason."""
+    return int(np.any([part.totals > 0 for part in accuracies], axis=0).sum())
+
+
 def _entropy_border(entropies: Sequence[float]) -> float:
     """The entropy from which on a token is in the top quartile."""
     count = max(1, math.ceil(_UNSURE_SHARE * len(entropies)))
@@ -159,6 +168,11 @@ def _notes(
     wanted = max((_items_to_tell(measure, items) for measure in measures.values()), default=0)
     if wanted > items:
         notes.append(f"about {wanted:,} items would decide it, if the estimates do not change")
+    if (answered := measures["ablation"].sources) < FEWEST_SOURCES <= items:
+        notes.append(
+            f"only {answered} items are answered right, with thoughts or without; whether thoughts "
+            f"are needed takes {FEWEST_SOURCES}: give easier items or more of them"
+        )
     if not varied:
         notes.append(
             "at no place do thoughts differ in worth, so that coherence and gain cannot be "

@@ -48,6 +48,22 @@ def test_strict_asks_for_the_correlation_of_the_specification():
     assert strict.measures["correlation"].threshold == 0.5
 
 
+@pytest.mark.parametrize(("right", "known"), [(0, False), (29, False), (30, True)])
+def test_questions_that_nothing_answers_say_nothing_of_whether_thoughts_are_needed(right, known):
+    """All wrong, with thoughts and without, is no theatre: the questions are too hard."""
+    evidence = [
+        replace(place, own=0.0, controls={"none": 0.0, "direct": float(n < right)})
+        for n, place in enumerate(drawn(count=200))
+    ]
+    verdict = judged(evidence)
+    ablation = verdict.measures["ablation"]
+    assert ablation.sources == right
+    assert math.isfinite(ablation.high) == known
+    assert verdict.outcome == (THEATRE if known else INCONCLUSIVE)
+    noted = [note for note in verdict.notes if "answered right" in note]
+    assert noted == [] if known else noted[0].startswith(f"only {right} items are answered right")
+
+
 def test_missing_is_passed_on():
     assert reach_verdict(drawn(), CONFIG, 0.05, ["no control"]).missing == ("no control",)
 
