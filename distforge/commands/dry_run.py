@@ -91,6 +91,9 @@ def _describe_learner(
     episodes, rollouts = config.episodes, config.rollouts
     # The reference, and what generates in the learner's process.
     copies = 1 + (rollouts.num_actors == 0) * (1 + (config.reward.kind == "prediction_gain"))
+    is_adapted = config.adapter == "lora"
+    if is_adapted and config.reward.function:  # its reference is the model without its adapter
+        copies -= 1
     return _describe(
         config,
         config.engine,
@@ -101,6 +104,7 @@ def _describe_learner(
         micro_batches=episodes.portions,
         row_tokens=_step2_row(config, longest),
         frozen_copies=copies,
+        adapter_rank=config.lora.rank if is_adapted else 0,
         notes=[
             f"{items}; {episodes.loop.max_steps} steps of {episodes.batch_size} episodes, "
             f"{episodes.thoughts} thoughts each, by {rollouts.num_actors} rollout actors"
@@ -221,6 +225,7 @@ def _describe(
     micro_batches: int,
     row_tokens: int,
     frozen_copies: int = 0,
+    adapter_rank: int = 0,
     notes: Sequence[str] = (),
 ) -> str:
     """The resolved configuration, DeepSpeed's JSON, and an estimate of memory per rank.
@@ -231,6 +236,7 @@ def _describe(
         batch_size, micro_batches: rows of a step over all ranks, and the portions they come in.
         row_tokens: of the longest row: a micro-batch of them all decides the peak.
         frozen_copies: of the model, whole on each rank, that are not trained.
+        adapter_rank: of what is trained instead of the model; 0 where that is trained itself.
         notes: lines of what else there is to know; empty ones are left out.
     """
     ranks = read_world_size()
@@ -260,6 +266,7 @@ def _describe(
         micro_batch_tokens=-(-batch_size // micro_batches) * row_tokens,
         sequence_length=row_tokens,
         frozen_copies=frozen_copies,
+        adapter_rank=adapter_rank,
         **shape,
     )
     parts.append("# estimated memory per rank, MB")
