@@ -8,6 +8,10 @@
   as many times one actor, and against the cost model: what a rollout costs beside the sleep, and in
   processor time, is measured on one actor alone, and says where more of them stop helping. 64
   actors would take 20 GB: of them there is the model's figure alone.
+- Engine: rollouts a second by step 2's own engine on 1, 2 and 4 actors, against as many bare
+  processes that run it in a loop, without Ray and learner: what the cores allow. Both take turns,
+  and ratios are medians over rounds. Then the same on four nodes, where an actor is killed in each
+  round; the processes are not.
 - Publication: 25M float32 parameters until both of two local actors have generated with them,
   against the engine's own copying of the weights in one process.
 - Lag: samples a second with staleness 2 against 0, on two actors, where a learner's step sleeps for
@@ -16,6 +20,8 @@
   that runs on it. Counts what the learner got twice, too stale or not at all, against zero.
 
 Sleeping engines show what the machinery costs on any machine; they say nothing of a model's speed.
+Beside other work Ray may find the memory full and kill actors, which its monitor must not do here:
+it is off.
 """
 
 from __future__ import annotations
@@ -34,6 +40,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 from harness import Row, arguments, publish
+from rollout_engine import Rounds, engine_kill_rows, engine_rows
 from rollout_scaling import TINY, WARM_STEPS, SleepingEngine, naps, scaling
 from torch import Tensor
 
@@ -52,6 +59,10 @@ class Scale:
     modelled: tuple[int, ...] = (64,)
     mean_nap: float = 0.2
     scaling_seconds: float = 12.0
+    engine_actors: tuple[int, ...] = (1, 2, 4)
+    engine_rounds: int = 3
+    engine_seconds: float = 12.0
+    kill_seconds: float = 60.0
     publications: int = 15
     lag_steps: int = 40
     chaos_seconds: float = 120.0
@@ -59,7 +70,16 @@ class Scale:
 
 
 QUICK = Scale(
-    actors=(1, 2), scaling_seconds=4.0, publications=5, lag_steps=10, chaos_seconds=20, kill_every=5
+    actors=(1, 2),
+    scaling_seconds=4.0,
+    engine_actors=(1, 2),
+    engine_rounds=1,
+    engine_seconds=4.0,
+    kill_seconds=10.0,
+    publications=5,
+    lag_steps=10,
+    chaos_seconds=20,
+    kill_every=5,
 )
 
 
@@ -220,6 +240,12 @@ PARTS: dict[str, Callable[[Scale], list[Row]]] = {
     "scaling": lambda scale: scaling(
         scale.actors, scale.modelled, scale.mean_nap, scale.scaling_seconds
     ),
+    "engine": lambda scale: engine_rows(
+        scale.engine_actors, Rounds(scale.engine_rounds, scale.engine_seconds)
+    ),
+    "engine killed": lambda scale: engine_kill_rows(
+        Rounds(scale.engine_rounds, scale.kill_seconds), (scale.kill_seconds / 4,)
+    ),
     "publication": publication,
     "lag": lag,
     "chaos": chaos,
@@ -234,6 +260,7 @@ def main() -> None:
     options = parser.parse_args()
     # Ray reads these when it is imported: the loopback interface alone, and a token of this run.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ.update(RAY_memory_monitor_refresh_ms="0")
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     rows: dict[str, list[Row]] = {name: [] for name in PARTS}

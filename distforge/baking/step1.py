@@ -27,7 +27,7 @@ from distforge.data import (
 from distforge.evaluation.scoring import Answered, answer_questions, summarize
 from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
-from distforge.models.storage import computing_dtype, storage_dtype
+from distforge.models.storage import TrainDtype, computing_dtype, storage_dtype
 from distforge.models.vocabulary import add_thinking_tokens
 from distforge.models.weight_files import weights_sha256
 from distforge.reports.step1_summary import Step1Summary, Targets
@@ -61,16 +61,22 @@ def _run(config: Step1Config, world: World) -> Step1Summary:
         return Step1Summary.read(directory / SUMMARY_FILE)
     # What can be refused is looked at before anything is written, or trained for minutes.
     examples = load_data(config.data)
-    champion = None if config.champion.make else load_champion(config.champion.path)
+    dtype = _load_dtype(config, world)
+    champion = None if config.champion.make else load_champion(config.champion.path, dtype)
     with open_run(config, 1, NOT_IDENTITY, world) as run:
         if champion is None:
             ensure_champion(config.champion, config.engine, config.data.max_length, world)
-            champion = load_champion(config.champion.path)
+            champion = load_champion(config.champion.path, dtype)
         data = dataset_sha256(examples)
         run.start_from(training_data=data, champion=champion.sha256)
         summary = _bake(config, champion, examples, data, run, world)
         run.end(summary.converged, f"not converged: {'; '.join(summary.shortfalls)}")
         return summary
+
+
+def _load_dtype(config: Step1Config, world: World) -> TrainDtype:
+    """A prompt's baking computes with the champion before the engine is made."""
+    return config.engine.load_dtype(world.device) if config.mode == "sft" else "float32"
 
 
 def _bake(

@@ -95,6 +95,9 @@ def _describe_learner(
     tokens, row_tokens = _step2_rows(config, longest, shape["hidden_size"])
     # The reference, and what generates in the learner's process.
     copies = 1 + (rollouts.num_actors == 0) * (1 + (config.reward.kind == "prediction_gain"))
+    is_adapted = config.adapter == "lora"
+    if is_adapted and config.reward.function:  # its reference is the model without its adapter
+        copies -= 1
     return _describe(
         config,
         config.engine,
@@ -105,6 +108,7 @@ def _describe_learner(
         micro_batch_tokens=tokens,
         row_tokens=row_tokens,
         frozen_copies=copies,
+        adapter_rank=config.lora.rank if is_adapted else 0,
         notes=[
             f"{items}; {episodes.loop.max_steps} steps of {episodes.batch_size} episodes, "
             f"{episodes.thoughts} thoughts each, by {rollouts.num_actors} rollout actors"
@@ -231,6 +235,7 @@ def _describe(
     micro_batch_tokens: int,
     row_tokens: int,
     frozen_copies: int = 0,
+    adapter_rank: int = 0,
     notes: Sequence[str] = (),
 ) -> str:
     """The resolved configuration, DeepSpeed's JSON, and an estimate of memory per rank.
@@ -242,6 +247,7 @@ def _describe(
         micro_batch_tokens, row_tokens: of a micro-batch of the longest rows, which decides the
             peak, and of one of them.
         frozen_copies: of the model, whole on each rank, that are not trained.
+        adapter_rank: of what is trained instead of the model; 0 where that is trained itself.
         notes: lines of what else there is to know; empty ones are left out.
     """
     ranks = read_world_size()
@@ -271,6 +277,7 @@ def _describe(
         micro_batch_tokens=micro_batch_tokens,
         sequence_length=row_tokens,
         frozen_copies=frozen_copies,
+        adapter_rank=adapter_rank,
         **shape,
     )
     parts.append("# estimated memory per rank, MB")

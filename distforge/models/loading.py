@@ -34,12 +34,16 @@ from distforge.models.champion_file import READERS, ChampionParts, read_json
 from distforge.models.quiet import quiet_transformers
 from distforge.models.storage import (
     LoadDtype,
+    TrainDtype,
     computing_dtype,
     dtype_of_files,
     dtype_of_tensors,
+    only_dtype_of_files,
     remember_dtype,
+    widen_but_matrices_of_layers_,
 )
 from distforge.models.weight_files import files_sha256, of_the_model, some, weight_files
+from distforge.optim.precision import fastest_dtype
 from distforge.rendering.template import DATE, pin_date
 
 logger = logging.getLogger(__name__)
@@ -78,12 +82,13 @@ class Champion:
 
 
 @named("loading the model {source}")
-def load_champion(source: str, dtype: LoadDtype = "float32") -> Champion:
+def load_champion(source: str, dtype: LoadDtype | TrainDtype = "float32") -> Champion:
     """Load from a path, or from the hub where ``source`` is ``hf://NAME`` or ``hf://NAME@REVISION``.
 
     Nothing that comes with the model is executed: weights are safetensors, or a pickle of plain
     tensors, and remote code is off. Training needs float32; for asking alone, ``dtype`` may be
-    another, see `computing_dtype`.
+    another, see `computing_dtype`. With "stored", for an engine that makes each weight float32 as
+    it shards it, a directory's matrices of layers stay as they are in its files.
 
     Raises:
         InputError: nothing there, broken or incomplete weights, a tokenizer that is missing, lacks
@@ -100,7 +105,8 @@ def load_champion(source: str, dtype: LoadDtype = "float32") -> Champion:
             )
         parts = reader(path)
         stored = dtype_of_tensors(parts.weights.values())
-        model = _build(parts, path, computing_dtype(dtype, stored))
+        whole: LoadDtype = "float32" if dtype == "stored" else dtype
+        model = _build(parts, path, computing_dtype(whole, stored))
         metadata, files = parts.metadata, [path]
         check_model(model, source)
         tokenizer = load_tokenizer(parts.tokenizer)
@@ -117,6 +123,8 @@ def load_champion(source: str, dtype: LoadDtype = "float32") -> Champion:
             "its weights are not trained; take both from one place",
             source,
         )
+    if dtype == "stored":
+        widen_but_matrices_of_layers_(model)
     return Champion(model.eval(), tokenizer, source, files_sha256(files), metadata)
 
 
@@ -159,7 +167,9 @@ def fetch_from_hub(source: str, files: Sequence[str] = _HUB_FILES) -> Path:
         ) from error
 
 
-def load_model(directory: Path, source: str, dtype: LoadDtype = "float32") -> PreTrainedModel:
+def load_model(
+    directory: Path, source: str, dtype: LoadDtype | TrainDtype = "float32"
+) -> PreTrainedModel:
     """A directory's model, whole and finite; errors name it by ``source``.
 
     Raises:
@@ -168,16 +178,13 @@ def load_model(directory: Path, source: str, dtype: LoadDtype = "float32") -> Pr
     files = weight_files(directory)
     _check_no_code(directory, source)
     try:
-        with quiet_transformers():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                directory,
-                dtype=computing_dtype(dtype, dtype_of_files(of_the_model(files))),
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # so that they are listed; refused below
-                output_loading_info=True,
-            )
+        if dtype == "stored":
+            model, info = _read(directory, only_dtype_of_files(of_the_model(files)))
+            if _computes_buffers_narrow(model):
+                model, info = _read(directory, torch.float32)
+        else:
+            stored = dtype_of_files(of_the_model(files))
+            model, info = _read(directory, computing_dtype(dtype, stored))
     except InputError:
         raise
     except Exception as error:  # transformers and safetensors raise many types for a bad file
@@ -193,6 +200,27 @@ def load_model(directory: Path, source: str, dtype: LoadDtype = "float32") -> Pr
         )
     check_model(model, source)
     return model
+
+
+def _read(directory: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
+    with quiet_transformers():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # so that they are listed; refused above
+            output_loading_info=True,
+        )
+    return model, info
+
+
+def _computes_buffers_narrow(model: PreTrainedModel) -> bool:
+    """Whether what no file holds was rounded to the weights' dtype, as Gemma's scale of embeddings:
+    made float32 again it would be another."""
+    floats = (buffer for buffer in model.buffers() if buffer.is_floating_point())
+    return any(buffer.dtype != torch.float32 for buffer in floats)
 
 
 def _check_no_code(directory: Path, source: str) -> None:
@@ -332,10 +360,13 @@ def speaks_another_language(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
     """Whether a model is as surprised by plain English as by random ids, which is what happens
     with the tokenizer of another model whose ids it has rows for.
 
-    Not asked of small models, which may know a language of their own, nor of those so large that
-    it would take long.
+    Not asked of small models, which may know a language of their own, nor where it would take long:
+    of large ones, and in a dtype that this processor does not multiply.
     """
     if not _ASKABLE[0] <= model.num_parameters() <= _ASKABLE[1]:
+        return False
+    fast = (torch.float32, fastest_dtype(torch.device("cpu")))
+    if model.device.type == "cpu" and model.dtype not in fast:
         return False
     ids = torch.tensor([tokenizer(_ORDINARY)["input_ids"][:64]], device=model.device)
     logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()

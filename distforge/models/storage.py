@@ -20,21 +20,22 @@ from distforge.errors import InputError
 from distforge.optim.precision import cpu_multiplies_bfloat16
 
 LoadDtype = Literal["auto", "float32", "bfloat16", "float16"]
+# As in a directory's files, for weights that are made float32 one by one when they are sharded.
+TrainDtype = Literal["float32", "stored"]
 _NAMES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _HALVES = (torch.bfloat16, torch.float16)
 
 
 def dtype_of_files(files: Iterable[Path]) -> torch.dtype:
     """What most elements of safetensors files are stored in; only their headers are read."""
-    elements: Counter[torch.dtype] = Counter()
-    for file in files:
-        with safe_open(file, framework="pt") as content:
-            for name in content.keys():  # noqa: SIM118 - it is no mapping
-                part = content.get_slice(name)
-                if part.get_dtype() in _NAMES:
-                    shape = part.get_shape()
-                    elements[_NAMES[part.get_dtype()]] += torch.Size(shape).numel()
-    return _most(elements)
+    elements = _elements(files)
+    return _most(Counter({_NAMES[name]: elements[name] for name in _NAMES if elements[name]}))
+
+
+def only_dtype_of_files(files: Iterable[Path]) -> torch.dtype:
+    """What all fractions in them are stored in; float32 where they are of several dtypes."""
+    fractions = {name for name in _elements(files) if name.startswith(("F", "BF"))}
+    return _NAMES.get(fractions.pop(), torch.float32) if len(fractions) == 1 else torch.float32
 
 
 def dtype_of_tensors(tensors: Iterable[Tensor]) -> torch.dtype:
@@ -44,6 +45,15 @@ def dtype_of_tensors(tensors: Iterable[Tensor]) -> torch.dtype:
         if tensor.dtype in _NAMES.values():
             elements[tensor.dtype] += tensor.numel()
     return _most(elements)
+
+
+def widen_but_matrices_of_layers_(model: PreTrainedModel) -> None:
+    """Make float32 what is small or drawn into before training: vectors and the vocabulary's."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    vocabulary = {id(end.weight) for end in ends if end is not None}
+    for parameter in model.parameters():
+        if parameter.ndim < 2 or id(parameter) in vocabulary:
+            parameter.data = parameter.data.float()
 
 
 def remember_dtype(model: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -128,6 +138,17 @@ def _stays(model: PreTrainedModel, name: str, dtype: torch.dtype) -> bool:
     attributes += ["_keep_in_fp32_modules"] if dtype == torch.float16 else []
     kept = {part for attribute in attributes for part in getattr(model, attribute, None) or ()}
     return not kept.isdisjoint(name.split("."))
+
+
+def _elements(files: Iterable[Path]) -> Counter[str]:
+    """How many there are of each dtype, by safetensors' names."""
+    elements: Counter[str] = Counter()
+    for file in files:
+        with safe_open(file, framework="pt") as content:
+            for name in content.keys():  # noqa: SIM118 - it is no mapping
+                part = content.get_slice(name)
+                elements[part.get_dtype()] += torch.Size(part.get_shape()).numel()
+    return elements
 
 
 def _most(elements: Counter[torch.dtype]) -> torch.dtype:

@@ -104,7 +104,7 @@ def _controls(
         return {}
     control = train_control(
         # Loaded anew: reinforcement changed it in place.
-        load_champion(inputs.baked.source),
+        load_champion(inputs.baked.source, config.engine.load_dtype(world.device)),
         inputs.items,
         round(trainer.probe_log.training_tokens),
         config.control,

@@ -29,6 +29,7 @@ from distforge.optim.sharding import bind_zero, load_universal
 from distforge.training.deepspeed_config import deepspeed_config
 from distforge.training.distributed import World, prepare_deepspeed
 from distforge.training.engine_config import EngineConfig
+from distforge.training.host_memory import return_freed_memory
 from distforge.training.node_disks import seen_by_all
 from distforge.training.shards import ShardWriter, loading_plain_data
 from distforge.training.universal import convert_to_universal
@@ -298,15 +299,30 @@ def started_deepspeed(world: World) -> Any:
 def shard_weights(
     model: nn.Module, config: EngineConfig, dtype: str, world: World, accumulation: int
 ) -> None:
-    """Leave each rank its part of every weight, one weight after the other; collective.
+    """Leave each rank its part of every weight, in float32, one weight after the other; collective.
 
     For ZeRO 3, before the engine is made, which would have the whole model on the device first.
     Rank 0's weights become everyone's.
     """
     settings = deepspeed_config(config, dtype, world.size, accumulation)
     started_deepspeed(world).zero.Init(
-        module=model, config_dict_or_path=settings, dtype=torch.float32
+        module=_Widening(model), config_dict_or_path=settings, dtype=torch.float32
     )
+
+
+class _Widening(nn.Module):
+    """A model whose parameters become float32 as they are taken, the one after the other."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        for parameter in self.model.parameters(recurse):
+            parameter.data = parameter.data.float()
+            yield parameter
+            # What the whole one took would lie unused among the shards that stay.
+            return_freed_memory()
 
 
 def _trained_alone(model: nn.Module) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ class TrainingEngine:
     """Trains ``model`` in place.
 
     Args:
-        model: a Hugging Face causal LM in fp32.
+        model: a Hugging Face causal LM in fp32; or as `EngineConfig.load_dtype` has it loaded.
         build_optimizer: makes the optimizer, once the model stands on its device or, at ZeRO 3,
             while it is whole where it was loaded.
         config: see `EngineConfig`.
@@ -86,7 +86,7 @@ class TrainingEngine:
         self._veto = veto
         self.accumulation = micro_batches // world.size
         dtype = self._dtype = _common_dtype(config, world)
-        sharded = config.zero_stage == 3 and not config.halves_weights(dtype)
+        sharded = config.shards_one_by_one(dtype)
         # Sharded weights are moved one by one, below: all of them may not fit.
         self._module = model if sharded else model.to(world.device)
         if dtype == "bfloat16" and world.device.type == "cpu":

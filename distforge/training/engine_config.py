@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 
 from distforge.errors import InputError, require_choice, require_in
+from distforge.models.storage import TrainDtype
 from distforge.optim.precision import cpu_multiplies_bfloat16, fastest_dtype, has_no_tensor_cores
 
 Backend = Literal["auto", "deepspeed", "plain"]
@@ -72,6 +73,17 @@ class EngineConfig:
     def halves_weights(self, dtype: str) -> bool:
         """Whether weights are kept in ``dtype`` beside fp32 masters; else all of them are fp32."""
         return dtype == "float16" and self.zero_stage > 0
+
+    def shards_one_by_one(self, dtype: str) -> bool:
+        """Whether every weight is made float32 and sharded by itself, before DeepSpeed begins."""
+        return self.zero_stage == 3 and not self.halves_weights(dtype)
+
+    def load_dtype(self, device: torch.device) -> TrainDtype:
+        """What to load a model in that will be trained as it is loaded."""
+        if self.zero_stage < 3:  # nor is anything said of dtypes then
+            return "float32"
+        one_by_one = self.shards_one_by_one(resolve_dtype(self.dtype, device))
+        return "stored" if one_by_one else "float32"
 
 
 def resolve_dtype(dtype: Dtype, device: torch.device) -> str:

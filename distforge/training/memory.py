@@ -30,7 +30,15 @@ fused (on a CPU: any with dropout) keeps its scores besides, H times ``sequence_
 three times, which is not counted.
 
 Logits are the bound that every token is a target: logits, their log-softmax and its gradient,
-12 bytes for each of T times ``vocab_size``; examples with a long question need less.
+12 bytes for each of T times ``vocab_size``; examples with a long question need less. With
+``activation_checkpointing`` they are gone when a layer is computed again, so only what they take
+beyond one layer is added.
+
+An adapter of rank r on every linear layer but the head has A = r times the sum of their inputs and
+outputs as parameters. Gradients and optimizer are then those of A alone, weights P + A, and each of
+a layer's seven r more activations a token. Between steps a copy with the adapter merged is made for
+who samples: where it takes more than activations and logits, which are gone then, "merging" is what
+more.
 
 Buckets are ZeRO's buffer for reducing gradients: e times 5e7 from stage 1 on, however small
 the model. The scratch of the optimizer's own step and the allocator's fragmentation are not
@@ -67,6 +75,7 @@ def estimate_memory(
     attention_size: int | None = None,
     kv_size: int | None = None,
     frozen_copies: int = 0,
+    adapter_rank: int = 0,
 ) -> dict[str, int]:
     """Bytes on each rank's device at the peak of a step, by what they hold.
 
@@ -74,12 +83,17 @@ def estimate_memory(
 
     Returns:
         "weights", "gradients", "optimizer", "activations", "logits", "buckets", "frozen" (fp32
-        copies of the model that are not trained), their "total", and "host".
+        copies of the model that are not trained), "merging", their "total", and "host".
     """
     low = _FLOAT32 if dtype == "float32" else 2
     element = low if config.halves_weights(dtype) else _FLOAT32
+    queries = hidden_size if attention_size is None else attention_size
+    keys = queries if kv_size is None else kv_size
+    ends = 7 * hidden_size + 2 * queries + 2 * keys + 3 * intermediate_size
+    adapter = adapter_rank * num_layers * ends
     weights, gradients, optimizer = _model_state(
-        num_parameters,
+        num_parameters + adapter,
+        adapter or num_parameters,
         config,
         low,
         config.halves_weights(dtype),
@@ -87,23 +101,23 @@ def estimate_memory(
         optimizer_buffers_per_parameter,
     )
     norm = 3 * hidden_size * _FLOAT32
-    queries = hidden_size if attention_size is None else attention_size
-    keys = queries if kv_size is None else kv_size
     attention = (2 * queries + 2 * keys + sequence_length) * low + num_heads * _FLOAT32
-    per_layer = 2 * norm + attention + 4 * intermediate_size * low
-    if config.activation_checkpointing:
-        per_token = num_layers * hidden_size * low + per_layer + norm
-    else:
-        per_token = num_layers * per_layer + norm
+    per_layer = 2 * norm + attention + (4 * intermediate_size + 7 * adapter_rank) * low
+    checkpointed = num_layers * hidden_size * low + per_layer
+    again = config.activation_checkpointing
+    layers = checkpointed if again else num_layers * per_layer
+    logits = max(0, 12 * vocab_size - again * per_layer)
     result = {
         "weights": weights,
         "gradients": gradients,
         "optimizer": 0 if config.offload_optimizer else optimizer,
-        "activations": micro_batch_tokens * per_token,
-        "logits": 12 * micro_batch_tokens * vocab_size,
+        "activations": micro_batch_tokens * (layers + norm),
+        "logits": micro_batch_tokens * logits,
         "buckets": element * BUCKET_ELEMENTS if config.zero_stage else 0,
         "frozen": _FLOAT32 * num_parameters * frozen_copies,
     }
+    merged = _FLOAT32 * (num_parameters + adapter) if adapter else 0
+    result["merging"] = max(0, merged - result["activations"] - result["logits"])
     result["total"] = sum(result.values())
     result["host"] = optimizer if config.offload_optimizer else 0
     return result
@@ -111,6 +125,7 @@ def estimate_memory(
 
 def _model_state(
     parameters: int,
+    trained: int,
     config: EngineConfig,
     low: int,
     halved: bool,
@@ -118,13 +133,14 @@ def _model_state(
     buffers: float,
 ) -> tuple[int, int, int]:
     """Bytes of weights, gradients and optimizer; the table above, row by row."""
-    full, shard = parameters, -(-parameters // world_size)
+    full, shard = parameters, -(-trained // world_size)
     size = low if halved else _FLOAT32
     autocast = 0 if low == size else low * full
     if config.zero_stage == 0:
-        return size * full + autocast, size * full, round(_FLOAT32 * buffers * full)
-    live = shard + min(full, _STAGE3_MAX_LIVE) if config.zero_stage == 3 else full
-    gradients = size * (full if config.zero_stage == 1 else shard)
+        return size * full + autocast, size * trained, round(_FLOAT32 * buffers * trained)
+    own = -(-full // world_size)
+    live = own + min(full, _STAGE3_MAX_LIVE) if config.zero_stage == 3 else full
+    gradients = size * (trained if config.zero_stage == 1 else shard)
     aliased = config.zero_stage == 3 and not halved and not config.offload_optimizer
     extra = 1 if aliased else 2
     return size * live + autocast, gradients, round(_FLOAT32 * (extra + buffers) * shard)

@@ -15,10 +15,15 @@ from transformers import PreTrainedModel
 from distforge.baking import step1
 from distforge.cli import main
 from distforge.evaluation.scoring import Answered, answer_questions
+from distforge.models.export import export_model
+from distforge.models.loading import Champion, load_champion
 from distforge.registry import ModelRegistry
 from distforge.reports.step1_summary import Step1Summary
 from distforge.telemetry import read_metrics
 from distforge.telemetry.metrics import BAKING_METRICS, TRAIN_LEARNING_RATE
+from distforge.training.distributed import World
+from distforge.training.engine_config import EngineConfig
+from tests.distributed.harness import run_ranks
 from tests.integration.launching import ROOT, curve, run, run_two_ranks
 from tests.run_size import times_the_model
 from tests.tiny_models import tiny_gpt2, tiny_tokenizer
@@ -124,6 +129,41 @@ def test_two_ranks_of_deepspeed_follow_one_process(tmp_path: Path, config: str) 
 
 
 @pytest.mark.parametrize(("extensions", "stopped_at", "last"), [(0, 8, 12), (1, 12, 18)])
+def bake_at_zero_3(_: World, words: list[str], whole: bool) -> tuple[int, set[torch.dtype]]:
+    """Exit status, and the dtypes that the champion arrived in."""
+    if whole:
+        EngineConfig.load_dtype = lambda *_: "float32"  # type: ignore[method-assign]
+    seen = set()
+
+    def load(*arguments: Any) -> Champion:
+        champion = load_champion(*arguments)
+        seen.update(parameter.dtype for parameter in champion.model.parameters())
+        return champion
+
+    step1.load_champion = load
+    return main(["bake", *words]), seen
+
+
+def test_a_champion_in_16_bits_is_baked_at_zero_3_as_one_in_float32(
+    tmp_path: Path, work: Path, config: str
+) -> None:
+    champion = load_champion(str(work / "champion"))
+    export_model(champion.model.bfloat16(), champion.tokenizer, tmp_path / "given")
+    words = ["--config", config, f"--champion.path={tmp_path / 'given'}"]
+    words += ["--engine.zero-stage=3", "--training.max-steps=2", "--evaluation.dtype=float32"]
+    words += ["--evaluation.heldout-questions=7", "--evaluation.validation-questions=7"]
+    for name, kinds in (("stored", {torch.float32, torch.bfloat16}), ("whole", {torch.float32})):
+        given = [*words, f"--output={tmp_path / name}"]
+        for status, seen in run_ranks(2, bake_at_zero_3, given, name == "whole"):
+            assert (status, seen) == (3, kinds)
+    for part in ("champion", "model"):
+        one, two = (
+            (tmp_path / name / "tiny" / part / "model.safetensors").read_bytes()
+            for name in ("stored", "whole")
+        )
+        assert one == two, part
+
+
 def test_interrupted_run_resumes_to_the_same_weights(
     tmp_path: Path,
     config: str,

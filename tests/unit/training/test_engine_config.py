@@ -129,3 +129,15 @@ def test_float16_is_warned_of_where_it_gives_nan(card, warned, monkeypatch, capl
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: card)
     assert resolve_dtype("float16", torch.device("cuda", 0)) == "float16"
     assert ("gives NaN" in caplog.text) is warned
+
+
+def test_a_model_is_loaded_as_stored_where_each_weight_is_sharded_by_itself(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
+    gpu = torch.device("cuda", 0)
+    assert EngineConfig(zero_stage=3, dtype="bfloat16").load_dtype(gpu) == "stored"
+    assert EngineConfig(zero_stage=3, dtype="float32").load_dtype(CPU) == "stored"
+    # DeepSpeed halves these itself, from float32.
+    assert EngineConfig(zero_stage=3, dtype="float16").load_dtype(gpu) == "float32"
+    for stage in (0, 1, 2):
+        assert EngineConfig(zero_stage=stage, dtype="bfloat16").load_dtype(gpu) == "float32"

@@ -14,9 +14,9 @@ from tests.tiny_models import tiny_gpt2, tiny_llama
 WORLD = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 VOCAB, BATCH, LENGTH = 96, 16, 64
 
-# Measured 0.97 to 1.05 of the estimate, and 1.29 for a checkpointed Llama: its layer is computed
-# again after the logits are gone, while the estimate adds the two.
-FACTOR = 1.35
+# Measured 0.99 to 1.05 of the estimate, and 1.20 for a checkpointed GPT-2, whose GELU has more
+# intermediate results than a Llama's SiLU.
+FACTOR = 1.25
 
 
 def engine_of(model, config):
@@ -45,7 +45,12 @@ def switch_off_dropout(model):
 def test_measured_peak_of_a_step(tmp_path, build, checkpointing):
     model = build(VOCAB)
     switch_off_dropout(model)
-    config = EngineConfig(backend="plain", activation_checkpointing=checkpointing, qk_clip_every=0)
+    config = EngineConfig(
+        backend="plain",
+        dtype="float32",
+        activation_checkpointing=checkpointing,
+        qk_clip_every=0,
+    )
     engine = engine_of(model, config)
     batch = micro_batch()
     targets = int((batch["labels"][:, 1:] != -100).sum())
