@@ -154,7 +154,9 @@ def _findings(rows: int, verified: int, kinds: Counter[str]) -> str:
 def show(config: ShowConfig) -> int:
     """Print question, reasoning (a line a tag) and answer."""
     if config.strategy and config.strategy not in STRATEGIES:
-        raise InputError(f"unknown strategy {config.strategy!r}; expected one of {STRATEGIES}")
+        raise InputError(
+            f"unknown strategy {config.strategy!r}; expected one of {', '.join(STRATEGIES)}"
+        )
     examples = read_examples(config.path) if config.path else make_examples(700, 0)
     console = Console()
     for strategy in (config.strategy,) if config.strategy else (*STRATEGIES, ""):
