@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import io
 import json
+import re
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -138,15 +139,16 @@ def _override(cls: type[T], default: Any, words: list[str], prog: str | None) ->
             if not end.code:
                 raise
             wrong = what_is_wrong(words, settings_of(cls, default), prog or "this command")
-            raise InputError(wrong or _refusal(end) or said.getvalue()) from end
+            raise InputError(wrong or _refusal(end, said.getvalue())) from end
 
 
-def _refusal(end: SystemExit) -> str:
-    """What a configuration's own check said; empty where none ended the reading."""
+def _refusal(end: SystemExit, said: str) -> str:
+    """What a configuration's own check said, with its section; else all that tyro ``said``."""
     error: BaseException | None = end
     while error is not None and not isinstance(error, ValueError):
         error = error.__context__
-    return str(error or "")
+    section = re.search(r"Error parsing\s+([^\s:]+):", said)
+    return f"{section[1]}: {error}" if error and section else str(error or said)
 
 
 def _defaults(cls: type[Any], named: Collection[str]) -> Any:

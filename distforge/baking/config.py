@@ -63,7 +63,8 @@ class EvaluationConfig:
 class Step1Config:
     """Step 1: bake the reasoning strategies into a model.
 
-    name, output: the run's directory is ``output/name``.
+    name: the run's name; its directory is ``output/name``.
+    output: the folder that holds the run's directory.
     existing: "resume" continues an unfinished run of the same configuration found there; "replace"
         starts it over, finished or not, and keeps what was there, hidden next to it, until the new
         run has ended. Another run's directory is refused either way.

@@ -87,7 +87,7 @@ def make(config: MakeConfig) -> int:
     examples = load_data(data)
     for split, path in paths.items():
         write_examples([e for e in examples if e.split == split], path)
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(_contents(examples))
     console.print(
         f"{len(examples)} examples, every trace verified, in {time.monotonic() - began:.1f} s; "

@@ -17,6 +17,8 @@ HELDOUT_NAMES = ("heldout", "validation", "test")
 _NAMES = ("train", *HELDOUT_NAMES)
 # Hugging Face's hub numbers the parts of a split.
 _FILE = re.compile(rf"({'|'.join(_NAMES)})(-\d{{5}}-of-\d{{5}})?")
+# Where a run keeps the data that it made.
+_OF_A_RUN = "data"
 _SAVED_SPLITS, _SAVED_STATE = "dataset_dict.json", "state.json"
 
 
@@ -46,6 +48,9 @@ def parts_of(path: Path, split: str | None) -> tuple[list[Part], str]:
         return parts, f"read the saved dataset {path.name}"
     found = saved_splits(path) or _named_files(path)
     if not found:
+        inside = path / _OF_A_RUN
+        if inside.is_dir() and _named_files(inside):
+            raise InputError(f"{path} holds no split, but {inside} does; give that")
         there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise InputError(
             f"{path} holds no split, but {there}; expected train.jsonl and heldout.jsonl "

@@ -39,7 +39,13 @@ from distforge.models.storage import (
     dtype_of_tensors,
     remember_dtype,
 )
-from distforge.models.weight_files import files_sha256, of_the_model, some, weight_files
+from distforge.models.weight_files import (
+    files_sha256,
+    model_directory,
+    of_the_model,
+    some,
+    weight_files,
+)
 from distforge.rendering.template import DATE, pin_date
 
 logger = logging.getLogger(__name__)
@@ -79,7 +85,7 @@ class Champion:
 
 @named("loading the model {source}")
 def load_champion(source: str, dtype: LoadDtype = "float32") -> Champion:
-    """Load from a path, or from the hub where ``source`` is ``hf://NAME`` or ``hf://NAME@REVISION``.
+    """Load from a path, also a run's, or from the hub where ``source`` is ``hf://NAME[@REVISION]``.
 
     Nothing that comes with the model is executed: weights are safetensors, or a pickle of plain
     tensors, and remote code is off. Training needs float32; for asking alone, ``dtype`` may be
@@ -90,7 +96,7 @@ def load_champion(source: str, dtype: LoadDtype = "float32") -> Champion:
             an end of sequence or has more ids than the model has rows, or phase-2 metadata that
             does not describe a selected champion.
     """
-    path = Path(source).expanduser()
+    path = model_directory(source)
     if path.is_file():
         reader = READERS.get(path.suffix)
         if reader is None:

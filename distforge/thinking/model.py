@@ -20,6 +20,7 @@ from distforge.data.dataset import IGNORE_INDEX
 from distforge.errors import InputError, explain_file_error
 from distforge.models.loading import load_champion
 from distforge.models.storage import save_weights
+from distforge.models.weight_files import model_directory
 from distforge.thinking.generation import ThinkingGeneration, generate
 from distforge.thinking.language_model import attention_mask, head_at, implementation
 from distforge.thinking.mixing import MixingHead, mix_logits
@@ -139,8 +140,9 @@ class ThinkingModel(PreTrainedModel):
         """
         if kwargs:
             raise TypeError(f"unknown arguments {sorted(kwargs)}")
-        _read_settings(Path(source))  # before the weights are
-        return cls.restore(load_champion(str(source)).model, source)
+        directory = model_directory(source)
+        _read_settings(directory)  # before the weights are
+        return cls.restore(load_champion(str(directory)).model, directory)
 
     @classmethod
     def restore(cls, lm: PreTrainedModel, source: str | Path) -> ThinkingModel:

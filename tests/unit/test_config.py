@@ -177,7 +177,7 @@ def test_a_required_field_is_asked_for(tmp_path: Path) -> None:
             "--training.zero-stage is 'two'; expected a whole number",
         ),
         (["--training.schedule", "linear"], "--training.schedule is 'linear'; expected "),
-        (["--training.optim.lr", "-1"], "should be > 0"),
+        (["--training.optim.lr", "-1"], "training.optim: lr = -1.0 should be > 0"),
     ],
 )
 def test_a_wrong_override_is_refused_in_words(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,14 @@ import pytest
 
 from distforge.cli import COMMANDS, main
 from distforge.help import help_text
-from distforge.settings import field_texts, kind_name, settings_of, summary, toml_value
+from distforge.settings import (
+    field_texts,
+    kind_name,
+    section_texts,
+    settings_of,
+    summary,
+    toml_value,
+)
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,20 @@ def test_every_setting_of_every_command_is_described(name):
     cls, _ = configuration(name)
     assert [setting.name for setting in settings_of(cls) if len(setting.text) < 3] == []
     assert summary(cls)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_setting_has_a_text_of_its_own(name: str) -> None:
+    """Read alone, as in help: not half of a sentence about two, nor a name of the code's."""
+    cls, _ = configuration(name)
+    found = settings_of(cls)
+    known = {part for setting in found for part in setting.name.split(".")}
+    owners: dict[tuple[str, str], str] = {}
+    for setting in found:
+        other = owners.setdefault((setting.section, setting.text), setting.name)
+        assert other == setting.name, f"{setting.name} says what {other} says"
+    for text in [summary(cls), *(setting.text for setting in found), *section_texts(cls).values()]:
+        assert {*re.findall(r"(?<!`)`(\w[\w.]*)`(?!`)", text)} <= known, text
 
 
 @pytest.mark.parametrize("name", COMMANDS)

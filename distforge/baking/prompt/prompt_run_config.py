@@ -26,7 +26,7 @@ NOT_IDENTITY = (
 class BakePromptConfig:
     """Bake prompts into a model: one, one for several rounds, or several one after another.
 
-    model: as a champion: a Hugging Face directory, a file or ``hf://NAME``.
+    model: a Hugging Face directory, a run's, a .safetensors or .pt file, or ``hf://NAME``.
     prompt: files with a prompt each; several are baked in this order.
     strategy: whose questions the prompts are for; empty: the strategy whose prompt it is, or all.
     strength: how much of the bake the exported model has, in [0, 1.5].
@@ -42,7 +42,14 @@ class BakePromptConfig:
     check: ``file.py:function`` that is given a question and an answer and says (True or False)
         whether the answer follows the prompt; the file is run. Empty: by layout for the seven
         strategies, by likelihood for any other prompt.
-    name, output, existing, resume: the run's directory is ``output/name``; see ``distforge bake``.
+    name: the run's name; its directory is ``output/name``.
+    output: the folder that holds the run's directory.
+    existing: "resume" continues an unfinished run of the same configuration found there; "replace"
+        starts it over, finished or not, and keeps what was there, hidden next to it, until the new
+        run has ended. Another run's directory is refused either way.
+    resume: "auto", which launchers give when they start a run again, continues an unfinished run
+        even where ``existing`` is "replace", and does not touch a finished one; "force" continues
+        it although its data or its model are others now; "off" leaves it to ``existing``.
     baking: how a prompt is baked.
     """
 
