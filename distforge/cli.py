@@ -254,7 +254,7 @@ def _call(name: str, words: list[str]) -> int:
                 ignore=command.ignore,
             )
         except UnknownKeyError as error:
-            raise InputError(f"{error}{_whose(path)}") from error
+            raise InputError(f"{error}{_whose(name, path)}") from error
 
     if asks_help:
         print(
@@ -270,21 +270,24 @@ def _call(name: str, words: list[str]) -> int:
     return int(getattr(module, command.function)(load(overrides)))
 
 
-def _whose(path: Path | None) -> str:
-    """Which commands a file would suit that does not suit the one it was given to."""
+def _whose(name: str, path: Path | None) -> str:
+    """Which commands a file would suit, where it does not suit the one it was given to."""
     from distforge.config_files import top_level_keys
 
     keys = top_level_keys(path) if path else set()
     suited = []
-    for name, command in COMMANDS.items():
+    for other, command in COMMANDS.items():
         try:
             module = importlib.import_module(f"distforge.commands.{command.module}")
         except MissingExtra:
             continue
         known = {field.name for field in dataclasses.fields(getattr(module, command.config))}
-        if keys and keys <= known:
-            suited.append(f"`distforge {name}`")
-    return f"; it is a configuration for {' or '.join(suited)}" if suited else ""
+        if keys and keys <= {*known, *command.ignore}:
+            suited.append(other)
+    if name in suited or COMMANDS[name].table in keys:  # what is wrong stands in a section
+        return ""
+    listed = " or ".join(f"`distforge {other}`" for other in suited)
+    return f"; it is a configuration for {listed}" if suited else ""
 
 
 def _without_launcher(words: Sequence[str]) -> list[str]:

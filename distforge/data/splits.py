@@ -9,7 +9,7 @@ from typing import Any
 
 from distforge.data.examples import Part
 from distforge.data.rows import open_rows
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 
 SUFFIXES = (".jsonl", ".parquet", ".csv")
 # Held out is the first of these that is there: the later ones stay unseen.
@@ -119,5 +119,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); save the dataset again") from error
+        raise InputError(
+            f"{path} cannot be read ({first_line(error)}); save the dataset again"
+        ) from error
     return content if isinstance(content, dict) else {}

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distforge import durable
-from distforge.errors import InputError, require_name
+from distforge.errors import InputError, first_line, require_name
 from distforge.registry.access import (
     SECRET_MODE,
     TOKEN_FILE,
@@ -185,7 +185,9 @@ def read_password(config: ServeConfig) -> str:
         try:
             password = config.password_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the password file {source} cannot be read ({error})") from error
+            raise InputError(
+                f"the password file {source} cannot be read ({first_line(error)})"
+            ) from error
     exposed = not _is_loopback(config.host)
     if exposed and not (password and config.allowed_hosts):
         raise InputError(

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from distforge import durable
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 from distforge.locks import Held, exclusive
 from distforge.registry.access import lend_token
 
@@ -110,7 +110,7 @@ def open_store(uri: str | Path, *, create: bool = True) -> Store:
             store.search_registered_models(max_results=1)
     except (OSError, Held) as error:
         raise RegistryUnavailable(
-            f"the registry {str(uri)!r} cannot be opened ({error}); give another path"
+            f"the registry {str(uri)!r} cannot be opened ({first_line(error)}); give another path"
         ) from error
     return store
 

@@ -194,6 +194,13 @@ def test_a_configuration_for_another_command_is_named(tmp_path, capsys):
         .err.rstrip()
         .endswith("; it is a configuration for `distforge evaluate`")
     )
+    path.write_text("training.max_step = 3\n[step2]\n")
+    assert main(["bake", "--config", str(path)]) == 2
+    said = capsys.readouterr().err.rstrip()
+    assert said.endswith("unknown key training.max_step; did you mean training.max_steps?")
+    path.write_text("[step2]\nbakde = 'x'\n")
+    assert main(["think", "--config", str(path)]) == 2
+    assert capsys.readouterr().err.rstrip().endswith("step2.bakde; did you mean step2.baked?")
     path.write_text('modle = "m"\n')
     assert main(["bake", "--config", str(path)]) == 2
     assert "it is a configuration for" not in capsys.readouterr().err
