@@ -13,7 +13,7 @@ from distforge.errors import InputError, require_choice
 from distforge.models.storage import LoadDtype
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
-from distforge.training.run_directory import Existing, Resume
+from distforge.training.run_directory import Existing, PlacedRun, Resume
 
 # What may differ between two runs that are still the same run.
 NOT_IDENTITY = (
@@ -23,7 +23,7 @@ NOT_IDENTITY = (
 
 
 @dataclass(frozen=True)
-class BakePromptConfig:
+class BakePromptConfig(PlacedRun):
     """Bake prompts into a model: one, one for several rounds, or several one after another.
 
     model: a Hugging Face directory, a run's, a .safetensors or .pt file, or ``hf://NAME``.
@@ -42,14 +42,6 @@ class BakePromptConfig:
     check: ``file.py:function`` that is given a question and an answer and says (True or False)
         whether the answer follows the prompt; the file is run. Empty: by layout for the seven
         strategies, by likelihood for any other prompt.
-    name: the run's name; its directory is ``output/name``.
-    output: the folder that holds the run's directory.
-    existing: "resume" continues an unfinished run of the same configuration found there; "replace"
-        starts it over, finished or not, and keeps what was there, hidden next to it, until the new
-        run has ended. Another run's directory is refused either way.
-    resume: "auto", which launchers give when they start a run again, continues an unfinished run
-        even where ``existing`` is "replace", and does not touch a finished one; "force" continues
-        it although its data or its model are others now; "off" leaves it to ``existing``.
     baking: how a prompt is baked.
     """
 
