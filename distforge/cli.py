@@ -97,7 +97,7 @@ COMMANDS: dict[str, Command] = {
         "judge",
         "judge",
         "JudgeConfig",
-        "do a model's thoughts do the work? PASS, THEATRE or INCONCLUSIVE",
+        "whether a model's thoughts do the work: PASS, or THEATRE",
     ),
     "optim explain": Command(
         "optim", "explain", "ExplainConfig", "which parameters Muon trains, which AdamW, and why"

@@ -206,8 +206,8 @@ def _explained(error: Exception, uri: str | Path) -> Exception:
     for_good = status in (400, 404, 413) or code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
     if for_good and is_server(uri):
         return InputError(f"the registry {str(uri)!r} refused: {reason}; correct what it names")
-    mend = "see that it runs" if is_server(uri) else "give another path, or move the file aside"
-    return RegistryUnavailable(f"the registry {str(uri)!r} cannot be used ({reason}); {mend}")
+    fix = "see that it runs" if is_server(uri) else "give another path, or move the file aside"
+    return RegistryUnavailable(f"the registry {str(uri)!r} cannot be used ({reason}); {fix}")
 
 
 def experiment_id(store: Store, name: str = _EXPERIMENT) -> str:

@@ -19,6 +19,7 @@ GROUPS = sorted({name.split()[0] for name in COMMANDS} - {*COMMANDS})
 def test_the_table_of_contents(words, capsys):
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
     for name, command in COMMANDS.items():
         assert any(
             line.split(maxsplit=len(name.split())) == [*name.split(), command.help]
