@@ -187,12 +187,20 @@ def _request(uri: str, artifact_uri: str, method: str, path: str, **options: Any
     return answer
 
 
+# What a client says, behind the name of its connection pool, where it reaches no server.
+_UNREACHED = {
+    "Connection refused": "nothing listens there",
+    "Failed to resolve": "its host's name is not known",
+}
+
+
 def _explained(error: Exception, uri: str | Path) -> Exception:
     code = getattr(error, "error_code", "")
     status = getattr(getattr(error, "response", None), "status_code", 0)
     if code.startswith("RESOURCE_DOES_NOT_EXIST") or code == "RESOURCE_ALREADY_EXISTS":
         return error
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    plain = (words for sign, words in _UNREACHED.items() if sign in str(error))
+    reason = next(plain, (str(error).splitlines() or [type(error).__name__])[0][:300])
     if (
         code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
         or status in (401, 403)

@@ -9,6 +9,7 @@ import pytest
 
 from distforge.cli import main
 from distforge.registry import ModelRegistry, Session
+from tests.free_port import free_port
 
 
 @pytest.fixture
@@ -115,3 +116,25 @@ def test_sessions_are_listed_with_nothing_cut(
             f"    host:{tmp_path}/b",
         ]
     )
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("http://127.0.0.1:{port}", "nothing listens there"),
+        ("http://no-such-host.invalid:{port}", "its host's name is not known"),
+    ],
+)
+def test_a_server_that_is_not_there_is_called_so(
+    address: str,
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = address.format(port=free_port())
+    assert main(["registry", "list", "--uri", uri]) == 2
+    said = capsys.readouterr().err
+    assert f"the registry {uri!r} cannot be used ({why}); see that it runs" in said
