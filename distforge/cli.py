@@ -97,7 +97,7 @@ COMMANDS: dict[str, Command] = {
         "judge",
         "judge",
         "JudgeConfig",
-        "do a model's thoughts do the work? PASS, THEATRE or INCONCLUSIVE",
+        "whether a model's thoughts do the work: PASS, or THEATRE",
     ),
     "optim explain": Command(
         "optim", "explain", "ExplainConfig", "which parameters Muon trains, which AdamW, and why"
@@ -197,8 +197,8 @@ def _dispatch_and_tell(words: list[str]) -> int:
 def _dispatch(words: list[str]) -> int:
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
-    if not words or words[0] in HELP:
-        print(_usage(COMMANDS))
+    if not words or words[0] in (*HELP, "help"):
+        print(_usage("distforge", COMMANDS))
         return OK
     if words[0] == "--version":
         from distforge import __version__
@@ -206,8 +206,8 @@ def _dispatch(words: list[str]) -> int:
         print(__version__)
         return OK
     group = {name: command for name, command in COMMANDS.items() if name.split()[0] == words[0]}
-    if words[0] not in COMMANDS and group and words[1:2] and words[1] in HELP:
-        print(_usage(group))
+    if words[0] not in COMMANDS and group and words[1:2] and words[1] in (*HELP, "help"):
+        print(_usage(f"distforge {words[0]}", group))
         return OK
     name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
     if name not in COMMANDS:
@@ -254,7 +254,7 @@ def _call(name: str, words: list[str]) -> int:
                 ignore=command.ignore,
             )
         except UnknownKeyError as error:
-            raise InputError(f"{error}{_whose(path)}") from error
+            raise InputError(f"{error}{_whose(name, path)}") from error
 
     if asks_help:
         print(
@@ -270,21 +270,24 @@ def _call(name: str, words: list[str]) -> int:
     return int(getattr(module, command.function)(load(overrides)))
 
 
-def _whose(path: Path | None) -> str:
-    """Which commands a file would suit that does not suit the one it was given to."""
+def _whose(name: str, path: Path | None) -> str:
+    """Which commands a file would suit, where it does not suit the one it was given to."""
     from distforge.config_files import top_level_keys
 
     keys = top_level_keys(path) if path else set()
     suited = []
-    for name, command in COMMANDS.items():
+    for other, command in COMMANDS.items():
         try:
             module = importlib.import_module(f"distforge.commands.{command.module}")
         except MissingExtra:
             continue
         known = {field.name for field in dataclasses.fields(getattr(module, command.config))}
-        if keys and keys <= known:
-            suited.append(f"`distforge {name}`")
-    return f"; it is a configuration for {' or '.join(suited)}" if suited else ""
+        if keys and keys <= {*known, *command.ignore}:
+            suited.append(other)
+    if name in suited or COMMANDS[name].table in keys:  # what is wrong stands in a section
+        return ""
+    listed = " or ".join(f"`distforge {other}`" for other in suited)
+    return f"; it is a configuration for {listed}" if suited else ""
 
 
 def _without_launcher(words: Sequence[str]) -> list[str]:
@@ -316,18 +319,27 @@ def _unknown(words: list[str], group: Mapping[str, Command]) -> str:
     if group and len(words) == 1:
         return f"{words[0]!r} needs one more word; expected {', '.join(group)}"
     given = " ".join(words[:2] if group else words[:1])
-    close = difflib.get_close_matches(given, [*COMMANDS, "help"], n=1)
-    if close:
-        return f"unknown command {given!r}; did you mean {close[0]!r}?"
     if group:
+        following = {name.split()[1]: name for name in group}
+        close = difflib.get_close_matches(words[1], following, n=1)
+        if close:
+            return f"unknown command {given!r}; did you mean {following[close[0]]!r}?"
         return f"unknown command {given!r}; expected {', '.join(group)}"
+    known = [*COMMANDS, "help", *{name.split()[0] for name in COMMANDS}, "--help", "--version"]
+    # The second word alone, such as `serve` of `registry serve`, or else a slip of the finger.
+    meant = [name for name in COMMANDS if name.endswith(f" {given}")]
+    meant = meant or difflib.get_close_matches(given, known, n=1)
+    if given.startswith("-") and not meant:
+        return f"{given!r} comes behind a command's name; `distforge --help` lists the commands"
+    if meant:
+        return f"unknown command {given!r}; did you mean {' or '.join(map(repr, meant))}?"
     return f"unknown command {given!r}; `distforge --help` lists them"
 
 
-def _usage(commands: Mapping[str, Command]) -> str:
-    lines = ["usage: distforge COMMAND [--config FILE.toml] [--section.key value ...]", ""]
+def _usage(prog: str, commands: Mapping[str, Command]) -> str:
+    lines = [f"usage: {prog} COMMAND [--config FILE.toml] [--SETTING VALUE ...]", ""]
     lines += [f"  {name:17} {command.help}" for name, command in commands.items()]
-    return "\n".join([*lines, "", "distforge COMMAND --help lists the command's settings."])
+    return "\n".join([*lines, "", f"{prog} COMMAND --help lists the command's settings."])
 
 
 if __name__ == "__main__":

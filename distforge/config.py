@@ -5,10 +5,13 @@ reads. It is strict, because a misspelt key that is quietly ignored costs a trai
 TOML has no null, so a field that may be None is written as the string "none".
 """
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
+import io
 import json
+import re
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +20,8 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 from distforge.config_files import find_config, read_extended
 from distforge.errors import InputError
-from distforge.settings import default_of
+from distforge.mistyped import what_is_wrong
+from distforge.settings import default_of, settings_of
 
 T = TypeVar("T")
 
@@ -58,9 +62,9 @@ def load_config(
         ignore: top-level tables of the file that others read.
 
     Raises:
-        InputError: unreadable file, unknown key, wrong type, or a value `__post_init__` refuses;
-            the message names the file and the dotted key.
-        SystemExit: status 2 when an override is wrong, 0 after `--help`.
+        InputError: unreadable file, unknown key or option, wrong type, or a value that
+            `__post_init__` refuses; the message names the file and the dotted key.
+        SystemExit: status 0 after `--help`.
     """
     for word in overrides:
         _refuse_old_name(cls, word)
@@ -128,7 +132,23 @@ def _override(cls: type[T], default: Any, words: list[str], prog: str | None) ->
     # One flat page of options: a nested optional section must not become a subcommand.
     layout = (tyro.conf.AvoidSubcommands,)
     given = {} if default is _MISSING else {"default": default}
-    return tyro.cli(cls, args=words, prog=prog, config=layout, **given)
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            return tyro.cli(cls, args=words, prog=prog, config=layout, **given)
+        except SystemExit as end:
+            if not end.code:
+                raise
+            wrong = what_is_wrong(words, settings_of(cls, default), prog or "this command")
+            raise InputError(wrong or _refusal(end, said.getvalue())) from end
+
+
+def _refusal(end: SystemExit, said: str) -> str:
+    """What a configuration's own check said, with its section; else all that tyro ``said``."""
+    error: BaseException | None = end
+    while error is not None and not isinstance(error, ValueError):
+        error = error.__context__
+    section = re.search(r"Error parsing\s+([^\s:]+):", said)
+    return f"{section[1]}: {error}" if error and section else str(error or said)
 
 
 def _defaults(cls: type[Any], named: Collection[str]) -> Any:

@@ -72,7 +72,12 @@ def explain_file_error(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or else its type: libraries explain at length."""
+    """The first line of what an error says, or else its type: libraries explain at length.
+
+    Of a system's error the words alone: its number helps nobody, and the path is named already.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -36,7 +36,7 @@ def help_text(
     named = [setting for setting in found if not setting.positional]
     words = [word.option if not word.default else f"[{word.option}]" for word in positional]
     options = ["[--SETTING VALUE ...]"] if named else []
-    usage = " ".join(["usage:", prog, *words, "[--config FILE.toml]", *options])
+    usage = _usage(["usage:", *prog.split(), *words, "[--config FILE.toml]", *options])
     short = [*positional, *_chosen(named, matter)] if matter and not everything else found
     parts = [usage, *(_wrapped(_plain(line), "") for line in summary(cls).split("\n"))]
     parts += _sections(short, section_texts(cls)) if everything else [_options(short)]
@@ -96,13 +96,19 @@ def _plain(text: str) -> str:
     return text.replace("`", "")
 
 
-def _wrapped(text: str, indent: str) -> str:
+def _usage(words: Sequence[str]) -> str:
+    """Wrapped between ``words``, never within one."""
+    text = " ".join(word.replace(" ", "\xa0") for word in words)
+    return _wrapped(text, "", "    ").replace("\xa0", " ")
+
+
+def _wrapped(text: str, indent: str, following: str | None = None) -> str:
     width = min(100, max(60, shutil.get_terminal_size((100, 24)).columns))
     return textwrap.fill(
         text,
         width,
         initial_indent=indent,
-        subsequent_indent=indent,
+        subsequent_indent=indent if following is None else following,
         break_on_hyphens=False,
         break_long_words=False,
     )

@@ -16,7 +16,7 @@ from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
 from distforge.training.engine_config import EngineConfig
 from distforge.training.guards import GuardConfig
-from distforge.training.run_directory import Existing, Resume
+from distforge.training.run_directory import Existing, PlacedRun, Resume
 from distforge.training.supervised import SupervisedConfig
 
 Mode = Literal["sft", "prompt", "both"]
@@ -60,16 +60,9 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class Step1Config:
+class Step1Config(PlacedRun):
     """Step 1: bake the reasoning strategies into a model.
 
-    name, output: the run's directory is ``output/name``.
-    existing: "resume" continues an unfinished run of the same configuration found there; "replace"
-        starts it over, finished or not, and keeps what was there, hidden next to it, until the new
-        run has ended. Another run's directory is refused either way.
-    resume: "auto", which launchers give when they start a run again, continues an unfinished run
-        even where ``existing`` is "replace", and does not touch a finished one; "force" continues
-        it although its data or its model are others now; "off" leaves it to ``existing``.
     seed: of new embedding rows and dropout; data, batches and champion have seeds of their own.
     checkpoint_every: steps between two checkpoints; 0 keeps none but the best weights.
     keep_checkpoints: whether they stay once the run has its result; nothing resumes from them then,

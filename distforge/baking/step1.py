@@ -228,6 +228,7 @@ def _report_start(
         "champion_accuracy": plain.accuracy_overall,
         "champion_accuracy_by_strategy": plain.accuracy,
         "champion_prompted_accuracy": prompted.accuracy_overall,
+        "champion_prompted_questions": prompted.count,
     }
 
 

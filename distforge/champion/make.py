@@ -32,8 +32,8 @@ _RECIPE_FILE = "recipe.sha256"
 class ChampionConfig:
     """The model that step 1 starts from.
 
-    path: a Hugging Face directory, ``hf://NAME`` for one of the hub, a ``.safetensors`` next to its
-        ``.json``, or a legacy ``.pt``.
+    path: a Hugging Face directory, or a run's, ``hf://NAME`` for one of the hub, a
+        ``.safetensors`` next to its ``.json``, or a legacy ``.pt``.
     make: make the embedded champion at ``path`` by ``recipe`` when nothing is there; a champion
         made before is used again.
     """

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, get_args
 
 import tyro
@@ -60,7 +59,7 @@ class AskConfig:
 
 def ask(config: AskConfig) -> int:
     """Print the answers."""
-    champion = load_champion(_source(config.model), config.dtype)
+    champion = load_champion(config.model, config.dtype)
     with entered_world() as world:
         talk = _Talk(config, champion, world)
         if config.question:
@@ -78,12 +77,6 @@ def ask(config: AskConfig) -> int:
         except KeyboardInterrupt:
             print()
     return 0
-
-
-def _source(model: str) -> str:
-    """The model of a run's directory, where ``model`` is one."""
-    inside = Path(model).expanduser() / "model"
-    return str(inside) if (inside / "config.json").is_file() else model
 
 
 def _typed() -> Iterator[str]:

@@ -36,8 +36,8 @@ class BenchConfig:
     """The quick form of benchmarks/, against the peers; see benchmarks/README.md for the full one.
 
     minutes: in all; what does not end in time is stopped, and said so.
-    only: which of them, such as ``zero kernels``; all by default that need no model or peer to be
-        given.
+    only: which of them, such as ``zero kernels``; by default all but those that need a model or
+        another program.
     output: directory for a JSON file of each.
     page: where to write what benchmarks/results holds, measured at length on named machines, as
         one Markdown page; nothing is run then.

@@ -87,7 +87,7 @@ def make(config: MakeConfig) -> int:
     examples = load_data(data)
     for split, path in paths.items():
         write_examples([e for e in examples if e.split == split], path)
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(_contents(examples))
     console.print(
         f"{len(examples)} examples, every trace verified, in {time.monotonic() - began:.1f} s; "
@@ -154,7 +154,9 @@ def _findings(rows: int, verified: int, kinds: Counter[str]) -> str:
 def show(config: ShowConfig) -> int:
     """Print question, reasoning (a line a tag) and answer."""
     if config.strategy and config.strategy not in STRATEGIES:
-        raise InputError(f"unknown strategy {config.strategy!r}; expected one of {STRATEGIES}")
+        raise InputError(
+            f"unknown strategy {config.strategy!r}; expected one of {', '.join(STRATEGIES)}"
+        )
     examples = read_examples(config.path) if config.path else make_examples(700, 0)
     console = Console()
     for strategy in (config.strategy,) if config.strategy else (*STRATEGIES, ""):

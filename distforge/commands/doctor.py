@@ -93,7 +93,8 @@ def _versions() -> dict[str, str]:
     rows["ns_dtype 'auto'"] = str(fastest_dtype(device)).removeprefix("torch.")
     chosen = backend()
     rows["kernels"] = f"{chosen.name}: {chosen.reason}"
-    return rows | {f"native {key}": str(value) for key, value in build_info().items()}
+    rows |= {f"native {key}": str(value) for key, value in build_info().items()}
+    return rows | {"native part": rows.pop("native native")}
 
 
 def _check_kernels() -> Check:

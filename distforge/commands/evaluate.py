@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -21,7 +21,9 @@ from distforge.evaluation.benchmarks import (
     measure_benchmarks,
 )
 from distforge.evaluation.benchmarks.plain import PlainAnswerer
+from distforge.evaluation.intervals import proportion
 from distforge.evaluation.scoring import (
+    Answered,
     answer_questions,
     stratified,
     summarize,
@@ -29,6 +31,7 @@ from distforge.evaluation.scoring import (
 )
 from distforge.models.loading import Champion, load_champion
 from distforge.models.storage import LoadDtype
+from distforge.models.weight_files import model_directory
 from distforge.quietstar import ThinkingModel
 from distforge.reports.samples import SAMPLES_NAME, write_samples
 from distforge.theater.answering import ThinkingAnswerer
@@ -64,7 +67,7 @@ def until_it_closes() -> ThoughtConfig:
 class EvaluateConfig:
     """Ask a model the held-out questions of a dataset, greedily, and judge what it writes.
 
-    model: as a champion: a Hugging Face directory, a file or ``hf://NAME``.
+    model: a Hugging Face directory, a run's, a .safetensors or .pt file, or ``hf://NAME``.
     data: the questions; of a directory the held-out ones, of a single file all that do not say
         that they are for training.
     questions: how many, the strategies in equal parts; 0 asks all.
@@ -147,20 +150,32 @@ def _ask_dataset(
         ConvergenceConfig(), scores.accuracy_overall, scores.accuracy, scores.token_usage
     )
     if world.is_main:
-        table = Table("measured on generated answers", "value")
-        table.add_row(f"accuracy over {scores.count} questions", f"{scores.accuracy_overall:.1%}")
-        for name, value in scores.accuracy.items():
-            table.add_row(f"  {name}", f"{value:.1%}")
-        for name, value in scores.token_usage.items():
-            table.add_row(f"usage of {name}", f"{value:.1%}")
-        console = Console()
-        console.print(table)
-        console.print("meets the targets" if convergence.converged else "misses: ", end="")
-        console.print("; ".join(convergence.shortfalls))
+        console = Console(soft_wrap=True)
+        console.print(_accuracies(answered, scores.accuracy))
+        if scores.token_usage:
+            usage = (f"{name} {value:.1%}" for name, value in scores.token_usage.items())
+            console.print(f"thinking tokens in use: {', '.join(usage)}", markup=False)
+        missed = "; ".join(convergence.shortfalls)
+        console.print("meets the targets" if convergence.converged else f"misses: {missed}")
         if note := unmarked_note(answered):
             console.print(note, markup=False, highlight=False, soft_wrap=True)
     samples += [one.as_dict() for one in answered]
     return convergence.converged
+
+
+def _accuracies(answered: Sequence[Answered], strategies: Iterable[str]) -> Table:
+    """A row for all, and one for each strategy, with the interval that so few questions allow."""
+    table = Table("generated answers", "accuracy", "95% interval", "questions")
+    named = [("all", list(answered))]
+    named += [
+        (name, [one for one in answered if one.example.strategy == name]) for name in strategies
+    ]
+    for name, some in named:
+        if some:
+            value = proportion(sum(one.correct for one in some), len(some))
+            interval = f"{value.low:.1%} to {value.high:.1%}"
+            table.add_row(name, f"{value.mean:.1%}", interval, f"{len(some):,}")
+    return table
 
 
 def _ask_benchmarks(
@@ -198,7 +213,7 @@ def _answerers(config: EvaluateConfig, champion: Champion, world: World) -> dict
         if world.is_main:
             print(f"evaluated without thoughts only: {error}")
         return found
-    model = thinking_model(champion, Path(config.model))
+    model = thinking_model(champion, model_directory(config.model))
     found["yes"] = ThinkingAnswerer(model, tokenizer, config.thought, *sizes)
     return found
 

@@ -13,6 +13,7 @@ from distforge.errors import InputError
 from distforge.handoff.from_phase2 import find_champion_faults
 from distforge.handoff.statement import MeasuredOn, read_statement
 from distforge.handoff.to_phase4 import find_faults
+from distforge.models.weight_files import model_directory
 from distforge.registry.manifest import manifest_id
 
 _REFUSED = 3
@@ -22,7 +23,7 @@ _REFUSED = 3
 class CheckConfig:
     """Whether a model may go to the next phase, with all that is missing. Exit status 3 if not.
 
-    path: the model: a directory, or phase 2's .safetensors or .pt.
+    path: the model: a directory, or a run's, or phase 2's .safetensors or .pt.
     receiver: the phase that takes it. "3" is a champion of phase 2; "4" a model of this phase, with
         its verdict; "auto" is 4 for a directory and 3 for a file.
     """
@@ -34,7 +35,8 @@ class CheckConfig:
 def check(config: CheckConfig) -> int:
     """Print all the faults; where there are none, what phase 4 is told."""
     try:
-        exists, is_directory = config.path.exists(), config.path.is_dir()
+        path = model_directory(config.path)
+        exists, is_directory = path.exists(), path.is_dir()
     except OSError as error:
         raise InputError(
             f"{config.path} cannot be looked at ({error.strerror}); give the right to read it"
@@ -44,12 +46,12 @@ def check(config: CheckConfig) -> int:
     receiver = config.receiver
     if receiver == "auto":
         receiver = "4" if is_directory else "3"
-    faults = (find_faults if receiver == "4" else find_champion_faults)(config.path)
+    faults = (find_faults if receiver == "4" else find_champion_faults)(path)
     for fault in faults:
         print(f"missing: {fault}")
     if receiver == "4" and not faults:
-        print(_describe(config.path))
-    print(f"{config.path}: {'REFUSED by' if faults else 'ready for'} phase {receiver}")
+        print(_describe(path))
+    print(f"{path}: {'REFUSED by' if faults else 'ready for'} phase {receiver}")
     return _REFUSED if faults else 0
 
 

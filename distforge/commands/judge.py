@@ -67,9 +67,10 @@ class ControlChoice(ControlConfig):
     """The model of equal compute that answers without a thought.
 
     path: a directory with one that was trained before; by default that of the judged model's run.
-    tokens: where above 0, train one here, for so many: as many as the judged model's training read.
-    start, data: from the model in ``start`` (by default the judged one), on the training questions
-        in ``data`` (by default the judge's).
+    tokens: above 0, such a model is trained here, on so many tokens: as many as the judged model
+        was trained on. 0 trains none.
+    start: the model that its training starts from; by default the judged one.
+    data: the training questions for it; by default those that lie beside the judge's.
     keep: where it is kept.
     """
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from distforge.activity import counted
 from distforge.errors import InputError
-from distforge.registry import ModelRegistry, ModelVersion, server
+from distforge.registry import ModelRegistry, ModelVersion, Session, server
 from distforge.registry.publisher import replay_spool
 from distforge.registry.server import ServeConfig
 from distforge.registry.spool import Spool
@@ -136,20 +134,14 @@ def list_(config: ListConfig) -> int:
     uri = _uri(config.uri)
     left = replay_spool(uri, config.spool)
     registry = _open(config.uri)
-    console = Console()
     if config.sessions:
-        table = Table("session", "phase.step", "status", "checkpoints", "directory")
         for session in registry.sessions():
-            where = f"{session.host}:{session.directory}"
-            steps = ", ".join(map(str, sorted(session.checkpoints)))
-            numbers = f"{session.phase}.{session.step}"
-            table.add_row(session.id, numbers, session.status, steps, where)
-        console.print(table)
+            print("\n    ".join(_session_entry(session)))
     else:
         for version in registry.find(config.model_type or None):
             print("\n    ".join(_entry(version)))
     if left:
-        console.print(left, soft_wrap=True)
+        print(left)
     return 0
 
 
@@ -157,16 +149,15 @@ def show(config: ShowConfig) -> int:
     """Print tags, metrics, aliases and hand-offs."""
     registry = _open(config.uri)
     version = registry.get(config.version)
-    table = Table("of", version.version)
-    for alias in version.aliases:
-        table.add_row("alias", alias)
-    for key, value in sorted(version.tags.items()):
-        table.add_row(key, value)
-    for key, number in sorted(version.metrics.items()):
-        table.add_row(key, f"{number:.4f}")
+    rows = [("alias", alias) for alias in version.aliases]
+    rows += sorted(version.tags.items())
+    rows += [(key, f"{number:.4f}") for key, number in sorted(version.metrics.items())]
     for handoff in registry.handoffs(version.version):
-        table.add_row(f"handed to {handoff.target}", handoff.verdict)
-    Console().print(table)
+        rows.append((f"handed to {handoff.target}", handoff.verdict))
+    print(version.version)
+    width = max((len(key) for key, _ in rows), default=0)
+    for key, value in rows:  # no table: its edge would cut paths and hashes, which are to be copied
+        print(f"    {key:{width}}  {value}")
     if config.download is not None:
         print(f"{registry.download(version.version, config.download)}: copied and verified")
     return 0
@@ -247,6 +238,13 @@ def _entry(version: ModelVersion) -> list[str]:
         facts.append(f"from {version.parent}")
     lines = [f"{version.version}{aliases}", ", ".join(facts), str(version.model_path)]
     return [line for line in lines if line]
+
+
+def _session_entry(session: Session) -> list[str]:
+    lines = [f"{session.id}  phase {session.phase}, step {session.step}: {session.status}"]
+    if session.checkpoints:
+        lines.append(f"checkpoints {', '.join(map(str, sorted(session.checkpoints)))}")
+    return [*lines, f"{session.host}:{session.directory}"]
 
 
 def _line(version: ModelVersion) -> str:

@@ -15,7 +15,7 @@ from distforge.pipeline.live_report import LiveReport
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Make the report of a run anew, from what lies in its directory; or the index of all runs.
+    """Make the report of a run again, from what lies in its directory; or the index of all runs.
 
     path: a run's directory, also of one that is still going; of a pipeline, which writes the report
         of the whole as well; or a directory of runs.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.ipc
 
-from distforge.errors import InputError, require_in
+from distforge.errors import InputError, first_line, require_in
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _saved_dataset(path: Path, field: str) -> Iterator[tuple[str, str]]:
                 table = pyarrow.ipc.open_stream(source).read_all()
         except (OSError, pyarrow.ArrowInvalid) as error:
             raise InputError(
-                f"{file} is no Arrow stream ({error}); save the dataset again"
+                f"{file} is no Arrow stream ({first_line(error)}); save the dataset again"
             ) from error
         if field not in table.column_names:
             raise InputError(

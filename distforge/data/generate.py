@@ -36,8 +36,8 @@ class DataConfig:
 
     path: a directory with a file for each split (train, and heldout, validation or test), what
         ``datasets.save_to_disk`` wrote, or a JSONL, CSV or Parquet file, of which a tenth is held
-        out; empty makes questions. Where other questions are the default, they are made if one of
-        the next three is set.
+        out; empty makes questions. Where a command has other questions by default, it makes some
+        if num_examples, seed or difficulties is set.
     num_examples: questions to make, at least 70, a tenth of them held out.
     seed: of the questions that are made.
     difficulties: of these, in equal shares, of 1 to 4. At 4 traces are as long as at 3, with

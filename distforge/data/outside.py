@@ -123,9 +123,10 @@ def _asked(row: Mapping[str, Any], where: str) -> tuple[tuple[Message, ...], str
     if row.get("question") is not None:
         question = require_text(row["question"], "question", where)
         return (), question, require_text(row.get("answer"), "answer", where)
+    given = ", ".join(sorted(key for key, value in row.items() if value is not None)) or "nothing"
     raise InputError(
-        f"{where}: fields {sorted(k for k, v in row.items() if v is not None)}; expected an "
-        "example, messages, prompt and completion, or question and answer"
+        f"{where} has the fields {given}; expected question and answer, prompt and completion, or "
+        "messages: rename them"
     )
 
 

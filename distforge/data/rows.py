@@ -17,7 +17,7 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -231,7 +231,8 @@ class _Columns(RowFile):
             yield from batches()
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(
-                f"{self.path} is not a readable {self.kind} file ({error}); write it again"
+                f"{self.path} is not a readable {self.kind} file ({first_line(error)}); "
+                "write it again"
             ) from error
 
     @abstractmethod
@@ -294,7 +295,7 @@ def _open(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+        raise InputError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def _parse(line: bytes, where: str) -> Row:

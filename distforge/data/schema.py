@@ -77,7 +77,9 @@ class Example:
             require_text(values[name], name, where, empty=name == "reasoning")
         values["strategy"] = require_strategy(values["strategy"], where)
         if values["split"] not in SPLITS:
-            raise InputError(f"{where}: split is {values['split']!r}; expected one of {SPLITS}")
+            raise InputError(
+                f"{where}: split is {values['split']!r}; expected one of {', '.join(SPLITS)}"
+            )
         if row.get("context"):
             values["context"] = read_messages(row["context"], "context", where)
         return cls(**values)
@@ -99,7 +101,7 @@ def require_strategy(value: Any, where: str) -> str:
         return ""
     if value not in STRATEGIES:
         raise InputError(
-            f"{where}: unknown strategy {value!r}; expected one of {STRATEGIES}, or none"
+            f"{where}: unknown strategy {value!r}; expected one of {', '.join(STRATEGIES)}, or none"
         )
     return str(value)
 
@@ -120,7 +122,7 @@ def _read_message(message: Any, where: str) -> Message:
     role = {"developer": "system"}.get(str(message.get("role")), message.get("role"))
     if role not in ROLES:
         raise InputError(
-            f"{where} has the role {role!r}; expected one of {ROLES}, so remove the row"
+            f"{where} has the role {role!r}; expected one of {', '.join(ROLES)}, so remove the row"
         )
     content = message.get("content")
     if isinstance(content, Sequence) and not isinstance(content, str):

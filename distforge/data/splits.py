@@ -10,12 +10,14 @@ from typing import Any
 from distforge.data.examples import Part
 from distforge.data.outside import HELDOUT_NAMES
 from distforge.data.rows import open_rows
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 
 SUFFIXES = (".jsonl", ".parquet", ".csv")
 _NAMES = ("train", *HELDOUT_NAMES)
 # Hugging Face's hub numbers the parts of a split.
 _FILE = re.compile(rf"({'|'.join(_NAMES)})(-\d{{5}}-of-\d{{5}})?")
+# Where a run keeps the data that it made.
+_OF_A_RUN = "data"
 _SAVED_SPLITS, _SAVED_STATE = "dataset_dict.json", "state.json"
 
 
@@ -45,6 +47,9 @@ def parts_of(path: Path, split: str | None) -> tuple[list[Part], str]:
         return parts, f"read the saved dataset {path.name}"
     found = saved_splits(path) or _named_files(path)
     if not found:
+        inside = path / _OF_A_RUN
+        if inside.is_dir() and _named_files(inside):
+            raise InputError(f"{path} holds no split, but {inside} does; give that")
         there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise InputError(
             f"{path} holds no split, but {there}; expected train.jsonl and heldout.jsonl "
@@ -113,5 +118,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); save the dataset again") from error
+        raise InputError(
+            f"{path} cannot be read ({first_line(error)}); save the dataset again"
+        ) from error
     return content if isinstance(content, dict) else {}

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from distforge import durable
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 from distforge.handoff.verdict import PASS, Outcome, Verdict
 from distforge.typed_json import Count, Part, must_be
 
@@ -190,7 +190,9 @@ def read_statement(directory: Path) -> Statement:
     try:
         return Statement.model_validate_json(path.read_bytes(), extra="allow")
     except (OSError, ValidationError) as error:
-        raise InputError(f"{path} cannot be read ({error}); run step 2 again") from error
+        raise InputError(
+            f"{path} cannot be read ({first_line(error)}); run step 2 again"
+        ) from error
 
 
 def find_statement_faults(

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from distforge import __version__
 from distforge.data.strategies import THINKING_TOKENS
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 from distforge.handoff.statement import HANDOFF_FILE, Statement, find_statement_faults
 from distforge.models.loading import check_pairing, load_model, load_tokenizer
 from distforge.models.weight_files import weights_sha256
@@ -146,7 +146,7 @@ def _look(directory: Path) -> tuple[dict[str, Any], list[str]]:
         rows = model.get_input_embeddings().weight.shape[0]
         found["weights_sha256"] = weights_sha256(directory)
     except (InputError, OSError) as error:
-        faults.append(f"model: {error}; {again}")
+        faults.append(f"model: {first_line(error)}; {again}")
     try:
         tokenizer = load_tokenizer(directory)
         found["thinking_tokens"] = _thinking_ids(tokenizer)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distforge.errors import InputError, explain_file_error
+from distforge.errors import InputError, explain_file_error, first_line
 
 MINIMUM_IMPROVEMENT = 0.20
 """Fraction by which phase 2's champion must be fitter than where it started."""
@@ -46,6 +46,8 @@ def read_pair(path: Path) -> ChampionParts:
     """
     described = path.with_suffix(".json")
     if not described.is_file():
+        if (path.parent / "config.json").is_file():
+            raise InputError(f"{path} is the weights of a directory's model; give {path.parent}")
         raise InputError(
             f"{described} is missing; write it next to {path.name} as "
             '{"config": …, "tokenizer": …, "metadata": …}'
@@ -55,7 +57,7 @@ def read_pair(path: Path) -> ChampionParts:
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
-        reason = explain_file_error(error) or f"{error}; copy or save it again"
+        reason = explain_file_error(error) or f"{first_line(error)}; copy or save it again"
         raise InputError(f"{path} is not a readable safetensors file: {reason}") from error
     return ChampionParts(config, weights, tokenizer, metadata)
 
@@ -100,7 +102,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not readable as JSON: {error}; fix it") from error
+        raise InputError(f"{path} is not readable as JSON: {first_line(error)}; fix it") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}; expected a JSON object")
     return content

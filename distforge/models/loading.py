@@ -42,7 +42,13 @@ from distforge.models.storage import (
     remember_dtype,
     widen_but_matrices_of_layers_,
 )
-from distforge.models.weight_files import files_sha256, of_the_model, some, weight_files
+from distforge.models.weight_files import (
+    files_sha256,
+    model_directory,
+    of_the_model,
+    some,
+    weight_files,
+)
 from distforge.optim.precision import fastest_dtype
 from distforge.rendering.template import DATE, pin_date
 
@@ -83,7 +89,7 @@ class Champion:
 
 @named("loading the model {source}")
 def load_champion(source: str, dtype: LoadDtype | TrainDtype = "float32") -> Champion:
-    """Load from a path, or from the hub where ``source`` is ``hf://NAME`` or ``hf://NAME@REVISION``.
+    """Load from a path, also a run's, or from the hub where ``source`` is ``hf://NAME[@REVISION]``.
 
     Nothing that comes with the model is executed: weights are safetensors, or a pickle of plain
     tensors, and remote code is off. Training needs float32; for asking alone, ``dtype`` may be
@@ -95,12 +101,12 @@ def load_champion(source: str, dtype: LoadDtype | TrainDtype = "float32") -> Cha
             an end of sequence or has more ids than the model has rows, or phase-2 metadata that
             does not describe a selected champion.
     """
-    path = Path(source).expanduser()
+    path = model_directory(source)
     if path.is_file():
         reader = READERS.get(path.suffix)
         if reader is None:
             raise InputError(
-                f"champion {source!r} is a file that ends in {path.suffix!r}; expected "
+                f"the model {source!r} is a file that ends in {path.suffix!r}; expected "
                 ".safetensors or .pt (`distforge champion import` makes a directory of a .gguf)"
             )
         parts = reader(path)
@@ -142,7 +148,7 @@ def fetch_from_hub(source: str, files: Sequence[str] = _HUB_FILES) -> Path:
     named = _HUB_NAME.fullmatch(source.removeprefix(_HUB_PREFIX))
     if named is None:
         raise InputError(
-            f"champion {source!r} names no model of the hub; expected hf://OWNER/MODEL or "
+            f"the model {source!r} names no model of the hub; expected hf://OWNER/MODEL or "
             "hf://OWNER/MODEL@REVISION"
         )
     try:
@@ -156,13 +162,13 @@ def fetch_from_hub(source: str, files: Sequence[str] = _HUB_FILES) -> Path:
         )
     except GatedRepoError as error:
         raise InputError(
-            f"champion {source!r} is gated: the hub gives it to accounts that accepted its "
+            f"the model {source!r} is gated: the hub gives it to accounts that accepted its "
             "conditions; accept them on its page and log in with `hf auth login`, or download it "
             "where you have it and give its directory"
         ) from error
     except Exception as error:  # the hub's client raises its own and its network library's types
         raise InputError(
-            f"champion {source!r} cannot be had from the hub ({first_line(error)}); check the "
+            f"the model {source!r} cannot be had from the hub ({first_line(error)}); check the "
             "name, or download it where there is a network and give its directory"
         ) from error
 
@@ -228,7 +234,7 @@ def _check_no_code(directory: Path, source: str) -> None:
     kind, code = config.get("model_type"), config.get("auto_map")
     if code and kind not in CONFIG_MAPPING:
         raise InputError(
-            f"champion {source!r} is of the type {kind!r}, which this transformers does not know, "
+            f"the model {source!r} is of the type {kind!r}, which this transformers does not know, "
             f"and brings code for it ({some(sorted(map(str, code)))}), which is never run; use a "
             "model of a type that transformers has, or a version of it that has this one"
         )
@@ -338,19 +344,19 @@ def _say_padding(directory: str, eos: str) -> None:
 def check_model(model: PreTrainedModel, source: str) -> None:
     """`InputError` unless the weights are finite, not quantized, and tied as the config says."""
     if getattr(model.config, "quantization_config", None) is not None:
-        raise InputError(f"champion {source!r} is quantized; give its full-precision weights")
+        raise InputError(f"the model {source!r} is quantized; give its full-precision weights")
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = getattr(model, "_tied_weights_keys", None) and model.config.tie_word_embeddings
     if tied and head.weight is not embedding.weight:
         # transformers keeps both, until something ties them and one is lost.
         raise InputError(
-            f"champion {source!r}: its config ties the output head to the embedding, but its "
+            f"the model {source!r}: its config ties the output head to the embedding, but its "
             "weights hold two that differ; set tie_word_embeddings to false in the config"
         )
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise InputError(
-                f"champion {source!r}: {name} holds values that are not finite; use a checkpoint "
+                f"the model {source!r}: {name} holds values that are not finite; use a checkpoint "
                 "from before they appeared"
             )
 
@@ -380,7 +386,7 @@ def check_pairing(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, so
     largest = max(tokenizer.get_vocab().values())
     if largest >= rows:
         raise InputError(
-            f"champion {source!r}: its tokenizer has ids up to {largest}, its embedding {rows} "
+            f"the model {source!r}: its tokenizer has ids up to {largest}, its embedding {rows} "
             "rows; save the model and the tokenizer that belong together, or resize the model "
             f"with resize_token_embeddings({largest + 1})"
         )

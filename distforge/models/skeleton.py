@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from distforge.errors import InputError, first_line
 from distforge.models.champion_file import READERS, check_config, read_json
 from distforge.models.loading import fetch_from_hub
 from distforge.models.quiet import quiet_transformers
+from distforge.models.weight_files import model_directory, no_model
 
 
 def load_skeleton(source: str) -> PreTrainedModel:
@@ -41,9 +41,9 @@ def load_config(source: str) -> PreTrainedConfig:
     """The configuration of a causal language model; no weights of a directory are read.
 
     Args:
-        source: a directory with ``config.json`` (weights are not needed), such a JSON file itself,
-            a ``.safetensors`` next to its ``.json``, a legacy ``.pt``, or ``hf://NAME``, of which
-            only ``config.json`` is fetched.
+        source: a directory with ``config.json`` (weights are not needed), or a run's, such a JSON
+            file itself, a ``.safetensors`` next to its ``.json``, a legacy ``.pt``, or
+            ``hf://NAME``, of which only ``config.json`` is fetched.
 
     Raises:
         InputError: nothing there, or no configuration that this transformers knows.
@@ -68,16 +68,14 @@ def _described_by(source: str) -> Iterator[None]:
 
 
 def _read_config(source: str) -> dict[str, Any]:
-    path = Path(source).expanduser()
+    path = model_directory(source)
     if path.is_file() and path.suffix in READERS:
         return READERS[path.suffix](path).config
     if not path.is_file():
         directory = path if path.is_dir() else fetch_from_hub(source, ["config.json"])
         path = directory / "config.json"
         if not path.is_file():
-            raise InputError(
-                f"{directory} has no config.json; expected a directory that save_pretrained wrote"
-            )
+            raise no_model(directory)
     config = read_json(path)
     check_config(config, path)
     return config

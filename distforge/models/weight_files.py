@@ -9,6 +9,28 @@ from distforge.activity import named
 from distforge.errors import InputError
 from distforge.models.champion_file import check_config, read_json
 
+_INSIDE = "model"
+
+
+def model_directory(source: str | Path) -> Path:
+    """``source`` as a path; of a run's directory, the model in it."""
+    path = Path(source).expanduser()
+    inside = path / _INSIDE
+    is_run = not (path / "config.json").is_file() and (inside / "config.json").is_file()
+    return inside if is_run else path
+
+
+def no_model(directory: Path) -> InputError:
+    """What is said of a directory that is neither a model's nor that of a run with a model."""
+    if (directory / "config.toml").is_file():
+        return InputError(
+            f"the run {directory} has no model yet; let it reach its end, or give another model"
+        )
+    return InputError(
+        f"{directory} has no config.json; expected a directory that save_pretrained wrote, or a "
+        "run's"
+    )
+
 
 def weights_sha256(source: str | Path) -> str:
     """What `load_champion` would give as ``sha256``, without loading; empty where no path is.
@@ -16,7 +38,7 @@ def weights_sha256(source: str | Path) -> str:
     Raises:
         InputError: a directory without a model.
     """
-    path = Path(source).expanduser()
+    path = model_directory(source)
     if path.is_dir():
         return files_sha256(weight_files(path))
     return files_sha256([path]) if path.is_file() else ""
@@ -30,9 +52,7 @@ def weight_files(directory: Path) -> list[Path]:
     """
     config = directory / "config.json"
     if not config.is_file():
-        raise InputError(
-            f"{directory} has no config.json; expected a directory that save_pretrained wrote"
-        )
+        raise no_model(directory)
     check_config(read_json(config), config)
     if (directory / "adapter_config.json").exists():
         raise InputError(

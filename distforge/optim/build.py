@@ -28,7 +28,7 @@ class AdamWConfig:
     lr: learning rate, >= 0.
     betas: decay of the first and second moment, each [0, 1).
     eps: added to the root of the second moment, >= 0.
-    weight_decay: decoupled, >= 0, of matrices only, as in `MuonGrokfastConfig`.
+    weight_decay: decoupled, >= 0, on matrices only; vectors (norms, biases) are not decayed.
 
     Raises InputError when a value is out of its range.
     """

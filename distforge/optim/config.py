@@ -28,10 +28,12 @@ def require_betas(field: str, betas: Any) -> None:
 
 @dataclass(frozen=True)
 class MuonGrokfastConfig:
-    """Hyperparameters of MuonGrokfast. Field by field, with range:
+    """Hyperparameters of MuonGrokfast.
+
+    Field by field, with range:
 
     Muon (hidden matrices)
-        muon_lr: learning rate, >= 0.
+        muon_lr: learning rate of the matrices that Muon trains, >= 0.
         momentum: beta of the momentum, [0, 1).
         nesterov: look one momentum step ahead.
         ns_steps: Newton-Schulz iterations, 1 to 100.
@@ -54,7 +56,7 @@ class MuonGrokfastConfig:
         grokfast_on_adamw: filter the gradients of the AdamW parameters as well (one more buffer).
 
     AdamW (embeddings, head, norms, biases)
-        adamw_lr: learning rate, >= 0.
+        adamw_lr: learning rate of all others, which AdamW trains, >= 0.
         adamw_betas: decay of the first and second moment, each [0, 1).
         adamw_eps: added to the root of the second moment, >= 0.
 
@@ -63,8 +65,8 @@ class MuonGrokfastConfig:
         cautious_weight_decay: decay only where it has the direction of the update.
         stochastic_rounding: of 16-bit weights, which rounding to nearest would not move at small
             learning rates. seed: what the roundings depend on, with step and place.
-        muon_patterns, adamw_patterns: shell patterns of parameter names ("*.router.weight") that
-            overrule the choice of algorithm.
+        muon_patterns: shell patterns of parameter names ("*.router.weight") that Muon trains,
+            whatever the rules say. adamw_patterns: such patterns of what AdamW trains.
 
         bucket_cap_mb: bound on the scratch of a step, in MiB, > 0: matrices go through the update
             (and over the network, where the state is sharded) in buckets that respect it, those

@@ -64,8 +64,11 @@ class RewardConfig:
 class ObjectiveConfig:
     """The loss of reinforcement learning.
 
-    baseline: what a reward is compared with: "rloo", "group_mean", "dr_grpo", "grpo",
-        "reinforce_pp", "ema" or "quietstar_relu"; `Advantages` says what each does.
+    baseline: what a reward is compared with. "rloo", the mean of the other thoughts of its group:
+        unbiased. "group_mean" and "dr_grpo", the mean of the whole group. "grpo" divides that by
+        the group's standard deviation, "reinforce_pp" divides "rloo" by that of the batch. "ema", a
+        running mean of earlier batches: needs no group. "quietstar_relu" keeps only what is above
+        the group's mean: biased, for comparison.
     ema_decay: of baseline "ema".
     max_importance: > 0, the most that a stale token counts, relative to a fresh one: its weight
         policy / behaviour is cut there.

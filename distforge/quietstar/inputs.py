@@ -20,6 +20,7 @@ from distforge.data import (
 from distforge.data.free_text import documents_sha256, read_documents
 from distforge.errors import InputError
 from distforge.models.loading import Champion, load_champion
+from distforge.models.weight_files import model_directory
 from distforge.quietstar.baked_record import BakedRecord, read_baked_record
 from distforge.quietstar.config import LearnerConfig
 from distforge.quietstar.items import answer_items, question_items, text_items
@@ -85,18 +86,15 @@ def load_inputs(config: Step2Config) -> Step2Inputs:
 
 
 def find_model(baked: str) -> Path:
-    """The model's directory, where ``baked`` is that or a run of step 1.
+    """The model's directory, where ``baked`` is that or a run's.
 
     Raises:
         InputError: it is neither.
     """
-    path = Path(baked).expanduser()
-    for candidate in (path, path / "model"):
-        if (candidate / "config.json").is_file():
-            return candidate
-    raise InputError(
-        f"baked is {baked!r}, which holds no model; name the run of step 1, or its model directory"
-    )
+    path = model_directory(baked)
+    if (path / "config.json").is_file():
+        return path
+    raise InputError(f"{baked!r} holds no model; name a run that has ended, or a model's directory")
 
 
 def _items(

@@ -23,7 +23,7 @@ from distforge.rollouts import RolloutConfig
 from distforge.telemetry import TelemetryConfig
 from distforge.theater.control import ControlConfig
 from distforge.thinking.thoughts import ThoughtConfig
-from distforge.training.run_directory import Existing, Resume
+from distforge.training.run_directory import Existing, PlacedRun, Resume
 
 Task = Literal["questions", "text"]
 
@@ -45,13 +45,9 @@ NOT_IDENTITY = (
 
 
 @dataclass(frozen=True)
-class Step2Config(LearnerConfig):
+class Step2Config(LearnerConfig, PlacedRun):
     """Step 2: reinforce the thoughts of a baked model.
 
-    name, output: the run's directory is ``output/name``.
-    existing: "resume" continues an unfinished run of the same configuration found there; "replace"
-        starts it over, and keeps what was there, hidden next to it, until the new run has ended.
-    resume: "auto", "force" or "off", see `Step1Config`.
     baked: the model that step 1 baked, a directory; or the directory of its run.
     baked_accuracy: fraction of held-out questions of its own data that the baked model answers, for
         the hand-off; only of a model for which no run of step 1 has a record. By default that

@@ -109,14 +109,14 @@ def find_manifest_faults(directory: Path) -> Iterator[str]:
     yield from map(_why_not_plain, others)
     if not listed:
         return
-    remedy = "fetch or export the model again, or write a new manifest if the change is meant"
+    fix = "fetch or export the model again, or write a new manifest if the change is meant"
     for name in sorted(listed.keys() | present.keys()):
         if name not in listed:
-            yield f"{directory / name} is not listed in {MANIFEST_NAME}; {remedy}"
+            yield f"{directory / name} is not listed in {MANIFEST_NAME}; {fix}"
         elif name in present:
-            yield from _file_faults(present[name], listed[name], remedy)
+            yield from _file_faults(present[name], listed[name], fix)
         elif directory / name not in others:
-            yield f"{directory / name} is listed in {MANIFEST_NAME} but missing; {remedy}"
+            yield f"{directory / name} is listed in {MANIFEST_NAME} but missing; {fix}"
 
 
 def manifest_id(directory: Path) -> str:
@@ -134,10 +134,10 @@ def manifest_paths(directory: Path) -> list[str]:
     return [entry["path"] for entry in read_manifest(directory)]
 
 
-def _file_faults(file: Path, entry: dict[str, Any], remedy: str) -> Iterator[str]:
+def _file_faults(file: Path, entry: dict[str, Any], fix: str) -> Iterator[str]:
     size = file.stat().st_size
     if size != entry["bytes"]:
-        yield f"{file} has {size} bytes but {MANIFEST_NAME} says {entry['bytes']}; {remedy}"
+        yield f"{file} has {size} bytes but {MANIFEST_NAME} says {entry['bytes']}; {fix}"
         return
     try:
         _, digest = _measure(file)
@@ -145,7 +145,7 @@ def _file_faults(file: Path, entry: dict[str, Any], remedy: str) -> Iterator[str
         yield f"{file} cannot be read ({error.strerror}); give the right to read it"
         return
     if digest != entry["sha256"]:
-        yield f"{file} has sha256 {digest} but {MANIFEST_NAME} says {entry['sha256']}; {remedy}"
+        yield f"{file} has sha256 {digest} but {MANIFEST_NAME} says {entry['sha256']}; {fix}"
 
 
 def _existing_directory(directory: Path) -> Path:
@@ -200,26 +200,26 @@ def identify(entries: list[dict[str, Any]]) -> str:
 
 def read_entries(file: Path) -> list[dict[str, Any]]:
     """The entries of a manifest's file; `InputError` as for `manifest_id`."""
-    remedy = "fetch or export the model again"
+    fix = "fetch or export the model again"
     try:
         entries = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise InputError(
-            f"{file} does not exist, so the directory cannot be verified; {remedy}"
+            f"{file} does not exist, so the directory cannot be verified; {fix}"
         ) from None
     except ValueError as error:
-        raise InputError(f"{file} is not JSON ({error}); {remedy}") from None
+        raise InputError(f"{file} is not JSON ({error}); {fix}") from None
     if not isinstance(entries, list) or not entries:
-        raise InputError(f"{file} must hold a non-empty list of path, bytes and sha256; {remedy}")
+        raise InputError(f"{file} must hold a non-empty list of path, bytes and sha256; {fix}")
     for entry in entries:
         if not _well_formed(entry):
             raise InputError(
                 f"{file} has the entry {entry!r}, which is not a relative path inside the "
-                f"directory with its bytes and sha256; {remedy}"
+                f"directory with its bytes and sha256; {fix}"
             )
     paths = [entry["path"] for entry in entries]
     if paths != sorted(set(paths)):
-        raise InputError(f"{file} lists a path twice or out of order; {remedy}")
+        raise InputError(f"{file} lists a path twice or out of order; {fix}")
     return entries
 
 

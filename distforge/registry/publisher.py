@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from distforge.activity import named
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 from distforge.registry.registry import ModelRegistry
 from distforge.registry.spool import Spool
 from distforge.registry.store import RegistryUnavailable, is_server, store_uri
@@ -142,7 +142,7 @@ def replay_spool(uri: str, path: Path) -> str:
         try:
             spool.replay(ModelRegistry(uri, events=events))
         except (RegistryUnavailable, OSError) as error:
-            return f"{len(spool.pending())} records wait in {path}: {error}"
+            return f"{len(spool.pending())} records wait in {path}: {first_line(error)}"
     refused = spool.failed()
     if refused:
         return f"{len(refused)} records of {path} were refused, the last: {refused[-1]['reason']}"

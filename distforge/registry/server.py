@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distforge import durable
-from distforge.errors import InputError, require_name
+from distforge.errors import InputError, first_line, require_name
 from distforge.registry.access import (
     SECRET_MODE,
     TOKEN_FILE,
@@ -43,17 +43,19 @@ _ARTIFACTS = re.compile(r"(s3|gs|wasbs|abfss)://\S+")
 class ServeConfig:
     """Start the central registry: MLflow's server, in the foreground.
 
-    host, port: where to listen. Other than loopback needs a password and ``allowed_hosts``.
+    host: the address to listen on. Other than loopback needs a password and ``allowed_hosts``.
+    port: the port to listen on.
     directory: where the server keeps its database, files and users.
     backend: its database, ``postgresql://user@host/name`` (the password in PGPASSFILE) or
         ``sqlite:///…``, a relative file in ``directory``; by default one there.
     artifacts: where copies of models go: ``s3://bucket/path`` (or gs, wasbs, abfss); by default
         ``directory``.
     allowed_hosts: names that clients may call the server by, such as models.example.org.
-    user, password_file: the administrator. The password is in the file, or in
+    user: the administrator's name.
+    password_file: a file with the administrator's password, which may instead be in the variable
         DISTFORGE_REGISTRY_PASSWORD. There is no default.
-    token: without a password, require the token in ``directory``; False lets every user of this
-        machine in.
+    token: without a password, require the token in ``directory``; --no-token lets every user of
+        this machine in.
     python: the interpreter that has the extra distforge[server]; by default this one.
     """
 
@@ -183,7 +185,9 @@ def read_password(config: ServeConfig) -> str:
         try:
             password = config.password_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the password file {source} cannot be read ({error})") from error
+            raise InputError(
+                f"the password file {source} cannot be read ({first_line(error)})"
+            ) from error
     exposed = not _is_loopback(config.host)
     if exposed and not (password and config.allowed_hosts):
         raise InputError(

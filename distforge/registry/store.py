@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from distforge import durable
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 from distforge.locks import Held, exclusive
 from distforge.registry.access import lend_token
 
@@ -110,7 +110,7 @@ def open_store(uri: str | Path, *, create: bool = True) -> Store:
             store.search_registered_models(max_results=1)
     except (OSError, Held) as error:
         raise RegistryUnavailable(
-            f"the registry {str(uri)!r} cannot be opened ({error}); give another path"
+            f"the registry {str(uri)!r} cannot be opened ({first_line(error)}); give another path"
         ) from error
     return store
 
@@ -187,12 +187,20 @@ def _request(uri: str, artifact_uri: str, method: str, path: str, **options: Any
     return answer
 
 
+# What a client says, behind the name of its connection pool, where it reaches no server.
+_UNREACHED = {
+    "Connection refused": "nothing listens there",
+    "Failed to resolve": "its host's name is not known",
+}
+
+
 def _explained(error: Exception, uri: str | Path) -> Exception:
     code = getattr(error, "error_code", "")
     status = getattr(getattr(error, "response", None), "status_code", 0)
     if code.startswith("RESOURCE_DOES_NOT_EXIST") or code == "RESOURCE_ALREADY_EXISTS":
         return error
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    plain = (words for sign, words in _UNREACHED.items() if sign in str(error))
+    reason = next(plain, (str(error).splitlines() or [type(error).__name__])[0][:300])
     if (
         code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
         or status in (401, 403)
@@ -206,8 +214,8 @@ def _explained(error: Exception, uri: str | Path) -> Exception:
     for_good = status in (400, 404, 413) or code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
     if for_good and is_server(uri):
         return InputError(f"the registry {str(uri)!r} refused: {reason}; correct what it names")
-    remedy = "see that it runs" if is_server(uri) else "give another path, or move the file aside"
-    return RegistryUnavailable(f"the registry {str(uri)!r} cannot be used ({reason}); {remedy}")
+    fix = "see that it runs" if is_server(uri) else "give another path, or move the file aside"
+    return RegistryUnavailable(f"the registry {str(uri)!r} cannot be used ({reason}); {fix}")
 
 
 def experiment_id(store: Store, name: str = _EXPERIMENT) -> str:

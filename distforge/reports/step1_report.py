@@ -96,8 +96,10 @@ def step1_tiles(summary: Step1Summary) -> list[tuple[str, str]]:
         (accuracy_of(summary.champion_accuracy, asked), f"accuracy, champion{on}"),
     ]
     if math.isfinite(summary.champion_prompted_accuracy):
+        count = summary.champion_prompted_questions
         label = "champion with strategy prompts, on the validation questions"
-        tiles.append((percent(summary.champion_prompted_accuracy), label))
+        shown = accuracy_of(summary.champion_prompted_accuracy, count)
+        tiles.append((shown, f"{label}, n {count:,}" if count else label))
     return tiles
 
 

@@ -38,7 +38,7 @@ class Step1Summary(StepSummary):
     converged: whether every target was met; ``shortfalls`` says in words why not.
     accuracy_overall, accuracy, token_usage: of the baked model, on held-out questions.
     champion_accuracy: of the champion on the same questions, from the question alone;
-        ``champion_prompted_accuracy`` is over the validation ones.
+        ``champion_prompted_accuracy`` is over ``champion_prompted_questions`` validation ones.
     prompt_kl_before, prompt_kl_after: of the baked prompts, where ``mode`` bakes them.
     seconds: from the loaded champion to the judged model.
     model_sha256: of the weights that were judged, as `Champion.sha256`.
@@ -54,6 +54,7 @@ class Step1Summary(StepSummary):
     champion_accuracy: Fraction
     champion_accuracy_by_strategy: ByStrategy = Field(default_factory=dict)
     champion_prompted_accuracy: Fraction = math.nan
+    champion_prompted_questions: Count = 0
     questions: Count = 0
     stopped_early: Flag = False
     champion: str = ""

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 from distforge.rollouts.config import RolloutConfig
 
 # For a connection, and for a cluster to say who it is; Ray itself would try for minutes.
@@ -188,8 +188,8 @@ def _require_answer(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`, or "
-            "leave address empty to have one on this machine"
+            f"no Ray cluster answers at {address}: {first_line(error)}; start one with "
+            "`ray start --head`, or leave address empty to have one on this machine"
         ) from error
 
 

@@ -26,8 +26,8 @@ class RolloutConfig:
         starts one here, on the loopback interface alone, and stops it at the end.
     threads_per_actor: torch threads of an engine, in the learner's process too while it generates;
         0 is one in an actor and, in the learner's process, as many as that has.
-    cpus_per_actor: that Ray reserves for an actor; may be a fraction.
-    gpus_per_actor: that Ray reserves for an actor; may be a fraction.
+    cpus_per_actor: CPUs that Ray reserves for an actor; may be a fraction.
+    gpus_per_actor: GPUs that Ray reserves for an actor; may be a fraction.
     timeout_seconds: longest wait for the rollouts of a step, the actors' start included.
     request_seconds: longest that one request may take an actor, loading new weights included;
         then the actor is killed and the request goes to another. Engines in the learner's process

@@ -150,26 +150,24 @@ def _encode(number: float) -> float | str:
 
 
 def _parse(path: Path, line_number: int, line: bytes) -> MetricRecord:
-    remedy = "remove or repair that line"
+    fix = "remove or repair that line"
     try:
         record = json.loads(line)
     except ValueError as error:
-        raise InputError(f"{path}, line {line_number} is not JSON ({error}); {remedy}") from None
+        raise InputError(f"{path}, line {line_number} is not JSON ({error}); {fix}") from None
     if not isinstance(record, dict) or any(key not in record for key in _OWN_KEYS):
-        raise InputError(
-            f"{path}, line {line_number} lacks one of {', '.join(_OWN_KEYS)}; {remedy}"
-        )
+        raise InputError(f"{path}, line {line_number} lacks one of {', '.join(_OWN_KEYS)}; {fix}")
     step, stamp, seconds = (record.pop(key) for key in _OWN_KEYS)
     if type(step) is not int or not isinstance(stamp, str) or not _is_number(seconds):
         raise InputError(
-            f"{path}, line {line_number} has a step, time or seconds of a wrong type; {remedy}"
+            f"{path}, line {line_number} has a step, time or seconds of a wrong type; {fix}"
         )
     metrics: dict[str, float] = {}
     for name, value in record.items():
         number = _NON_FINITE.get(value) if isinstance(value, str) else value
         if not _is_number(number):
             raise InputError(
-                f"{path}, line {line_number}: {name} is {value!r}, not a number; {remedy}"
+                f"{path}, line {line_number}: {name} is {value!r}, not a number; {fix}"
             )
         metrics[name] = number
     return MetricRecord(step=step, time=stamp, seconds=float(seconds), metrics=metrics)

@@ -25,8 +25,8 @@ class TelemetryConfig:
     Attributes:
         wandb_mode: "offline" (kept in the run's directory), "online" or "disabled"; empty is what
             WANDB_MODE says, or else offline.
-        wandb_project: the W&B project; empty is what WANDB_PROJECT says, or else distforge. See
-            `WandBLogger` for W&B's other variables.
+        wandb_project: the W&B project; empty is what WANDB_PROJECT says, or else distforge.
+            W&B's other variables, such as WANDB_ENTITY, hold as well.
         tags: labels of the run.
         console_interval_seconds: between two progress lines where the output is no terminal.
 

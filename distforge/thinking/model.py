@@ -17,9 +17,10 @@ from transformers.utils import ModelOutput
 
 from distforge import durable
 from distforge.data.dataset import IGNORE_INDEX
-from distforge.errors import InputError, explain_file_error
+from distforge.errors import InputError, explain_file_error, first_line
 from distforge.models.loading import load_champion
 from distforge.models.storage import save_weights
+from distforge.models.weight_files import model_directory
 from distforge.thinking.generation import ThinkingGeneration, generate
 from distforge.thinking.language_model import attention_mask, head_at, implementation
 from distforge.thinking.mixing import MixingHead, mix_logits
@@ -139,8 +140,9 @@ class ThinkingModel(PreTrainedModel):
         """
         if kwargs:
             raise TypeError(f"unknown arguments {sorted(kwargs)}")
-        _read_settings(Path(source))  # before the weights are
-        return cls.restore(load_champion(str(source)).model, source)
+        directory = model_directory(source)
+        _read_settings(directory)  # before the weights are
+        return cls.restore(load_champion(str(directory)).model, directory)
 
     @classmethod
     def restore(cls, lm: PreTrainedModel, source: str | Path) -> ThinkingModel:
@@ -156,7 +158,7 @@ class ThinkingModel(PreTrainedModel):
             try:
                 model.mixing_head.load_state_dict(load_file(path))
             except (OSError, RuntimeError, SafetensorError) as error:
-                reason = explain_file_error(error) or f"{error}; save the model again"
+                reason = explain_file_error(error) or f"{first_line(error)}; save the model again"
                 raise InputError(f"{path} is not this model's mixing head: {reason}") from error
         return model.eval()
 
@@ -258,6 +260,6 @@ def _read_settings(directory: Path) -> dict[str, Any]:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} does not describe a thinking model ({type(error).__name__}: {error}); wrap a "
-            "plain language model with ThinkingModel.wrap"
+            f"{path} does not describe a thinking model ({type(error).__name__}: "
+            f"{first_line(error)}); wrap a plain language model with ThinkingModel.wrap"
         ) from error

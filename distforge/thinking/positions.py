@@ -26,8 +26,8 @@ class PositionsConfig:
     kind: "all" of them; every ``interval``-th; those of highest no-think "entropy"; or the last one
         of a question, before its "answer".
     interval: distance of thoughts in tokens, for "interval".
-    fraction, count: for "entropy", the share (0, 1] of a text's tokens, or their number where
-        ``count`` is above 0.
+    fraction: for "entropy", the share (0, 1] of a text's tokens that are thought at.
+    count: for "entropy", above 0 their number instead of ``fraction``.
     threshold: for "entropy" while generating, where there is no text to rank: think where the
         entropy of the next token, in nats, is above it.
     horizon: most tokens that a thought helps to generate, before the text goes on without it; as

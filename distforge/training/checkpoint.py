@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from distforge import durable
-from distforge.errors import InputError, require_in
+from distforge.errors import InputError, first_line, require_in
 from distforge.registry.manifest import Entry, measure_file, verify_manifest
 from distforge.training.distributed import World
 from distforge.training.node_disks import first_by_disk, move_to_main, own_part, receives
@@ -239,7 +239,9 @@ def load_state(directory: Path) -> dict[str, Any]:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); resume from another one") from None
+        raise InputError(
+            f"{path} cannot be read ({first_line(error)}); resume from another one"
+        ) from None
     if not isinstance(state, dict):
         raise InputError(f"{path} holds no JSON object; resume from another checkpoint")
     return state

@@ -253,22 +253,20 @@ class TrainingEngine:
                 muon.drop_edits()
 
     def _skipped(self, measured: StepResult, loss_limit: float, objection: str) -> SkippedStepError:
-        step, remedy = self._steps, "lower the learning rate or look for broken examples"
+        step, fix = self._steps, "lower the learning rate or look for broken examples"
         if not math.isfinite(measured.loss):
             return NonFiniteLossError(
-                f"the loss of step {step} is {measured.loss}; {remedy}", measured
+                f"the loss of step {step} is {measured.loss}; {fix}", measured
             )
         if measured.loss > loss_limit:
             return LossSpikeError(
                 f"the loss of step {step} is {measured.loss:.4g}, above the limit of "
-                f"{loss_limit:.4g} that the steps before it set; {remedy}",
+                f"{loss_limit:.4g} that the steps before it set; {fix}",
                 measured,
             )
         if objection:
             return VetoedStepError(f"step {step} was not taken: {objection}", measured)
-        return NonFiniteGradientError(
-            f"the gradient of step {step} is not finite; {remedy}", measured
-        )
+        return NonFiniteGradientError(f"the gradient of step {step} is not finite; {fix}", measured)
 
     def _clip_attention(self) -> int:
         """Have the optimizer scale the heads that grew too far, right after its update."""

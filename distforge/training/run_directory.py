@@ -20,7 +20,6 @@ from distforge.training.run_inputs import INPUTS_RECORD, require_format
 
 Existing = Literal["resume", "replace"]
 Resume = Literal["auto", "off", "force"]
-
 IDENTITY_FILE = "config.sha256"
 # What the pipeline notes of a run; they may lie in a directory before the run claims it.
 INPUTS_FILE, PIPELINE_FILE = "inputs.json", "pipeline.json"
@@ -36,6 +35,20 @@ _NOTES = (INPUTS_FILE, PIPELINE_FILE)
 _WAIT_SECONDS, _LEASE_SECONDS = 5.0, 120.0
 
 logger = logging.getLogger(__name__)
+
+
+class PlacedRun:
+    """What of a run's configuration says where it goes, and whether it goes on.
+
+    name: the run's name; its directory is ``output/name``.
+    output: the folder that holds the run's directory.
+    existing: "resume" continues an unfinished run of the same configuration found there; "replace"
+        starts it over, finished or not, and keeps what was there, hidden next to it, until the new
+        run has ended. Another run's directory is refused either way.
+    resume: "auto", which launchers give when they start a run again, continues an unfinished run
+        even where ``existing`` is "replace", and does not touch a finished one; "force" continues
+        it although its data or its model are others now; "off" leaves it to ``existing``.
+    """
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from distforge import __version__, durable
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 from distforge.models.weight_files import files_sha256
 from distforge.registry.store import source_commit
 from distforge.training.distributed import World, on_main
@@ -112,8 +112,8 @@ def _read(directory: Path) -> dict[str, Any]:
         raise ValueError("it holds no record of a run")
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path} cannot be read ({error}); restore it from a copy, or remove it: then changed "
-            "inputs go unnoticed"
+            f"{path} cannot be read ({first_line(error)}); restore it from a copy, or remove it: "
+            "then changed inputs go unnoticed"
         ) from None
 
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distforge import durable
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 from distforge.registry.manifest import (
     MANIFEST_NAME,
     Entry,
@@ -59,7 +59,9 @@ def read_key(root: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}); {how_to_trust(root)}") from None
+        raise InputError(
+            f"{path} cannot be read ({first_line(error)}); {how_to_trust(root)}"
+        ) from None
     if not _KEY.fullmatch(text):
         raise InputError(f"{path} holds no key of 64 hexadecimal digits; {how_to_trust(root)}")
     if mode & 0o077 and _keeps_modes(root.parent):

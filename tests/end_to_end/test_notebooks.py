@@ -10,12 +10,20 @@ from pathlib import Path
 import pytest
 
 from distforge.cli import GOAL_MISSED, OK
-from tests.documented import ROOT
+from tests.documented import ROOT, blocks
 from tests.documented_folder import run
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 NOTEBOOKS = sorted((ROOT / "docs" / "examples").glob("*.ipynb"))
+
+
+def run_elsewhere() -> set[str]:
+    """The commands of the pages that are for another test, or for none."""
+    pages = [f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))]
+    marked = [block for page in pages for block in blocks(page) if block.run_by or block.why_not]
+    texts = [block.text.replace("\\\n", " ") for block in marked]
+    return {" ".join(line.split()) for text in texts for line in text.splitlines()}
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -28,6 +36,7 @@ def test_a_notebook_runs(notebook: Path, folder: Path) -> None:
             continue
         if first.startswith("!"):
             lines = [line.removeprefix("!") for line in text.splitlines()]
+            lines = [line for line in lines if line not in run_elsewhere()]
         else:
             lines = [f"{shlex.quote(sys.executable)} -c {shlex.quote(text)}"]
         for line in lines:

@@ -5,6 +5,9 @@ import json
 import pytest
 
 from distforge.cli import BAD_INPUT, OK, main
+from distforge.commands.evaluate import _accuracies
+from distforge.data import make_examples
+from distforge.evaluation.scoring import Answered
 from tests.benchmark_files import ARC_ROWS, GSM8K_ROWS, write_lines
 from tests.thinking_cases import thinking_pair
 from tests.tiny_models import tiny_llama, tiny_tokenizer
@@ -84,3 +87,21 @@ def test_a_model_that_is_not_there_is_refused_before_data_is_read(tmp_path, caps
 def test_nothing_to_ask_is_said(tmp_path, capsys):
     assert main(["evaluate", "--model=anything"]) == BAD_INPUT
     assert "nothing to evaluate on" in capsys.readouterr().err
+
+
+def test_every_accuracy_has_its_questions_and_an_interval() -> None:
+    made = make_examples(140, 0)
+    strategies = sorted({example.strategy for example in made})
+    asked = [[e for e in made if e.strategy == name][: 3 + n] for n, name in enumerate(strategies)]
+    answered = [
+        Answered(example, "", None, correct=place == 0)
+        for some in asked
+        for place, example in enumerate(some)
+    ]
+    table = _accuracies(answered, [*strategies, "of no question"])
+    name, accuracy, interval, questions = (list(column.cells) for column in table.columns)
+    assert name == ["all", *strategies]
+    assert questions == [str(len(answered)), *(str(len(some)) for some in asked)]
+    assert accuracy[1] == "33.3%"
+    # Wilson's interval of 1 in 3, as scipy.stats.binomtest(1, 3).proportion_ci(method="wilson").
+    assert interval[1] == "6.1% to 79.2%"

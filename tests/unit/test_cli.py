@@ -12,12 +12,14 @@ import pytest
 from distforge.cli import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
+GROUPS = sorted({name.split()[0] for name in COMMANDS} - {*COMMANDS})
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"], ["help", "help"]])
 def test_the_table_of_contents(words, capsys):
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
     for name, command in COMMANDS.items():
         assert any(
             line.split(maxsplit=len(name.split())) == [*name.split(), command.help]
@@ -25,7 +27,9 @@ def test_the_table_of_contents(words, capsys):
         )
 
 
-@pytest.mark.parametrize("words", [["registry", "--help"], ["help", "registry"], ["data", "-h"]])
+@pytest.mark.parametrize(
+    "words", [["registry", "--help"], ["help", "registry"], ["data", "-h"], ["data", "help"]]
+)
 def test_a_group_lists_its_commands_alone(words, capsys):
     assert main(words) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:2] == "  "]
@@ -33,9 +37,32 @@ def test_a_group_lists_its_commands_alone(words, capsys):
     assert listed == [group] * sum(name.startswith(f"{group} ") for name in COMMANDS)
 
 
-def test_help_of_a_command_is_its_own(capsys):
-    assert main(["help", "doctor"]) == 0
-    assert "distforge doctor" in capsys.readouterr().out
+@pytest.mark.parametrize("command", [*COMMANDS, *GROUPS, ""])
+def test_every_usage_line_is_the_commands_own(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in ([*command.split(), "--help"], ["help", *command.split()]):
+        assert main(words) == 0
+        usage, *_ = capsys.readouterr().out.split("\n\n")
+        assert max(map(len, usage.splitlines())) <= 80
+        first = usage.split()
+        expected = ["usage:", "distforge", *command.split()]
+        assert first[: len(expected)] == expected
+        assert first[len(expected)] == "COMMAND" or command in COMMANDS
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_says_how_to_go_on(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([group, "--help"]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == f"distforge {group} COMMAND --help lists the command's settings."
+    assert main([group, "xyzzy"]) == 2
+    own = [name for name in COMMANDS if name.split()[0] == group]
+    assert f"unknown command '{group} xyzzy'; expected {', '.join(own)}" in capsys.readouterr().err
+    for name in own:  # also where another group has a command of nearly that name
+        assert main(f"{name}e".split()) == 2
+        assert f"did you mean {name!r}?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -48,6 +75,11 @@ def test_help_of_a_command_is_its_own(capsys):
         (["data"], "'data' needs one more word; expected data make, data check, data show"),
         (["data", "xyzzy"], "unknown command 'data xyzzy'; expected data make, data check, data"),
         (["xyzzy"], "unknown command 'xyzzy'; `distforge --help` lists them"),
+        (["regsitry", "list"], "unknown command 'regsitry'; did you mean 'registry'?"),
+        (["make"], "unknown command 'make'; did you mean 'champion make' or 'data make'?"),
+        (["serve"], "unknown command 'serve'; did you mean 'registry serve'?"),
+        (["--hlep"], "unknown command '--hlep'; did you mean '--help'?"),
+        (["--config", "quick"], "'--config' comes behind a command's name; `distforge --help`"),
     ],
 )
 def test_what_is_said_of_a_command_that_does_not_exist(words, said, capsys):

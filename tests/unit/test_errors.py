@@ -1,5 +1,6 @@
 """The checks that configurations share, and what a failed file operation is made to say."""
 
+import ast
 import errno
 import math
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from distforge.errors import InputError, explain_file_error, require_in
+from distforge.errors import InputError, explain_file_error, first_line, require_in
 
 
 @pytest.mark.parametrize(
@@ -112,3 +113,31 @@ def test_a_file_that_safetensors_cannot_open(tmp_path: Path) -> None:
     assert explain_file_error(met.value) == (
         f"{absent}: it could not be opened; see that this user may read it"
     )
+
+
+def test_a_systems_error_is_told_in_words() -> None:
+    assert first_line(FileNotFoundError(2, "No such file or directory", "x")) == (
+        "No such file or directory"
+    )
+    assert first_line(OSError("of a library\nwith a page of advice")) == "of a library"
+    assert first_line(ValueError()) == "ValueError"
+
+
+def test_no_message_has_a_systems_error_as_python_writes_it() -> None:
+    """``[Errno 2] No such file or directory: 'x'`` has a number, and the path a second time."""
+    found = []
+    for file in sorted((Path(__file__).parents[2] / "distforge").rglob("*.py")):
+        for handler in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(handler, ast.ExceptHandler) or handler.type is None:
+                continue
+            caught = {node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)}
+            if caught.isdisjoint({"OSError", "FileNotFoundError", "PermissionError"}):
+                continue
+            found += [
+                f"{file.name}:{node.lineno}"
+                for node in ast.walk(handler)
+                if isinstance(node, ast.FormattedValue)
+                and isinstance(node.value, ast.Name)
+                and node.value.id == handler.name
+            ]
+    assert found == []

@@ -49,6 +49,7 @@ FLOORS.update(
         "extras": GROUND,
         "settings": GROUND,
         "help": GROUND,
+        "mistyped": GROUND,
         "durable": GROUND,
         "locks": GROUND,
         "typed_json": GROUND,

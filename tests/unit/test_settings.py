@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,14 @@ import pytest
 
 from distforge.cli import COMMANDS, main
 from distforge.help import help_text
-from distforge.settings import field_texts, kind_name, settings_of, summary, toml_value
+from distforge.settings import (
+    field_texts,
+    kind_name,
+    section_texts,
+    settings_of,
+    summary,
+    toml_value,
+)
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,20 @@ def test_every_setting_of_every_command_is_described(name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_every_setting_has_a_text_of_its_own(name: str) -> None:
+    """Read alone, as in help: not half of a sentence about two, nor a name of the code's."""
+    cls, _ = configuration(name)
+    found = settings_of(cls)
+    known = {part for setting in found for part in setting.name.split(".")}
+    owners: dict[tuple[str, str], str] = {}
+    for setting in found:
+        other = owners.setdefault((setting.section, setting.text), setting.name)
+        assert other == setting.name, f"{setting.name} says what {other} says"
+    for text in [summary(cls), *(setting.text for setting in found), *section_texts(cls).values()]:
+        assert {*re.findall(r"(?<!`)`(\w[\w.]*)`(?!`)", text)} <= known, text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_settings_that_matter_exist_and_fit_a_screen(name):
     cls, matter = configuration(name)
     known = {setting.name for setting in settings_of(cls)}
@@ -172,6 +194,13 @@ def test_a_configuration_for_another_command_is_named(tmp_path, capsys):
         .err.rstrip()
         .endswith("; it is a configuration for `distforge evaluate`")
     )
+    path.write_text("training.max_step = 3\n[step2]\n")
+    assert main(["bake", "--config", str(path)]) == 2
+    said = capsys.readouterr().err.rstrip()
+    assert said.endswith("unknown key training.max_step; did you mean training.max_steps?")
+    path.write_text("[step2]\nbakde = 'x'\n")
+    assert main(["think", "--config", str(path)]) == 2
+    assert capsys.readouterr().err.rstrip().endswith("step2.bakde; did you mean step2.baked?")
     path.write_text('modle = "m"\n')
     assert main(["bake", "--config", str(path)]) == 2
     assert "it is a configuration for" not in capsys.readouterr().err

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from distforge import durable
 from distforge.baking.prompt.prompt_config import LoraSettings
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 from distforge.models.storage import round_to_storage_
 
 MAX_STRENGTH = 1.5
@@ -121,7 +121,8 @@ def read_delta(directory: Path, base: PreTrainedModel) -> tuple[Delta, dict[str,
         adapter = _read_adapter_config(directory) if is_adapter_file else None
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise InputError(
-            f"{directory} is no baked prompt that can be read ({error}); give the adapter "
+            f"{directory} is no baked prompt that can be read ({first_line(error)}); "
+            "give the adapter "
             "directory of an earlier bake"
         ) from error
     found, wanted = weights_sha256(base), record.get("base_sha256")

@@ -260,7 +260,9 @@ class PromptBaker:
         for prompt, strategy in prompts.items():
             text = check_prompt(self.tokenizer, prompt)
             if strategy and strategy not in STRATEGIES:
-                raise InputError(f"strategy is {strategy!r}; expected one of {STRATEGIES}")
+                raise InputError(
+                    f"strategy is {strategy!r}; expected one of {', '.join(STRATEGIES)}"
+                )
             checked[text] = strategy_of(text) if strategy is None else strategy
         if self.config.questions != "self":
             sets = self._questions.sets(self.model, checked)

@@ -16,10 +16,11 @@ Questions = Literal["auto", "dataset", "everyday", "self"]
 
 @dataclass(frozen=True)
 class BakeTrainingConfig(SupervisedConfig):
-    """As in step 1; what is 0 is decided by `sized`.
+    """As in step 1; what is 0 is chosen by the model, the machine and the questions.
 
-    epochs: passes over the questions; ``max_steps`` overrides it.
-    batch_size: questions a step, over all ranks and micro-batches.
+    epochs: passes over the questions; 0 chooses. ``max_steps`` overrides it.
+    batch_size: questions a step, over all ranks and micro-batches; 0 chooses.
+    micro_batches: portions a step is computed in, over all ranks; 0 chooses.
     schedule: learning rate over the whole bake.
     seed: order of the questions.
     """
@@ -74,17 +75,19 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class PromptBakingConfig:
-    """How one prompt is baked. What is 0 or "auto" by default is decided by `sized`, from the
-    model, the machine and the questions that are there.
+    """How one prompt is baked. What is 0 or "auto" by default is chosen by the model, the machine
+    and the questions that are there.
 
     method: "lora" trains an adapter, and the model without it is the teacher; "full" trains every
         weight of a copy, and the model itself is the teacher.
     lora: the adapter.
     questions: "dataset" takes those of the data, "everyday" a shipped list of what people ask,
         "self" lets the model write its own.
-    num_questions: to train on, each prompt; heldout_questions: others, to measure KL on.
+    num_questions: questions to train on, for each prompt; 0 chooses by what there is.
+    heldout_questions: others, to measure KL on; 0 chooses.
     temperature: of sampled responses; > 0, 1 is the teacher's own distribution.
-    max_response_tokens: longest response, for baking and for answering.
+    max_response_tokens: longest response, for baking and for answering; 0 chooses by the model and
+        the machine.
     on_policy: share of steps on the student's own responses (λ), in [0, 1].
     beta: 0 is forward KL, 1 reverse KL, between them the generalised Jensen-Shannon divergence.
     top_k: compare this many outcomes and the rest as one; 0 compares the whole vocabulary.
@@ -93,14 +96,14 @@ class PromptBakingConfig:
     chunk_elements: most logits held at once in one tensor.
     stop_fraction: stop where held-out KL has come down to this fraction of what it was; in [0, 1),
         0 trains to the end.
-    evaluate_every: steps between two measurements of held-out KL.
+    evaluate_every: steps between two measurements of held-out KL; 0 chooses.
     replay: in a sequence, share of a later bake's questions that belong to earlier prompts and
         hold the model where it is on them; in [0, 1).
     max_drift: pursuit stops where the prompted model has moved so far from the prompted champion,
         in nats a token; > 0.
     generation_batch_size: responses written at once on each rank.
     seed: of questions, responses and the adapter's first weights.
-    optimizer: AdamW by default, whose rate of 0 is decided by `sized` like the rest.
+    optimizer: AdamW by default, whose rate of 0 is chosen like the rest.
     engine: float32 by default: KL comes down to where 16-bit logits are noise.
     """
 

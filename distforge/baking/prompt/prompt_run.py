@@ -15,7 +15,7 @@ from distforge.baking.prompt.prompt_run_config import NOT_IDENTITY, BakePromptCo
 from distforge.baking.prompt.sizing import described, sized
 from distforge.config import config_sha256
 from distforge.data import Example, data_note, dataset_sha256, load_data
-from distforge.errors import InputError
+from distforge.errors import InputError, first_line
 from distforge.evaluation.checker import load_checker
 from distforge.models.export import export_model
 from distforge.models.loading import Champion, load_champion
@@ -84,7 +84,7 @@ def read_prompt(path: Path) -> str:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"the prompt {path} cannot be read ({error}); give a file of UTF-8 text"
+            f"the prompt {path} cannot be read ({first_line(error)}); give a file of UTF-8 text"
         ) from error
     if not text:
         raise InputError(f"the prompt {path} is empty; write what the model should do into it")

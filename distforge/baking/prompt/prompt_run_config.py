@@ -13,7 +13,7 @@ from distforge.errors import InputError, require_choice
 from distforge.models.storage import LoadDtype
 from distforge.registry import RegistryConfig
 from distforge.telemetry import TelemetryConfig
-from distforge.training.run_directory import Existing, Resume
+from distforge.training.run_directory import Existing, PlacedRun, Resume
 
 # What may differ between two runs that are still the same run.
 NOT_IDENTITY = (
@@ -23,10 +23,10 @@ NOT_IDENTITY = (
 
 
 @dataclass(frozen=True)
-class BakePromptConfig:
+class BakePromptConfig(PlacedRun):
     """Bake prompts into a model: one, one for several rounds, or several one after another.
 
-    model: as a champion: a Hugging Face directory, a file or ``hf://NAME``.
+    model: a Hugging Face directory, a run's, a .safetensors or .pt file, or ``hf://NAME``.
     prompt: files with a prompt each; several are baked in this order.
     strategy: whose questions the prompts are for; empty: the strategy whose prompt it is, or all.
     strength: how much of the bake the exported model has, in [0, 1.5].
@@ -42,7 +42,6 @@ class BakePromptConfig:
     check: ``file.py:function`` that is given a question and an answer and says (True or False)
         whether the answer follows the prompt; the file is run. Empty: by layout for the seven
         strategies, by likelihood for any other prompt.
-    name, output, existing, resume: the run's directory is ``output/name``; see ``distforge bake``.
     baking: how a prompt is baked.
     """
 

@@ -1,7 +1,7 @@
 """self_doubt: a draft with a real slip, the doubt that finds it, and the correction.
 
 The slip is the one people make (working left to right, forgetting the end post), so it follows
-from the question and a model can learn to make it, doubt it and correct it in a greedy generation.
+from the question and a model can learn to make it, doubt it and fix it in a greedy generation.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ class BenchmarksConfig:
         from train, and from the end of a single file (those are not asked then).
     arc: the same of ARC, as its authors or the Hugging Face hub lay it out.
     limit: the first so many questions of each; 0 asks all.
-    gsm8k_shots, arc_shots: solved examples in front of each question; fewer where the model's
-        context ends sooner.
+    gsm8k_shots: solved examples in front of each question of GSM8K; fewer where the model's
+        context ends sooner. arc_shots: the same of ARC.
     max_new_tokens: of a written answer, the thought not counted.
     batch_size: questions at once.
     """

@@ -49,10 +49,8 @@ def test_rows_of_what_ended_and_reasons_for_the_rest(scripts: Path, capsys) -> N
 
 
 def test_what_is_no_benchmark_and_where_there_are_none(monkeypatch, tmp_path: Path, capsys) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["bench", "--only", "speed"])
-    assert stopped.value.code == 2
-    assert "only names 'speed'" in " ".join(capsys.readouterr().err.split())
+    assert main(["bench", "--only", "speed"]) == 2
+    assert "only names 'speed'" in capsys.readouterr().err
     monkeypatch.setattr(bench, "BENCHMARKS", tmp_path / "none")
     assert main(["bench"]) == 2
     assert "not part of an installed distforge" in capsys.readouterr().err

@@ -112,8 +112,7 @@ def test_bad_input_is_named(places, capsys, words, said):
 
 
 @pytest.mark.parametrize("words", [["--theater.thoughts=3"], ["--theater.alpha=1"]])
-def test_settings_out_of_their_range_are_refused(places, words):
+def test_settings_out_of_their_range_are_refused(places, words, capsys):
     model, data = places
-    with pytest.raises(SystemExit) as stopped:
-        main(["judge", f"--model={model}", f"--data={data}", *words])
-    assert stopped.value.code == BAD_INPUT
+    assert main(["judge", f"--model={model}", f"--data={data}", *words]) == BAD_INPUT
+    assert "error: theater: " in capsys.readouterr().err

@@ -64,7 +64,7 @@ def test_empty_lines_and_cells_are_left_out(tmp_path: Path) -> None:
         (b"question,answer\nb?,1\na?,\n", "line 3: answer is None; expected non-empty text"),
         (b"question,answer\na?,\xe4\n", "line 2: not UTF-8"),
         (b'question,answer\na?,"b"c\n', "line 2: not valid CSV"),
-        (b"what,answer\na?,1\n", r"line 2: fields \['answer', 'what'\]; expected"),
+        (b"what,answer\na?,1\n", r"line 2 has the fields answer, what; expected"),
         (b"", "holds no examples"),
         (b"question,answer\n", "holds no examples"),
     ],

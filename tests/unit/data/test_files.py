@@ -73,7 +73,7 @@ GOOD = json.dumps(ROWS["flat"])
         (f"{GOOD}\n\n[1]\n", "line 3: expected a JSON object"),
         (GOOD.replace("chain_of_thought", "guessing"), "line 1: unknown strategy 'guessing'"),
         (GOOD.replace('"5"', "5"), "line 1: answer is 5"),
-        (json.dumps({"strategy": "self_doubt", "text": "x"}), "line 1: fields"),
+        (json.dumps({"strategy": "self_doubt", "text": "x"}), "line 1 has the fields"),
         (
             json.dumps({"prompt": "q", "completion": "Answer: ", "strategy": "self_doubt"}),
             "line 1: answer is ''",

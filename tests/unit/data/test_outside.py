@@ -92,7 +92,7 @@ def test_a_row_reads_back_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"text": "once"}, "line 1: fields ['text']; expected an example, messages"),
+        ({"text": "once"}, "line 1 has the fields text; expected question and answer, "),
         ({"question": "q", "answer": " "}, "line 1: answer is ' '; expected non-empty text"),
         ({"question": "q", "answer": "so\n#### "}, "line 1: answer is ''; expected non-empty"),
         ({"messages": [{"role": "user", "content": "q"}]}, "the roles are: user; end the"),

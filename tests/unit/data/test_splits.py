@@ -1,6 +1,7 @@
 """Which rows are held out: by the file's name, the row's own word, or a hash of the question."""
 
 import json
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -153,6 +154,10 @@ def test_what_a_directory_lacks_or_has_twice_is_said(tmp_path: Path) -> None:
     write(tmp_path / "mine.jsonl", rows(3))
     with pytest.raises(InputError, match=r"holds no split, but mine\.jsonl; expected train\.jsonl"):
         read_examples(tmp_path)
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data" / "train.jsonl", rows(3))
+    with pytest.raises(InputError, match=rf"split, but {re.escape(str(tmp_path / 'data'))} does; "):
+        read_examples(tmp_path)  # as a run's directory is laid out
     write(tmp_path / "train.jsonl", rows(3))
     write(tmp_path / "train.parquet", rows(3))
     with pytest.raises(InputError, match=r"several files of the split train: train\.jsonl, train"):

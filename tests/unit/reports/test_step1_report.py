@@ -179,3 +179,15 @@ def test_an_unknown_strategy_is_refused(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(InputError, match="its keys must be among"):
         Step1Summary.read(tmp_path / "summary.json")
+
+
+def test_the_prompted_champion_has_its_questions_and_its_interval(tmp_path: Path) -> None:
+    """Where the summary says how many; one of an older version does not."""
+    make_run(tmp_path)
+    summary = make_summary() | {"champion_prompted_accuracy": 0.75}
+    label = "champion with strategy prompts, on the validation questions"
+    for count, shown in ((350, r"75\.0% \[70\.1, 79\.1\]"), (None, "75.0%")):
+        more = {"champion_prompted_questions": count} if count else {}
+        (tmp_path / "summary.json").write_text(json.dumps(summary | more), encoding="utf-8")
+        numbers = Page(write_report(tmp_path).read_text(encoding="utf-8")).text["numbers"]
+        assert re.search(rf"{shown}\s*{label}{', n 350' if count else ''}", numbers), numbers

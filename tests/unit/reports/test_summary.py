@@ -145,6 +145,7 @@ def test_a_wrong_value_or_an_unknown_name_is_never_written() -> None:
         **given.as_json(),
         "model_sha256": "",
         "data_note": "",
+        "champion_prompted_questions": 0,
     }
     for wrong in ({"accuracy_overall": 85.0}, {"stepz": 3}, {"converged": 1}):
         with pytest.raises(ValidationError):
