@@ -69,15 +69,7 @@ def reach_verdict(
         "correlation": math.tanh(means["z"]),
     }
     answered = _answered([parts["own"], *(parts[name] for name in controls)])
-    drawn = resampled_means(parts, config.bootstrap, config.seed)
-    lost = np.stack([drawn["own"] - drawn[name] for name in controls])
-    replicates: dict[str, Floats] = {
-        "divergence_edit": drawn["edit"],
-        "divergence_prediction": drawn["variation"],
-        "ablation": lost if answered >= FEWEST_SOURCES else np.full_like(lost, math.nan),
-        "correlation": np.tanh(drawn["z"]),
-    }
-    bounds = holm_bounds(replicates, config.thresholds, alpha)
+    bounds = holm_bounds(_replicates(parts, controls, answered, config), config.thresholds, alpha)
     places = {"divergence_edit": "edit", "divergence_prediction": "variation", "correlation": "z"}
     sources = {name: parts[part].sources for name, part in places.items()} | {"ablation": answered}
     measures = {
@@ -101,6 +93,20 @@ def reach_verdict(
         missing=tuple(missing),
         notes=tuple(_notes(measures, parts, varied, config)),
     )
+
+
+def _replicates(
+    parts: dict[str, Sums], controls: Sequence[str], answered: int, config: TheaterConfig
+) -> dict[str, Floats]:
+    """Of each measure, see `holm_bounds`."""
+    drawn = resampled_means(parts, config.bootstrap, config.seed)
+    lost = np.stack([drawn["own"] - drawn[name] for name in controls])
+    return {
+        "divergence_edit": drawn["edit"],
+        "divergence_prediction": drawn["variation"],
+        "ablation": lost if answered >= FEWEST_SOURCES else np.full_like(lost, math.nan),
+        "correlation": np.tanh(drawn["z"]),
+    }
 
 
 def _by_source(evidence: Sequence[PlaceEvidence], z: Sequence[float]) -> dict[str, Sums]:

@@ -103,16 +103,14 @@ def estimate_memory(
     norm = 3 * hidden_size * _FLOAT32
     attention = (2 * queries + 2 * keys + sequence_length) * low + num_heads * _FLOAT32
     per_layer = 2 * norm + attention + (4 * intermediate_size + 7 * adapter_rank) * low
-    checkpointed = num_layers * hidden_size * low + per_layer
     again = config.activation_checkpointing
-    layers = checkpointed if again else num_layers * per_layer
-    logits = max(0, 12 * vocab_size - again * per_layer)
+    layers = num_layers * hidden_size * low + per_layer if again else num_layers * per_layer
     result = {
         "weights": weights,
         "gradients": gradients,
         "optimizer": 0 if config.offload_optimizer else optimizer,
         "activations": micro_batch_tokens * (layers + norm),
-        "logits": micro_batch_tokens * logits,
+        "logits": micro_batch_tokens * max(0, 12 * vocab_size - again * per_layer),
         "buckets": element * BUCKET_ELEMENTS if config.zero_stage else 0,
         "frozen": _FLOAT32 * num_parameters * frozen_copies,
     }
