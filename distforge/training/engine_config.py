@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
 from distforge.errors import InputError, require_choice, require_in
-from distforge.models.storage import TrainDtype
 from distforge.optim.precision import cpu_multiplies_bfloat16, fastest_dtype, has_no_tensor_cores
+
+if TYPE_CHECKING:  # `distforge doctor` has this module where torch alone is installed
+    from distforge.models.storage import TrainDtype
 
 Backend = Literal["auto", "deepspeed", "plain"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

@@ -128,7 +128,6 @@ def test_two_ranks_of_deepspeed_follow_one_process(tmp_path: Path, config: str) 
     assert max(abs(plain[step] - split[step]) for step in plain) <= 1e-3
 
 
-@pytest.mark.parametrize(("extensions", "stopped_at", "last"), [(0, 8, 12), (1, 12, 18)])
 def bake_at_zero_3(_: World, words: list[str], whole: bool) -> tuple[int, set[torch.dtype]]:
     """Exit status, and the dtypes that the champion arrived in."""
     if whole:
@@ -164,6 +163,7 @@ def test_a_champion_in_16_bits_is_baked_at_zero_3_as_one_in_float32(
         assert one == two, part
 
 
+@pytest.mark.parametrize(("extensions", "stopped_at", "last"), [(0, 8, 12), (1, 12, 18)])
 def test_interrupted_run_resumes_to_the_same_weights(
     tmp_path: Path,
     config: str,
