@@ -19,13 +19,13 @@ from distforge.models.architectures import ArchitectureConfig, build_model
 from distforge.models.export import export_model
 from distforge.models.vocabulary import add_thinking_tokens
 from distforge.quietstar import Step2Config
-from distforge.quietstar.episode_batches import EpisodeBatches
 from distforge.quietstar.inputs import load_inputs
 from distforge.quietstar.trainer import ThoughtTrainer
 from distforge.telemetry import RunLogger
 from distforge.thinking.model import ThinkingModel
 from distforge.training.distributed import World
-from tests.peak_memory import held_bytes, peak_bytes
+from tests.peak_memory import held_bytes
+from tests.step2_peak import second_step
 from tests.thinking_cases import SILENT
 from tests.tiny_models import tiny_tokenizer
 
@@ -81,19 +81,6 @@ def test_the_dry_run_counts_the_thoughts_at_all_places(
         *(thinking, inputs.baked.tokenizer, inputs.items, inputs.heldout),
         *(config, WORLD, silent, tmp_path),
     )
-    with trainer._open_pool() as pool:
-        source = EpisodeBatches(
-            *(trainer._plan, pool, trainer.engine, trainer._advantages, config.episodes),
-            *(trainer._tags, WORLD, 1, trainer._hidden_size, trainer._scorer),
-        )
-        batch = next(source.steps(0))
-
-        def step() -> None:
-            trainer.engine.train_step(batch.micro_batches, 1.0, batch.targets)
-
-        step()
-        between = held_bytes() - before
-        added = peak_bytes(step, tmp_path / "t.json")
-    print(between / 1e6, added / 1e6, total, [b["input_ids"].shape for b in batch.micro_batches])
-    assert len(batch.micro_batches) == 2
-    assert between + added == pytest.approx(1e6 * float(total), rel=TOLERANCE)
+    with second_step(trainer, WORLD, tmp_path) as (_, batch, held, added):
+        assert len(batch.micro_batches) == 2
+        assert held - before + added == pytest.approx(1e6 * float(total), rel=TOLERANCE)

@@ -23,7 +23,6 @@ from distforge.models.architectures import build_model
 from distforge.models.vocabulary import add_thinking_tokens
 from distforge.optim import build_optimizer
 from distforge.pipeline import PipelineConfig
-from distforge.quietstar.episode_batches import EpisodeBatches
 from distforge.quietstar.trainer import ThoughtTrainer
 from distforge.telemetry import RunLogger
 from distforge.thinking.items import ThoughtItem
@@ -31,6 +30,7 @@ from distforge.thinking.model import ThinkingModel
 from distforge.training.distributed import World
 from distforge.training.engine import TrainingEngine
 from tests.peak_memory import held_bytes, peak_bytes
+from tests.step2_peak import second_step
 from tests.thinking_cases import SILENT
 from tests.tiny_models import tiny_tokenizer
 
@@ -140,21 +140,9 @@ def test_step_2(
         *(thinking, tokenizer, items(4, length, 0), items(4, length, 1)),
         *(learner, WORLD, silent, tmp_path),
     )
-    with trainer._open_pool() as pool:
-        source = EpisodeBatches(
-            *(trainer._plan, pool, trainer._source, trainer._advantages, episodes),
-            *(trainer._tags, WORLD, 1, trainer._hidden_size),
-        )
-        batch = next(source.steps(0))
-
-        def step() -> None:
-            trainer.engine.train_step(batch.micro_batches, 1.0, batch.targets)
-
-        step()
-        between = held_bytes() - before
-        added = peak_bytes(step, tmp_path / "t.json")
+    with second_step(trainer, WORLD, tmp_path) as (source, _, held, added):
         if adapter == "lora":
             added = max(added, peak_bytes(lambda: merge(trainer), tmp_path / "t.json"))
     assert source.last is not None
     assert int(source.last.lengths.max()) == config.step2.thought.max_tokens
-    assert between + added == pytest.approx(estimates(words)[1], rel=TOLERANCE)
+    assert held - before + added == pytest.approx(estimates(words)[1], rel=TOLERANCE)
