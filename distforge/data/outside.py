@@ -67,10 +67,9 @@ def split_of(row: Mapping[str, Any], files: str | None) -> str | None:
     named = row.get("split")
     if row.get("verifier") is not None:  # of our own making, so exact
         return str(named)
-    said = [*([named] if isinstance(named, str) else []), files]
-    if any(name in HELDOUT_NAMES for name in said):
+    if named in HELDOUT_NAMES or files == "heldout":
         return "heldout"
-    return "train" if "train" in said else None
+    return "train" if "train" in (named, files) else None
 
 
 def held_out(shares: np.ndarray) -> np.ndarray:

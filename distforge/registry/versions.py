@@ -45,7 +45,15 @@ class Versions:
             self._make_name(model_type)
         run = self._run_for(model_type, tags[MANIFEST])
         try:
-            number = self._sent(model_type, run, tags, metrics, path, entries)
+            for name, value in metrics.items():
+                self._store.log_metric(run.info.run_id, name, value)
+            source = tags[PATH]
+            if is_server(self._store.uri):
+                source = artifacts.upload(self._store, run, path, entries, self._progress)
+            # Copy first, then the version with its tags: what is seen at all is seen whole.
+            created = self._store.create_model_version(
+                model_type, source=source, run_id=run.info.run_id, tags=tags
+            )
         except InputError:
             if self._store.get_run(run.info.run_id).info.lifecycle_stage != "deleted":
                 raise
@@ -53,7 +61,7 @@ class Versions:
             # of the two has removed the run already.
             return f"{model_type}/{self.numbers_of(model_type, tags[MANIFEST])[0]}"
         # Of several writers of one content the lowest number stays, for all.
-        first = self.numbers_of(model_type, tags[MANIFEST])[0]
+        number, first = str(created.version), self.numbers_of(model_type, tags[MANIFEST])[0]
         if first == number:
             self._store.set_terminated(run.info.run_id)
         else:
@@ -62,27 +70,6 @@ class Versions:
             if kept.run_id != run.info.run_id:
                 artifacts.delete_copy(self._store, run)
         return f"{model_type}/{first}"
-
-    def _sent(
-        self,
-        model_type: str,
-        run: Any,
-        tags: dict[str, str],
-        metrics: dict[str, float],
-        path: Path,
-        entries: Entries,
-    ) -> str:
-        """Copy first, then the version with its tags: what is seen at all is seen whole. Its
-        number."""
-        for name, value in metrics.items():
-            self._store.log_metric(run.info.run_id, name, value)
-        source = tags[PATH]
-        if is_server(self._store.uri):
-            source = artifacts.upload(self._store, run, path, entries, self._progress)
-        created = self._store.create_model_version(
-            model_type, source=source, run_id=run.info.run_id, tags=tags
-        )
-        return str(created.version)
 
     def numbers_of(self, model_type: str, manifest: str) -> list[str]:
         """The versions of one name with this content."""

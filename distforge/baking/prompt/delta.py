@@ -121,9 +121,8 @@ def read_delta(directory: Path, base: PreTrainedModel) -> tuple[Delta, dict[str,
         adapter = _read_adapter_config(directory) if is_adapter_file else None
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise InputError(
-            f"{directory} is no baked prompt that can be read ({first_line(error)}); "
-            "give the adapter "
-            "directory of an earlier bake"
+            f"{directory} is no baked prompt that can be read ({first_line(error)}); give "
+            "the adapter directory of an earlier bake"
         ) from error
     found, wanted = weights_sha256(base), record.get("base_sha256")
     if found != wanted:
